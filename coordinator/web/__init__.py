@@ -1,0 +1,1 @@
+"""What the coordinator shows over HTTP: the run, its status, blobs and checkpoints."""

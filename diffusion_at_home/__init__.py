@@ -1,0 +1,8 @@
+"""What the coordinator and the worker must agree on bit for bit. Imports neither side."""
+
+from typing import Final
+
+__version__: Final = "0.1.0"
+
+PROTOCOL_VERSION: Final = 1
+"""Raised whenever an old worker could misread a new coordinator, or the reverse."""

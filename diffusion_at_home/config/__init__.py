@@ -1,0 +1,1 @@
+"""Settings: TOML files into frozen, typed objects. No torch below this point."""

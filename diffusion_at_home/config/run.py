@@ -1,0 +1,309 @@
+"""The run's config: what the operator decides, what every worker is told and every checkpoint records.
+
+Progress and every schedule count images, never steps, so that nothing here depends on how many machines take part.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from diffusion_at_home.config.toml import Section
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+
+
+class Codec(StrEnum):
+    """How a vector of weights differences travels; the formats are in `diffusion_at_home.wire.codecs`."""
+
+    FP32 = "fp32"
+    INT8 = "int8"
+
+
+class Prediction(StrEnum):
+    """What the network outputs; the loss is on the velocity either way."""
+
+    VELOCITY = "velocity"
+    SAMPLE = "sample"
+
+
+class InnerKind(StrEnum):
+    """The optimizer inside a lease."""
+
+    ADAMW8BIT = "adamw8bit"
+    ADAMW = "adamw"
+    GRADIENT = "gradient"
+
+
+class OuterKind(StrEnum):
+    """The optimizer that applies a round's mean delta."""
+
+    NESTEROV = "nesterov"
+    SGD = "sgd"
+    ADAMW = "adamw"
+
+
+class RunSection(Section):
+    """Identity and length of the run."""
+
+    name: Name
+    """Short name of the run: lower-case letters, digits, '.', '_' and '-'."""
+    title: str = ""
+    """One line for people: what this model is for."""
+    seed: Count = 0
+    """Seed of the initial weights, the data order and every lease."""
+    total_images: Positive
+    """Images after which the run is complete."""
+    license: str = "Apache-2.0"
+    """SPDX licence of the published checkpoints."""
+
+
+class DataSection(Section):
+    """Where the shards are."""
+
+    path: Path
+    """Folder made by `dah data build`, relative to the working directory."""
+
+
+class TextEncoderSection(Section):
+    """A T5 encoder and its tokenizer, both trained from nothing with the run."""
+
+    vocab_size: Positive = 512
+    """Most tokens the byte-level BPE tokenizer may have (entries)."""
+    hidden_size: Positive = 64
+    """Width of the encoder (features)."""
+    layers: Positive = 1
+    """Transformer layers."""
+    heads: Positive = 2
+    """Attention heads."""
+    max_tokens: Positive = 16
+    """Length every caption is padded or cut to (tokens)."""
+
+
+class ModelSection(Section):
+    """The denoiser."""
+
+    kind: Annotated[str, Field(pattern="^prx$")] = "prx"
+    """Model family: prx (PRXTransformer2DModel in pixels)."""
+    image_size: Positive
+    """Side of the square pictures drawn by default (pixels)."""
+    channels: Positive = 3
+    """Colour channels."""
+    patch_size: Positive = 2
+    """Side of one patch (pixels)."""
+    hidden_size: Positive = 128
+    """Width of the transformer (features)."""
+    depth: Positive = 4
+    """Transformer blocks."""
+    heads: Positive = 4
+    """Attention heads; hidden_size / heads must be a multiple of 4 (two rotary axes)."""
+    mlp_ratio: Rate = 3.5
+    """Width of the MLP as a multiple of hidden_size."""
+    text: TextEncoderSection = TextEncoderSection()
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size = {self.image_size} is not a multiple of {self.patch_size}: change patch_size")
+        if self.hidden_size % (self.heads * 4):
+            raise ValueError(f"hidden_size = {self.hidden_size} is not a multiple of 4 x heads = {4 * self.heads}: change heads")
+        return self
+
+
+class ObjectiveSection(Section):
+    """Rectified flow: x_t = (1 - t) x + t eps."""
+
+    prediction: Prediction = Prediction.SAMPLE
+    """What the network outputs: sample (pixels) or velocity (latents)."""
+    t_mean: float = 0.0
+    """Mean of logit(t)."""
+    t_std: Rate = 1.0
+    """Standard deviation of logit(t)."""
+    caption_dropout: Fraction = 0.1
+    """Share of samples trained with an empty caption, for guidance."""
+
+
+class InnerSection(Section):
+    """Training inside a lease."""
+
+    optimizer: InnerKind = InnerKind.ADAMW8BIT
+    """adamw8bit (bitsandbytes), adamw, or gradient: no step at all, the delta is the mean gradient of the lease."""
+    batch_images: Positive
+    """Images in one inner step."""
+    learning_rate: Rate = 1e-3
+    """Peak inner learning rate (per step)."""
+    beta1: Fraction = 0.9
+    """AdamW's first decay (per step)."""
+    beta2: Fraction = 0.95
+    """AdamW's second decay (per step); low, because the state starts fresh in each lease."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay, scaled by the learning rate (per step)."""
+    clip_norm: Rate = 1.0
+    """Largest global norm of one step's gradient."""
+    warmup_steps: Count = 0
+    """Steps at the start of each lease over which the learning rate rises from zero."""
+
+
+class ScheduleSection(Section):
+    """The inner learning rate over the run, as a share of inner.learning_rate."""
+
+    warmup_images: Count = 0
+    """Images over which it rises linearly from zero."""
+    decay_images: Count = 0
+    """Images at the end of the run over which it falls along a half cosine to final_share."""
+    final_share: Fraction = 0.1
+    """What is left at the end (share of the peak)."""
+
+
+class LeaseSection(Section):
+    """How much work one lease is, and when it is given up."""
+
+    min_steps: Positive = 1
+    """Fewest inner steps worth a lease."""
+    max_steps: Positive = 500
+    """Most inner steps in a lease; more local steps save traffic and cost quality."""
+    heartbeat_seconds: Seconds = 30.0
+    """Time between two heartbeats (seconds)."""
+    timeout_seconds: Seconds = 100.0
+    """Silence after which a lease is taken back (seconds)."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min_steps > self.max_steps:
+            raise ValueError(f"min_steps = {self.min_steps} exceeds max_steps = {self.max_steps}: lower lease.min_steps")
+        if self.timeout_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError(
+                f"timeout_seconds = {self.timeout_seconds} is under two heartbeats of {self.heartbeat_seconds} s: "
+                "raise lease.timeout_seconds"
+            )
+        return self
+
+
+class RoundSection(Section):
+    """When a round closes."""
+
+    images: Positive
+    """Images after which a round closes at once."""
+    max_seconds: Seconds = 1200.0
+    """Time box: a round that has anything closes after this long (seconds)."""
+    quorum: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Share of `images` whose arrival starts the grace."""
+    grace: Annotated[float, Field(ge=0)] = 0.5
+    """Grace after the quorum, as a share of the time that the quorum took; the closing time is announced when it starts."""
+    late_weight: Fraction = 0.0
+    """Weight of a delta that missed its round by one version, in the next round; 0 refuses it (stale deltas diverge)."""
+
+
+class OuterSection(Section):
+    """The outer step on the published weights."""
+
+    optimizer: OuterKind = OuterKind.NESTEROV
+    """nesterov, sgd, or adamw (for leases of one step: plain gradient averaging)."""
+    learning_rate: Rate = 0.7
+    """Outer learning rate (per round)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Nesterov momentum, or AdamW's beta1 (per round)."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """AdamW's second decay (per round)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay (per round)."""
+
+
+class CodecSection(Section):
+    """How deltas and updates travel."""
+
+    delta: Codec = Codec.INT8
+    """Worker to coordinator."""
+    update: Codec = Codec.INT8
+    """Coordinator to workers, with the coordinator's error feedback."""
+
+
+class EmaSection(Section):
+    """The averaged weights that checkpoints may publish; kept by the coordinator alone."""
+
+    half_life_images: Positive
+    """Images after which a version's share in the average has halved."""
+
+
+class EvaluationSection(Section):
+    """Held-out loss."""
+
+    every_images: Positive
+    """Images between two evaluations."""
+    max_images: Positive = 2048
+    """Most held-out images used."""
+    draws: Positive = 2
+    """Fixed noises for each image and bin of t."""
+
+
+class CheckpointSection(Section):
+    """What is exported, and how often."""
+
+    every_images: Positive
+    """Images between two checkpoints."""
+    grid_prompts: tuple[str, ...] = ()
+    """Captions drawn in each checkpoint's sample grid, one row each."""
+    grid_columns: Positive = 8
+    """Pictures a prompt."""
+    sampling_steps: Positive = 24
+    """Denoising steps of the grid and of the evaluation."""
+    guidance_scale: Annotated[float, Field(ge=1)] = 2.0
+    """Classifier-free guidance of the grid and of the evaluation."""
+
+
+class ServerSection(Section):
+    """Where the coordinator listens."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    http_port: Annotated[int, Field(ge=0, le=65535)] = 8400
+    """Port of the run's address: pages, blobs, checkpoints; 0 picks a free one."""
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] = 8401
+    """Port of the worker protocol; 0 picks a free one."""
+
+
+class RunConfig(Section):
+    """Everything a run is."""
+
+    run: RunSection
+    data: DataSection
+    model: ModelSection
+    objective: ObjectiveSection = ObjectiveSection()
+    inner: InnerSection
+    schedule: ScheduleSection = ScheduleSection()
+    lease: LeaseSection = LeaseSection()
+    round: RoundSection
+    outer: OuterSection = OuterSection()
+    codec: CodecSection = CodecSection()
+    ema: EmaSection
+    evaluation: EvaluationSection
+    checkpoint: CheckpointSection
+    server: ServerSection = ServerSection()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if (self.inner.optimizer is InnerKind.GRADIENT) != (self.outer.optimizer is OuterKind.ADAMW):
+            raise ValueError(
+                f"inner.optimizer = {self.inner.optimizer.value!r} does not go with outer.optimizer = "
+                f"{self.outer.optimizer.value!r}: use 'gradient' with 'adamw' or neither; change inner.optimizer"
+            )
+        if self.round.images < self.lease.min_steps * self.inner.batch_images:
+            raise ValueError(
+                f"round.images = {self.round.images} is under one lease of lease.min_steps x inner.batch_images = "
+                f"{self.lease.min_steps * self.inner.batch_images}: raise round.images"
+            )
+        ramp = self.schedule.warmup_images + self.schedule.decay_images
+        if ramp > self.run.total_images:
+            raise ValueError(
+                f"schedule.warmup_images + schedule.decay_images = {ramp} exceeds run.total_images = "
+                f"{self.run.total_images}: lower schedule.decay_images"
+            )
+        return self

@@ -1,0 +1,88 @@
+"""Strict TOML loading: every mistake is one sentence that names the key, and a misspelt key names the nearest real one."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from diffusion_at_home.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of every table in a config file: frozen, no unknown keys, field docstrings as descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+ConfigT = TypeVar("ConfigT", bound=Section)
+
+
+def load_toml(path: Path, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
+    """Read `path` into `schema`, then apply `section.key=value` overrides; raise `ConfigError` on any mistake."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: name a config file, for example configs/digits.toml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _apply_override(data, override)
+    return parse(data, schema, source=str(path))
+
+
+def parse(data: Mapping[str, Any], schema: type[ConfigT], source: str) -> ConfigT:
+    """Validate plain data against `schema`; raise `ConfigError` with the first mistake, worded for a person."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_sentence(error, schema)}") from None
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted.strip():
+        raise ConfigError(f"--set {override!r} must look like section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string, as in a shell
+    *parents, key = dotted.strip().split(".")
+    for parent in parents:
+        data = data.setdefault(parent, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
+    data[key] = value
+
+
+def _sentence(error: ValidationError, schema: type[Section]) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    dotted = ".".join(path)
+    match first["type"]:
+        case "extra_forbidden":
+            keys = _keys_at(schema, path[:-1])
+            nearest = difflib.get_close_matches(path[-1], keys, n=1, cutoff=0.4)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys are {', '.join(sorted(keys))}"
+            return f"unknown key {dotted!r}; {hint}"
+        case "missing":
+            return f"key {dotted!r} is missing"
+        case "value_error":
+            reason = str(first["ctx"]["error"]) if "ctx" in first else first["msg"]
+            return f"{dotted}: {reason}" if dotted else reason
+        case _:
+            return f"{dotted} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _keys_at(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for part in path:
+        annotation = schema.model_fields[part].annotation
+        candidates = [annotation, *get_args(annotation)]
+        schema = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return list(schema.model_fields)

@@ -1,0 +1,1 @@
+"""The network, its objective, and what turns weights into pictures and figures."""

@@ -1,0 +1,1 @@
+"""From the deltas of a round to the next version: pure functions."""

@@ -1,0 +1,1 @@
+"""Vectors of weights as bytes: layout, digest, codecs, bounds."""

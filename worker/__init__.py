@@ -1,0 +1,1 @@
+"""The volunteer's daemon: takes leases, trains them, hands in what it learned."""
