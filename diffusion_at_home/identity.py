@@ -1,0 +1,73 @@
+"""Who a worker is: an Ed25519 key that never leaves its machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Final, NewType
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from diffusion_at_home.errors import ConfigError, storage_errors
+
+WorkerId = NewType("WorkerId", str)
+"""First 16 hex digits of the sha256 of the public key."""
+
+_JOIN_CONTEXT: Final = "dah-join-v1"
+
+
+class Identity:
+    """A private key and what can be derived from it."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> Identity:
+        """The key in `path` (raw, 32 bytes, mode 0600), made at first use. Raises `ConfigError`, `StorageError`."""
+        if path.exists():
+            data = path.read_bytes()
+            if len(data) != 32:
+                raise ConfigError(f"{path} is not an Ed25519 key of 32 bytes: delete it to become a new worker")
+            return cls(Ed25519PrivateKey.from_private_bytes(data))
+        key = Ed25519PrivateKey.generate()
+        with storage_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(key.private_bytes_raw())
+        return cls(key)
+
+    @property
+    def public_key(self) -> bytes:
+        """32 bytes."""
+        return self._key.public_key().public_bytes_raw()
+
+    @property
+    def worker_id(self) -> WorkerId:
+        """The name this key gives its worker."""
+        return worker_id(self.public_key)
+
+    def sign_join(self, run_id: str, signed_at_ms: int) -> bytes:
+        """Signature, 64 bytes, that opens a session of `run_id`."""
+        return self._key.sign(_join_message(run_id, signed_at_ms))
+
+
+def worker_id(public_key: bytes) -> WorkerId:
+    """The id of the worker that owns `public_key`."""
+    return WorkerId(hashlib.sha256(public_key).hexdigest()[:16])
+
+
+def join_is_signed(public_key: bytes, run_id: str, signed_at_ms: int, signature: bytes) -> bool:
+    """Whether `signature` proves that the caller owns `public_key`."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _join_message(run_id, signed_at_ms))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _join_message(run_id: str, signed_at_ms: int) -> bytes:
+    return f"{_JOIN_CONTEXT}\n{run_id}\n{signed_at_ms}".encode()

@@ -1,0 +1,54 @@
+"""What a model family must offer: one small interface, one file a family.
+
+A family owns its network, its text encoder and its tokenizer as one `nn.Module`, so that the trainable parameters of a
+run are exactly `named_parameters()` (fp32 on the coordinator and on the wire), and nothing else has to be exchanged.
+
+Shapes: B images, C channels, H height, W width, L text tokens.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A batch of captions as the text encoder takes them."""
+
+    ids_BL: Tensor
+    """int64 token ids."""
+    mask_BL: Tensor
+    """bool, True where there is text."""
+
+
+class DiffusionModel(nn.Module, ABC):
+    """A denoiser with its text encoder."""
+
+    @abstractmethod
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Captions to tokens on the CPU; an empty caption is the unconditional one. Exactly as the exported pipeline does."""
+
+    @abstractmethod
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, tokens: Tokens) -> Tensor:
+        """The network's raw output, (B, C, H, W), for noisy input `x_BCHW` at times `t_B` in [0, 1]."""
+
+    @abstractmethod
+    def pipeline(self) -> DiffusionPipeline:
+        """This model, sharing its weights, as the stock diffusers pipeline that is exported."""
+
+    @abstractmethod
+    def pipeline_call(self) -> dict[str, Any]:
+        """Keyword arguments that the stock pipeline's call needs besides the prompt (sizes, binning)."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters, tied ones once."""
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,73 @@
+"""Held-out loss: how well a version denoises pictures that no worker has trained on.
+
+The training loss is noisy because its times and noise differ at every step; here both are fixed, so two versions of a
+run answer exactly the same questions, and a difference of a percent is a difference between the versions.
+
+Shapes: N held-out images, C channels, H height, W width, B images of a chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion_at_home.config.run import ObjectiveSection
+from diffusion_at_home.model.base import DiffusionModel, Tokens
+from diffusion_at_home.model.objective import flow_loss
+
+_CHUNK_PIXELS = 2**16  # of all images that are denoised together: 1,024 of 8 x 8, 16 of 64 x 64, one of 256 x 256
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutLoss:
+    """A version's loss on the held-out images; lower is better, inf means that the version is broken."""
+
+    mean: float
+    """Mean of `bins`: every time counts alike, unlike in training."""
+    bins: tuple[float, ...]
+    """Mean squared velocity error at each of the times asked for."""
+    images: int
+    """Held-out images used; each was noised once for every draw and time."""
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: DiffusionModel,
+    images_NCHW: Tensor,
+    captions: Sequence[str],
+    objective: ObjectiveSection,
+    *,
+    draws: int,
+    seed: int,
+    bins: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9),
+) -> HeldOutLoss:
+    """The loss of `model` on `images_NCHW` (in [-1, 1]) under `captions`, at each time in `bins`, `draws` noises each.
+
+    Captions are not dropped. The noise comes from `seed` alone, and an image's noise of one draw is shared by all its
+    times. A loss that is not finite is returned as inf, never skipped.
+    """
+    assert len(images_NCHW) == len(captions) > 0
+    device = next(model.parameters()).device
+    chunk = max(1, _CHUNK_PIXELS // images_NCHW[0, 0].numel())
+    generator = torch.Generator().manual_seed(seed)
+    tokens = model.tokenize(captions)
+    totals = [0.0] * len(bins)
+    for _ in range(draws):
+        for start in range(0, len(images_NCHW), chunk):
+            x_BCHW = images_NCHW[start : start + chunk].float()
+            eps_BCHW = torch.randn(x_BCHW.shape, generator=generator).to(device)
+            part = Tokens(tokens.ids_BL[start : start + chunk], tokens.mask_BL[start : start + chunk])
+            for index, t in enumerate(bins):
+                t_B = torch.full((len(x_BCHW),), t, device=device)
+                loss_B = flow_loss(model, x_BCHW.to(device), part, t_B, eps_BCHW, objective)
+                totals[index] += loss_B.double().sum().item()
+    losses = tuple(_finite_or_inf(total / (draws * len(images_NCHW))) for total in totals)
+    return HeldOutLoss(mean=sum(losses) / len(losses), bins=losses, images=len(images_NCHW))
+
+
+def _finite_or_inf(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf

@@ -1,0 +1,113 @@
+"""What a run is between two rounds, and how one round moves it. Owns the arithmetic of a version; knows no files but its own.
+
+The coordinator steps exact weights (`master`) but publishes a compressed difference, so what workers hold (`published`)
+lags by what compression left out. That residual, master - published, is never dropped: the next update is the encoded
+difference to `published`, so it carries everything the last ones lost (error feedback). Every replica adds the same
+decoded numbers in the same order, hence `published` is the same bits everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.errors import IntegrityError, storage_errors
+from diffusion_at_home.model.ema import ema_decay, ema_update
+from diffusion_at_home.outer.step import num_moments, outer_step
+from diffusion_at_home.wire.codecs import chunk_codec
+from diffusion_at_home.wire.vector import CHUNK_ELEMENTS
+
+
+@dataclass(slots=True)
+class RunState:
+    """Vectors are fp32 (n,) in the run's layout."""
+
+    version: int
+    """Outer steps taken."""
+    images: int
+    """Images accepted into those."""
+    published: Tensor
+    """The weights of `version`: what every replica holds."""
+    master: Tensor
+    """The exact weights, before the update was compressed."""
+    ema: Tensor
+    """Average of `master`, half-life in images."""
+    moments: list[Tensor]
+    """State of the outer optimizer."""
+
+    @classmethod
+    def initial(cls, config: RunConfig, weights: Tensor) -> RunState:
+        """Version 0 of a run that starts from `weights`."""
+        moments = [torch.zeros_like(weights) for _ in range(num_moments(config.outer.optimizer))]
+        return cls(0, 0, weights.clone(), weights.clone(), weights.clone(), moments)
+
+    def advance(self, config: RunConfig, mean_delta: Iterable[Tensor], images: int) -> Iterator[bytes]:
+        """Take one outer step and yield the chunks of the encoded update that takes replicas to it.
+
+        The state is complete only after the last chunk; a caller that stops halfway must load it again.
+        """
+        codec = chunk_codec(config.codec.update)
+        decay = ema_decay(images, config.ema.half_life_images)
+        vectors = zip(
+            mean_delta,
+            self.published.split(CHUNK_ELEMENTS),
+            self.master.split(CHUNK_ELEMENTS),
+            self.ema.split(CHUNK_ELEMENTS),
+            *(moment.split(CHUNK_ELEMENTS) for moment in self.moments),
+            strict=True,
+        )
+        for delta, published, master, ema, *moments in vectors:
+            outer_step(config.outer, master, list(moments), self.version, delta)
+            encoded = codec.encode(master - published)
+            published.add_(codec.decode(memoryview(encoded), len(published)))
+            ema_update(ema, master, decay)
+            yield encoded
+        self.version += 1
+        self.images += images
+
+    def save(self, path: Path) -> None:
+        """Write everything to `path`, durable and all or nothing. Raises `StorageError`."""
+        tensors = {"published": self.published, "master": self.master, "ema": self.ema}
+        tensors |= {f"moment_{index}": moment for index, moment in enumerate(self.moments)}
+        facts = json.dumps({"version": self.version, "images": self.images})
+        temporary = path.with_suffix(".tmp")
+        with storage_errors(path.parent):
+            save_file(tensors, temporary, metadata={"dah": facts})
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
+
+    @classmethod
+    def load(cls, path: Path) -> RunState:
+        """Read what `save` wrote. Raises `IntegrityError`."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = json.loads(file.metadata()["dah"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"{path} is not a readable run state ({error}): restore it from a backup") from error
+        moments = [tensors[name] for name in sorted(tensors) if name.startswith("moment_")]
+        return cls(
+            facts["version"], facts["images"], tensors["published"], tensors["master"], tensors["ema"], moments
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames within `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+

@@ -1,0 +1,103 @@
+"""Trains one lease: base weights and samples in, a delta out. Knows no network.
+
+A lease is recomputable: the same base, samples, seed, learning rate and code give the same delta, bit for bit on the
+same kind of machine. All randomness comes from the seed, on the CPU, whatever the device.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.model.base import DiffusionModel
+from diffusion_at_home.model.objective import drop_captions, flow_loss, sample_times
+from diffusion_at_home.wire.layout import Layout
+from worker.optimizers import inner_optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples of one size, in training order."""
+
+    images_BCHW: Tensor
+    """fp32 in [-1, 1]."""
+    captions: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a lease came to."""
+
+    delta: Tensor
+    """base - trained weights, or the mean gradient; fp32 (n,)."""
+    images: int
+    """Images trained: a prefix of what was leased."""
+    seconds: float
+    mean_loss: float
+    """Mean training loss over `images`."""
+
+
+class LeaseTrainer:
+    """Holds the model on the device from lease to lease."""
+
+    def __init__(self, config: RunConfig, model: DiffusionModel, layout: Layout, accelerator: Accelerator) -> None:
+        self._config = config
+        self._accelerator = accelerator
+        self._layout = layout
+        self._model = model.to(accelerator.device)
+
+    def train(
+        self,
+        base: Tensor,
+        batches: Iterable[Batch],
+        *,
+        seed: int,
+        learning_rate: float,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_step: Callable[[int, float], None] = lambda images, loss: None,
+    ) -> Trained:
+        """Train `batches` in order from `base`, fp32 (n,).
+
+        Args:
+            base: the weights of the lease's base version.
+            batches: read one by one, so that they may be decoded meanwhile.
+            seed: of times, noise and dropped captions.
+            learning_rate: the inner rate after the run's schedule.
+            should_stop: asked after each step; True hands in what there is.
+            on_step: told the images trained so far and the loss of each step.
+        """
+        self._layout.load(self._model, base)
+        self._model.train()
+        optimizer = inner_optimizer(self._config.inner, self._model, self._layout, learning_rate)
+        generator = torch.Generator().manual_seed(seed)
+        started, images, loss_sum = time.monotonic(), 0, 0.0
+        for batch in batches:
+            loss = self._backward(batch, generator)
+            optimizer.step(len(batch.captions))
+            images += len(batch.captions)
+            loss_sum += loss * len(batch.captions)
+            on_step(images, loss)
+            if should_stop():
+                break
+        return Trained(optimizer.delta(base), images, time.monotonic() - started, loss_sum / max(images, 1))
+
+    def _backward(self, batch: Batch, generator: torch.Generator) -> float:
+        """Gradients of the batch's mean loss into the model; returns that loss."""
+        objective, device = self._config.objective, self._accelerator.device
+        num_images = len(batch.captions)
+        t_B = sample_times(num_images, objective, generator)
+        eps_BCHW = torch.randn(batch.images_BCHW.shape, generator=generator)
+        tokens = self._model.tokenize(drop_captions(batch.captions, objective.caption_dropout, generator))
+        with self._accelerator.autocast():
+            loss_B = flow_loss(
+                self._model, batch.images_BCHW.to(device), tokens, t_B.to(device), eps_BCHW.to(device), objective
+            )
+        loss = loss_B.float().mean()
+        loss.backward()  # type: ignore[no-untyped-call] -- torch leaves it untyped
+        return float(loss.detach())
