@@ -42,7 +42,9 @@ def _same(left: Path, right: Path) -> bool:
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the checked-in code is out of date")
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 if the checked-in code is out of date"
+    )
     if not parser.parse_args().check:
         generate(ROOT)
         return 0

@@ -60,7 +60,7 @@ class LeaseTrainer:
         seed: int,
         learning_rate: float,
         should_stop: Callable[[], bool] = lambda: False,
-        on_step: Callable[[int, float], None] = lambda images, loss: None,
+        on_step: Callable[[int, float], None] = lambda _images, _loss: None,
     ) -> Trained:
         """Train `batches` in order from `base`, fp32 (n,).
 
@@ -99,5 +99,5 @@ class LeaseTrainer:
                 self._model, batch.images_BCHW.to(device), tokens, t_B.to(device), eps_BCHW.to(device), objective
             )
         loss = loss_B.float().mean()
-        loss.backward()  # type: ignore[no-untyped-call] -- torch leaves it untyped
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
         return float(loss.detach())

@@ -168,6 +168,8 @@ class LeaseSection(Section):
 
     min_steps: Positive = 1
     """Fewest inner steps worth a lease."""
+    probe_steps: Positive = 4
+    """Inner steps of the first lease of a worker whose speed nobody knows yet."""
     max_steps: Positive = 500
     """Most inner steps in a lease; more local steps save traffic and cost quality."""
     heartbeat_seconds: Seconds = 30.0

@@ -22,19 +22,15 @@ class Section(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 
-def load_toml(path: Path, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
-    """Read `path` into `schema`, then apply `section.key=value` overrides; raise `ConfigError` on any mistake."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: name a config file, for example configs/digits.toml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+def load_toml(path: Path | None, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
+    """Read `path` (None is an empty file) into `schema`, then apply `section.key=value` overrides.
+
+    Raises `ConfigError` on any mistake.
+    """
+    data = {} if path is None else _read(path)
     for override in overrides:
         _apply_override(data, override)
-    return parse(data, schema, source=str(path))
+    return parse(data, schema, source="--set" if path is None else str(path))
 
 
 def parse(data: Mapping[str, Any], schema: type[ConfigT], source: str) -> ConfigT:
@@ -43,6 +39,17 @@ def parse(data: Mapping[str, Any], schema: type[ConfigT], source: str) -> Config
         return schema.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{source}: {_sentence(error, schema)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: name a config file, for example configs/digits.toml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:

@@ -34,7 +34,7 @@ class DiffusionModel(nn.Module, ABC):
 
     @abstractmethod
     def tokenize(self, captions: Sequence[str]) -> Tokens:
-        """Captions to tokens on the CPU; an empty caption is the unconditional one. Exactly as the exported pipeline does."""
+        """Captions to tokens on the CPU, as the exported pipeline makes them; the empty one is unconditional."""
 
     @abstractmethod
     def forward(self, x_BCHW: Tensor, t_B: Tensor, tokens: Tokens) -> Tensor:
@@ -42,7 +42,7 @@ class DiffusionModel(nn.Module, ABC):
 
     @abstractmethod
     def pipeline(self) -> DiffusionPipeline:
-        """This model, sharing its weights, as the stock diffusers pipeline that is exported."""
+        """The stock diffusers pipeline that is exported, sharing this model's weights."""
 
     @abstractmethod
     def pipeline_call(self) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class DigitsJudge:
     def train(cls, images_NHW: npt.NDArray[Any], labels_N: npt.NDArray[Any], seed: int) -> DigitsJudge:
         """Train on five sixths of `images_NHW` (in [0, 1]) with `labels_N` (0 to 9); the rest makes the floor.
 
-        Takes about a second of one core for 1,800 digits of 8 x 8. Raises `DataError` on fewer than 12 images of a digit.
+        Takes about a second of one core for 1,800 digits of 8 x 8. Raises `DataError` on under 12 images of a digit.
         """
         flat_NP, labels_N = _flat(images_NHW), np.asarray(labels_N, dtype=np.int64)
         counts = np.bincount(labels_N, minlength=len(DIGIT_WORDS))

@@ -1,4 +1,4 @@
-"""What a run is between two rounds, and how one round moves it. Owns the arithmetic of a version; knows no files but its own.
+"""What a run is between two rounds, and how one round moves it; owns the arithmetic of a version and its own file.
 
 The coordinator steps exact weights (`master`) but publishes a compressed difference, so what workers hold (`published`)
 lags by what compression left out. That residual, master - published, is never dropped: the next update is the encoded
@@ -59,14 +59,11 @@ class RunState:
         decay = ema_decay(images, config.ema.half_life_images)
         vectors = zip(
             mean_delta,
-            self.published.split(CHUNK_ELEMENTS),
-            self.master.split(CHUNK_ELEMENTS),
-            self.ema.split(CHUNK_ELEMENTS),
-            *(moment.split(CHUNK_ELEMENTS) for moment in self.moments),
+            *(torch.split(vector, CHUNK_ELEMENTS) for vector in (self.published, self.master, self.ema, *self.moments)),
             strict=True,
         )
         for delta, published, master, ema, *moments in vectors:
-            outer_step(config.outer, master, list(moments), self.version, delta)
+            outer_step(config.outer, master, list(moments), self.version, [delta])
             encoded = codec.encode(master - published)
             published.add_(codec.decode(memoryview(encoded), len(published)))
             ema_update(ema, master, decay)
@@ -94,12 +91,11 @@ class RunState:
             with safe_open(path, framework="pt") as file:
                 facts = json.loads(file.metadata()["dah"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+            moments = [tensors[name] for name in sorted(tensors) if name.startswith("moment_")]
+            vectors = (tensors["published"], tensors["master"], tensors["ema"])
+            return cls(facts["version"], facts["images"], *vectors, moments)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise IntegrityError(f"{path} is not a readable run state ({error}): restore it from a backup") from error
-        moments = [tensors[name] for name in sorted(tensors) if name.startswith("moment_")]
-        return cls(
-            facts["version"], facts["images"], tensors["published"], tensors["master"], tensors["ema"], moments
-        )
 
 
 def sync_folder(folder: Path) -> None:
@@ -109,5 +105,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-

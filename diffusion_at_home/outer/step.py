@@ -34,7 +34,7 @@ def outer_step(
         mean_delta: the chunks of an fp32 (n,) vector.
     """
     assert len(moments) == num_moments(section.optimizer)
-    chunked = [vector.split(CHUNK_ELEMENTS) for vector in (weights, *moments)]
+    chunked = [torch.split(vector, CHUNK_ELEMENTS) for vector in (weights, *moments)]
     for delta, target, *state in zip(mean_delta, *chunked, strict=True):
         _step_chunk(section, target, list(state), step, delta)
 

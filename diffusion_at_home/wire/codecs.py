@@ -8,8 +8,8 @@ int8    blocks of 256 elements, the last one shorter. First ceil(n / 256) binary
         magnitude `absmax`. Then n bytes `q`: the element is codebook[q] * absmax, multiplied in binary32. The codebook
         is the signed dynamic map of 8-bit optimizers (Dettmers et al. 2022, arXiv:2110.02861, section 1.3): 256
         ascending values in [-1, 1], written out in tests/goldens/int8_codebook.json. An encoder picks the nearest
-        entry; a decoder needs only the rule above. The error of an element is at most 0.0101 of its block's absmax.
-        n + 4 ceil(n / 256) bytes: 1.016 bytes an element.
+        entry, and refuses numbers that are not finite, which it could not write; a decoder needs only the rule above.
+        The error of an element is at most 0.0071 of its block's absmax. n + 4 ceil(n / 256) bytes: 1.016 an element.
 
 Decoding refuses what no encoder writes (wrong length, a scale that is negative, infinite or not a number), by
 `DecodeError`, before anything is allocated.
@@ -37,7 +37,7 @@ class ChunkCodec(Protocol):
         """Fewest and most bytes a chunk of `num_elements` can take."""
 
     def encode(self, chunk: Tensor) -> bytes:
-        """Write `chunk`, fp32 (n,)."""
+        """Write `chunk`, fp32 (n,); raise `ValueError` if the codec has no bytes for one of its numbers."""
 
     def decode(self, data: memoryview, num_elements: int) -> Tensor:
         """Read a chunk back as fp32 (n,); raise `DecodeError` if it is not one."""
@@ -70,6 +70,8 @@ class Int8:
 
     def encode(self, chunk: Tensor) -> bytes:
         """See `ChunkCodec.encode`."""
+        if not bool(torch.isfinite(chunk).all()):  # the quantizer would write NaN as an ordinary number
+            raise ValueError("a number is infinite or not a number, which int8 cannot hold")
         codes, absmax = int8.quantize(chunk.contiguous())
         return absmax.numpy().tobytes() + codes.numpy().tobytes()
 

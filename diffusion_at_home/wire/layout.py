@@ -77,8 +77,8 @@ class Layout:
         return [flat[s.offset : s.offset + s.num_elements].view(s.shape) for s in self.slots]
 
     def weights_digest(self, flat: Tensor) -> str:
-        """sha256 (hex) that names a version: of "dah-weights-1\\n", the layout's digest, "\\n" and the fp32 bytes."""
+        """sha256 (hex) that names a version: of the lines "dah-weights-1" and layout digest, then the fp32 bytes."""
         assert flat.dtype == torch.float32
         sha256 = hashlib.sha256(b"dah-weights-1\n" + self.digest.encode() + b"\n")
-        sha256.update(memoryview(flat.detach().contiguous().numpy()).cast("B"))
+        sha256.update(flat.detach().contiguous().numpy().data.cast("B"))
         return sha256.hexdigest()

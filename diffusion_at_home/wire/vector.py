@@ -1,4 +1,6 @@
-"""The container of an encoded vector: a delta, an update, a snapshot. Format 1, all integers little-endian:
+"""The container of an encoded vector: a delta, an update, a snapshot.
+
+Format 1, all integers little-endian:
 
     offset  bytes  field
     0       4      "DAHV"
@@ -22,6 +24,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from diffusion_at_home.config.run import Codec
@@ -67,7 +70,7 @@ def write_vector(out: BinaryIO, codec: Codec, num_elements: int, chunks: Iterato
 def encode_chunks(codec: Codec, vector: Tensor) -> Iterator[bytes]:
     """Encode fp32 `vector`, (n,), chunk by chunk."""
     encode = chunk_codec(codec).encode
-    for chunk in vector.split(CHUNK_ELEMENTS):
+    for chunk in torch.split(vector, CHUNK_ELEMENTS):
         yield encode(chunk)
 
 
@@ -105,11 +108,11 @@ class VectorReader:
         return (self.chunk(index) for index in range(len(self)))
 
     def add_to(self, vector: Tensor) -> None:
-        """Add this to fp32 `vector`, (num_elements,), in place: one binary32 addition an element, as every replica does."""
-        for target, chunk in zip(vector.split(CHUNK_ELEMENTS), self, strict=True):
+        """Add this to fp32 `vector`, (num_elements,), in place, one binary32 addition an element like every replica."""
+        for target, chunk in zip(torch.split(vector, CHUNK_ELEMENTS), self, strict=True):
             target.add_(chunk)
 
     def copy_to(self, vector: Tensor) -> None:
         """Write this over fp32 `vector`, (num_elements,)."""
-        for target, chunk in zip(vector.split(CHUNK_ELEMENTS), self, strict=True):
+        for target, chunk in zip(torch.split(vector, CHUNK_ELEMENTS), self, strict=True):
             target.copy_(chunk)

@@ -1,0 +1,225 @@
+"""The coordinator's composition root: builds every component, wires them, starts and stops them in order.
+
+One asyncio loop runs the gRPC service, the web pages, the rounds and the exporter; blocking work has threads: the
+ledger one, tensors one, screening two, export one. If any of the background tasks dies, the process stops and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+
+from coordinator.blobs import BlobStore
+from coordinator.checkpoints import Checkpoints
+from coordinator.dispatcher import Dispatcher, IdleReason
+from coordinator.exporter import Exporter
+from coordinator.intake import Intake
+from coordinator.ledger import Ledger
+from coordinator.ledger_thread import LedgerThread
+from coordinator.metrics import Metrics
+from coordinator.registry import Registry
+from coordinator.rounds import Rounds
+from coordinator.run_folder import RunFolder
+from coordinator.service import CoordinatorService
+from coordinator.status import live_status, read_status
+from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
+from coordinator.versions import Versions
+from coordinator.web.app import web_app
+from coordinator.web.server import WebServer, bind
+from diffusion_at_home import PROTOCOL_VERSION, events
+from diffusion_at_home.clock import SystemClock
+from diffusion_at_home.config.run import ServerSection
+from diffusion_at_home.errors import IntegrityError, PortInUse
+from diffusion_at_home.model.build import build_model
+from diffusion_at_home.rpc.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
+from diffusion_at_home.runinfo import RunInfo
+from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.wire.layout import Layout
+
+_STOP_GRACE_SECONDS: Final = 5.0
+"""What a contribution that is coming in when we stop has left."""
+
+_GRPC_OPTIONS: Final = [
+    ("grpc.so_reuseport", 0),  # or two coordinators would share a port without a word
+    ("grpc.max_receive_message_length", MAX_CHUNK_BYTES + 64 * 1024),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+]
+
+_log = events.logger("coordinator")
+
+
+class Coordinator:
+    """One run, served until it is told to stop. The caller holds the folder's lock."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Open everything that is on disk. Raises `IntegrityError`, `StorageError`."""
+        ledger = Ledger(folder.ledger)
+        history = ledger.versions()
+        blobs = BlobStore(folder.blobs, folder.staging)
+        spec = _read_spec(blobs, ledger.spec_sha256())
+        config = spec.config
+        model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
+        layout = Layout.of(model)
+        shard_sizes = [entry.num_samples for entry in spec.data.train]
+        blobs.keep_only(ledger.blob_names() | {entry.sha256 for entry in spec.data.train})
+        uploads = Uploads(folder.staging)
+        uploads.forget_all_but({lease.lease_id for lease in ledger.active_leases()})
+        self._spec = spec
+        self._metrics = Metrics()
+        self._ledger = LedgerThread(ledger)
+        self._blobs = blobs
+        self._registry = Registry(run_id=spec.run_id, ledger=self._ledger, workers=ledger.workers())
+        self._dispatcher = Dispatcher(
+            config=config, shard_sizes=shard_sizes, ledger=self._ledger, pool=ledger.pool(), clock=SystemClock()
+        )
+        self._versions = Versions(config=config, layout=layout, blobs=blobs, folder=folder.state, history=history)
+        self._exporter = Exporter(
+            spec=spec, folder=folder, model=model, layout=layout, versions=self._versions, ledger=self._ledger
+        )
+        self._intake = Intake(
+            config=config,
+            num_elements=layout.num_elements,
+            uploads=uploads,
+            blobs=blobs,
+            dispatcher=self._dispatcher,
+            ledger=self._ledger,
+            metrics=self._metrics,
+        )
+        self._rounds = Rounds(
+            config=config,
+            dispatcher=self._dispatcher,
+            versions=self._versions,
+            exporter=self._exporter,
+            ledger=self._ledger,
+            metrics=self._metrics,
+        )
+        self._checkpoints = Checkpoints(folder=folder.checkpoints, spec=spec, ledger=self._ledger)
+
+    @property
+    def server(self) -> ServerSection:
+        """Where the run's config wants it to listen."""
+        return self._spec.config.server
+
+    @property
+    def version(self) -> int:
+        """The newest published version."""
+        return self._versions.newest.version
+
+    async def serve(
+        self, server: ServerSection, *, stop: asyncio.Event, on_ready: Callable[[str], None], exit_when_complete: bool
+    ) -> None:
+        """Listen as `server` says until `stop` is set, or the run is complete; `on_ready` is told the run's address.
+
+        Raises `PortInUse`, or whatever killed a background task.
+        """
+        listener = bind(server.host, server.http_port, "server.http_port")
+        grpc_server = grpc.aio.server(options=_GRPC_OPTIONS)
+        grpc_port = self._listen(grpc_server, server)
+        web = WebServer(self._web_app(grpc_port))
+        await grpc_server.start()
+        url = f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}"
+        _log.info("coordinator_started", url=url, grpc_port=grpc_port, version=self._versions.newest.version)
+        tasks = {
+            "web": asyncio.create_task(web.serve(sockets=[listener])),
+            "rounds": asyncio.create_task(self._rounds.run()),
+            "exporter": asyncio.create_task(self._exporter.run()),
+        }
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            on_ready(url)
+            await self._until_stopped(tasks, stopping, exit_when_complete=exit_when_complete)
+        finally:
+            self._dispatcher.idle_reason = IdleReason.DRAINING
+            self._dispatcher.changed.ring()
+            await grpc_server.stop(_STOP_GRACE_SECONDS)
+            web.should_exit = True
+            for name in ("rounds", "exporter"):
+                tasks[name].cancel()
+            stopping.cancel()
+            await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
+            _log.info("coordinator_stopped", version=self._versions.newest.version)
+
+    def close(self) -> None:
+        """Finish what the threads have begun and let go of the files."""
+        self._rounds.close()
+        self._exporter.close()
+        self._intake.close()
+        self._ledger.close()
+
+    @staticmethod
+    async def _until_stopped(
+        tasks: dict[str, asyncio.Task[None]], stopping: asyncio.Task[bool], *, exit_when_complete: bool
+    ) -> None:
+        waiting: set[asyncio.Task[Any]] = {*tasks.values(), stopping}
+        while not stopping.done():
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # raises what killed it
+            if tasks["rounds"].done() and exit_when_complete:
+                return
+
+    def _listen(self, grpc_server: grpc.aio.Server, server: ServerSection) -> int:
+        service = CoordinatorService(
+            spec=self._spec,
+            registry=self._registry,
+            dispatcher=self._dispatcher,
+            versions=self._versions,
+            intake=self._intake,
+            metrics=self._metrics,
+        )
+        add_CoordinatorServicer_to_server(service, grpc_server)
+        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), grpc_server)
+        try:
+            return grpc_server.add_insecure_port(f"{_bracketed(server.host)}:{server.grpc_port}")
+        except RuntimeError:
+            raise PortInUse(
+                f"port {server.grpc_port} on {server.host} is in use: "
+                "stop what listens there or change server.grpc_port"
+            ) from None
+
+    def _web_app(self, grpc_port: int) -> Any:
+        info = RunInfo(
+            run_id=self._spec.run_id,
+            run=self._spec.config.run.name,
+            title=self._spec.config.run.title,
+            protocol_version=PROTOCOL_VERSION,
+            grpc_port=grpc_port,
+            spec_sha256=self._spec.sha256,
+        )
+        return web_app(
+            info=info,
+            status=self._status,
+            blobs=self._blobs,
+            checkpoints=self._checkpoints,
+            metrics=self._metrics,
+        )
+
+    async def _status(self) -> dict[str, Any]:
+        durable = await self._ledger.run(read_status)
+        live = live_status(
+            self._dispatcher, self._registry.names(), self._metrics, complete=self._dispatcher.idle_reason == "complete"
+        )
+        return {
+            **dataclasses.asdict(durable),
+            "total_images": self._spec.config.run.total_images,
+            "held_out_loss": durable.held_out_loss,
+            "live": dataclasses.asdict(live),
+        }
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _read_spec(blobs: BlobStore, sha256: str) -> RunSpec:
+    with blobs.open(sha256) as data:
+        spec = RunSpec.from_bytes(bytes(data))
+    if spec.sha256 != sha256:
+        raise IntegrityError(f"blob {sha256} does not have that digest: restore it from a backup")
+    return spec

@@ -1,0 +1,100 @@
+"""Immutable files named by their sha256: shards, updates, snapshots, contributions, the run's specification."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from diffusion_at_home.errors import IntegrityError, storage_errors
+from diffusion_at_home.outer.state import sync_folder
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class BlobStore:
+    """A folder of blobs and a staging folder beside it, on one file system, so that a rename adds a blob."""
+
+    def __init__(self, folder: Path, staging: Path) -> None:
+        self._folder = folder
+        self.staging = staging
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            staging.mkdir(parents=True, exist_ok=True)
+
+    def path(self, sha256: str) -> Path | None:
+        """The blob's file, or None if there is no such blob or that is no sha256."""
+        path = self._folder / sha256
+        return path if _SHA256.fullmatch(sha256) and path.is_file() else None
+
+    def add_file(self, staged: Path, sha256: str) -> None:
+        """Move `staged`, whose digest the caller has checked, in as a blob; durable when it returns."""
+        assert _SHA256.fullmatch(sha256)
+        with storage_errors(self._folder):
+            with staged.open("rb") as file:
+                os.fsync(file.fileno())
+            staged.replace(self._folder / sha256)
+            sync_folder(self._folder)
+
+    def add_bytes(self, data: bytes) -> str:
+        """Store `data`; returns its sha256."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        staged = self.staging / f"{sha256}.bytes"
+        with storage_errors(staged):
+            staged.write_bytes(data)
+        self.add_file(staged, sha256)
+        return sha256
+
+    def add_copy(self, source: Path, sha256: str) -> None:
+        """Store the file `source` by a hard link where the file system allows it, else by copying."""
+        staged = self.staging / f"{sha256}.copy"
+        with storage_errors(staged):
+            staged.unlink(missing_ok=True)
+            try:
+                staged.hardlink_to(source)
+            except OSError:
+                shutil.copyfile(source, staged)
+        self.add_file(staged, sha256)
+
+    def keep_only(self, names: set[str]) -> None:
+        """Delete what nothing refers to: what was stored just before a process died."""
+        for path in self._folder.iterdir():
+            if path.name not in names:
+                path.unlink()
+
+    def remove(self, sha256: str) -> None:
+        """Delete a blob; whoever reads it now reads on."""
+        assert _SHA256.fullmatch(sha256)
+        (self._folder / sha256).unlink(missing_ok=True)
+
+    @contextmanager
+    def open(self, sha256: str) -> Iterator[memoryview]:
+        """The blob's bytes as a memory map. Raises `IntegrityError` if it is not there."""
+        path = self.path(sha256)
+        if path is None:
+            raise IntegrityError(f"blob {sha256} is missing from {self._folder}: restore it from a backup")
+        with mapped(path) as view:
+            yield view
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[memoryview]:
+    """The bytes of a non-empty file, read only, without reading them."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        view = memoryview(data)
+        try:
+            yield view
+        finally:
+            view.release()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

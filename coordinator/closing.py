@@ -1,0 +1,70 @@
+"""When a round closes: pure policy over what has come in and when.
+
+    target reached, or all that is left is too little to lease and nobody is working   -> now
+    quorum reached after q seconds                                                     -> at q x (1 + round.grace)
+    anything at all                                                                    -> at round.max_seconds
+    nothing                                                                            -> not at all; the round waits
+
+The time is counted from the first lease of the round, so that a run nobody has joined does not close empty rounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from diffusion_at_home.config.run import RoundSection
+
+
+class CloseReason(StrEnum):
+    """Why a round closed."""
+
+    TARGET = "target"
+    EXHAUSTED = "exhausted"
+    GRACE = "grace"
+    TIME = "time"
+
+
+@dataclass(slots=True)
+class Progress:
+    """A round so far. Times are seconds of the coordinator's monotonic clock."""
+
+    target_images: int
+    min_lease_images: int
+    """Less than this is not worth a lease."""
+    accepted_images: int = 0
+    leased_images: int = 0
+    """In leases that are being worked on."""
+    started_at: float | None = None
+    """First lease granted; None before."""
+    quorum_at: float | None = None
+    """Quorum reached; None before."""
+
+    @property
+    def unleased_images(self) -> int:
+        """Images that nobody works on yet."""
+        return max(0, self.target_images - self.accepted_images - self.leased_images)
+
+
+def closes_at(section: RoundSection, progress: Progress) -> float | None:
+    """When the round closes if nothing more comes in; None while that is not known."""
+    if progress.started_at is None:
+        return None
+    box = progress.started_at + section.max_seconds
+    if progress.quorum_at is None:
+        return box
+    return min(box, progress.quorum_at + section.grace * (progress.quorum_at - progress.started_at))
+
+
+def close_reason(section: RoundSection, progress: Progress, now: float) -> CloseReason | None:
+    """Why the round closes now, or None if it does not."""
+    if progress.accepted_images >= progress.target_images:
+        return CloseReason.TARGET
+    if progress.accepted_images == 0:
+        return None
+    if progress.leased_images == 0 and progress.unleased_images < progress.min_lease_images:
+        return CloseReason.EXHAUSTED
+    deadline = closes_at(section, progress)
+    if deadline is None or now < deadline:
+        return None
+    return CloseReason.TIME if progress.quorum_at is None else CloseReason.GRACE

@@ -1,0 +1,110 @@
+"""Makes a run: checks the data, trains the tokenizer, draws the initial weights, writes version 0."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from dataclasses import dataclass
+
+from diffusion_at_home.data.manifest import DataManifest, verify
+from diffusion_at_home.data.order import DataCursor
+from diffusion_at_home.data.shards import read_shard
+
+from coordinator.blobs import BlobStore
+from coordinator.data_pool import DataPool
+from coordinator.ledger import Ledger
+from coordinator.run_folder import RunFolder
+from coordinator.versions import first_version
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.errors import ConfigError, storage_errors
+from diffusion_at_home.model.base import DiffusionModel
+from diffusion_at_home.model.build import build_model
+from diffusion_at_home.model.text import train_tokenizer
+from diffusion_at_home.outer.state import RunState
+from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.wire.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What was made."""
+
+    run_id: str
+    folder: str
+    parameters: int
+    shards: int
+    images: int
+    held_out_images: int
+
+
+def init_run(folder: RunFolder, config: RunConfig) -> NewRun:
+    """Make a run in `folder`, all or nothing.
+
+    Raises `ConfigError` if the folder is taken or the config does not fit the data, `DataError`, `StorageError`.
+    """
+    if folder.root.exists() and any(folder.root.iterdir()):
+        raise ConfigError(f"{folder.root} is not empty: choose a new folder for the run")
+    manifest = DataManifest.load(config.data.path)
+    _check_fit(config, manifest)
+    verify(config.data.path, manifest)
+    draft = RunFolder(folder.root.with_name(f".{folder.root.name}.new"))
+    with storage_errors(folder.root):
+        shutil.rmtree(draft.root, ignore_errors=True)
+        draft.root.mkdir(parents=True)
+        made = _fill(draft, config, manifest)
+        if folder.root.exists():
+            folder.root.rmdir()
+        draft.root.rename(folder.root)
+    return NewRun(
+        run_id=made.run_id,
+        folder=str(folder.root),
+        parameters=Layout.of(_model(made)).num_elements,
+        shards=len(manifest.train),
+        images=manifest.num_train_images,
+        held_out_images=sum(entry.num_samples for entry in manifest.held_out),
+    )
+
+
+def _check_fit(config: RunConfig, manifest: DataManifest) -> None:
+    side, channels = config.model.image_size, config.model.channels
+    if (manifest.width, manifest.height, manifest.channels) != (side, side, channels):
+        raise ConfigError(
+            f"the data set in {config.data.path} has {manifest.width} x {manifest.height} pixels of "
+            f"{manifest.channels} channels, the model {side} x {side} of {channels}: change model.image_size"
+        )
+    if not manifest.held_out:
+        raise ConfigError(
+            f"the data set in {config.data.path} has no held-out shards: build it again, or change data.path"
+        )
+
+
+def _fill(folder: RunFolder, config: RunConfig, manifest: DataManifest) -> RunSpec:
+    data = config.data.path
+    blobs = BlobStore(folder.blobs, folder.staging)
+    captions = (sample.caption for entry in manifest.train for sample in read_shard(data / entry.name, entry))
+    spec = RunSpec(
+        run_id=f"{config.run.name}-{secrets.token_hex(4)}",
+        config=config,
+        data=manifest,
+        tokenizer=train_tokenizer(captions, config.model.text).decode(),
+    )
+    spec_sha256 = blobs.add_bytes(spec.to_bytes())
+    for entry in manifest.train:
+        blobs.add_copy(data / entry.name, entry.sha256)
+    folder.held_out.mkdir()
+    for entry in manifest.held_out:
+        shutil.copyfile(data / entry.name, folder.held_out / entry.name)
+    model = _model(spec)
+    layout = Layout.of(model)
+    state = RunState.initial(config, layout.flatten(model))
+    version = first_version(state, layout=layout, blobs=blobs, folder=folder.state)
+    ledger = Ledger.create(
+        folder.ledger, run_id=spec.run_id, spec_sha256=spec_sha256, pool=DataPool(DataCursor(0, 0, 0))
+    )
+    ledger.publish(version)
+    ledger.close()
+    return spec
+
+
+def _model(spec: RunSpec) -> DiffusionModel:
+    return build_model(spec.config.model, spec.config.objective, spec.tokenizer.encode(), spec.config.run.seed)

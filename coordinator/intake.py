@@ -1,0 +1,99 @@
+"""From a Submit's stream to a receipt: receive, screen, store, accept, in that order, each durable before the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from coordinator.blobs import BlobStore
+from coordinator.dispatcher import Dispatcher, Work, same_or_refused
+from coordinator.ledger import Ledger
+from coordinator.ledger_thread import LedgerThread
+from coordinator.metrics import Metrics
+from coordinator.records import Contribution, Lease
+from coordinator.refused import Refused
+from coordinator.screening import screen_file, screen_header
+from coordinator.uploads import Uploads
+from diffusion_at_home import events
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.rpc import coordinator_pb2 as pb
+
+_log = events.logger("coordinator")
+
+
+class Intake:
+    """Takes contributions in."""
+
+    def __init__(
+        self,
+        *,
+        config: RunConfig,
+        num_elements: int,
+        uploads: Uploads,
+        blobs: BlobStore,
+        dispatcher: Dispatcher,
+        ledger: LedgerThread,
+        metrics: Metrics,
+    ) -> None:
+        self._codec = config.codec.delta
+        self._num_elements = num_elements
+        self._uploads = uploads
+        self._blobs = blobs
+        self._dispatcher = dispatcher
+        self._ledger = ledger
+        self._metrics = metrics
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="screening")
+
+    def received_bytes(self, lease: Lease, sha256: str) -> int:
+        """How much of a contribution is here."""
+        if len(sha256) != 64 or not sha256.isalnum():
+            raise Refused(pb.REFUSAL_MALFORMED, "sha256 must be 64 hexadecimal digits")
+        return self._uploads.received_bytes(lease.lease_id, sha256)
+
+    async def take(
+        self, lease: Lease, header: pb.SubmitHeader, requests: AsyncIterator[pb.SubmitRequest]
+    ) -> Contribution:
+        """The receipt for what `requests` brings; the same one again for the same bytes. Raises `Refused`."""
+        before = await self._ledger.run(Ledger.contribution_of, lease.lease_id)
+        if before is not None:
+            return same_or_refused(before, header.sha256)
+        self._dispatcher.check_acceptable(lease)
+        screen_header(header, lease, self._codec, self._num_elements)
+        path = await self._uploads.receive(header, self._keeping_alive(lease, requests))
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, self._screen_and_store, path, header.sha256)
+        work = Work(lease, header.sha256, header.size_bytes, header.images, header.mean_loss, header.train_ms)
+        receipt = await self._dispatcher.accept(work)
+        self._metrics.images.inc(receipt.images)
+        self._metrics.contributions.inc()
+        self._metrics.uplink.inc(receipt.size_bytes)
+        _log.info(
+            "contribution_accepted",
+            round=receipt.round_number,
+            worker=receipt.worker_id,
+            lease=receipt.lease_id,
+            images=receipt.images,
+            loss=round(receipt.mean_loss, 5),
+        )
+        return receipt
+
+    async def _keeping_alive(
+        self, lease: Lease, requests: AsyncIterator[pb.SubmitRequest]
+    ) -> AsyncIterator[pb.SubmitRequest]:
+        async for request in requests:
+            self._dispatcher.touch(lease.lease_id)
+            yield request
+
+    def _screen_and_store(self, path: Path, sha256: str) -> None:
+        try:
+            screen_file(path, sha256, self._codec, self._num_elements)
+        except Refused:
+            path.unlink(missing_ok=True)
+            raise
+        self._blobs.add_file(path, sha256)
+
+    def close(self) -> None:
+        """Finish what is being screened."""
+        self._executor.shutdown(wait=True)

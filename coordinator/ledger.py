@@ -1,0 +1,284 @@
+"""The ledger: the durable truth of a run, in SQLite (WAL, full sync). What a method returns from is on disk.
+
+Synchronous; every method is one transaction. The loop calls it through one thread, so transactions never interleave.
+Numbers are never updated in place where they can be summed: credit is the sum of contributions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from coordinator import tables
+from coordinator.data_pool import DataPool
+from coordinator.records import (
+    Checkpoint,
+    Contribution,
+    Evaluation,
+    Lease,
+    LeaseId,
+    LeaseState,
+    Round,
+    RoundState,
+    Version,
+    Worker,
+    now_ms,
+)
+from diffusion_at_home.errors import IntegrityError, StorageError
+from diffusion_at_home.identity import WorkerId
+
+FORMAT: Final = 1
+"""Of the tables; a ledger of another format is refused, not guessed at."""
+
+RecordT = TypeVar("RecordT")
+
+
+class Ledger:
+    """One run's tables."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open the ledger at `path`. Raises `IntegrityError`, `StorageError`."""
+        if not path.is_file():
+            raise IntegrityError(f"{path} does not exist: make a run with `dah coordinator init`")
+        self._path = path
+        self._engine = _engine(path, read_only=read_only)
+        with self._begin() as tx:
+            found = tx.execute(sa.select(tables.run.c.format)).scalar_one_or_none()
+        if found != FORMAT:
+            raise IntegrityError(f"{path} has format {found} instead of {FORMAT}: use the software that made it")
+
+    @classmethod
+    def create(cls, path: Path, *, run_id: str, spec_sha256: str, pool: DataPool) -> Ledger:
+        """A new ledger with nothing in it but the run."""
+        engine = _engine(path, read_only=False)
+        tables.metadata.create_all(engine)
+        values = {"run_id": run_id, "spec_sha256": spec_sha256, "pool": pool.to_json()}
+        with engine.begin() as tx:
+            tx.execute(sa.insert(tables.run).values(id=1, format=FORMAT, created_at_ms=now_ms(), **values))
+        engine.dispose()
+        return cls(path)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._engine.dispose()
+
+    # -- the run ------------------------------------------------------------------------------------------------
+
+    def run_id(self) -> str:
+        """The run's id."""
+        return str(self._scalar(sa.select(tables.run.c.run_id)))
+
+    def spec_sha256(self) -> str:
+        """Name of the blob of the run's specification."""
+        return str(self._scalar(sa.select(tables.run.c.spec_sha256)))
+
+    def pool(self) -> DataPool:
+        """What of the data is not leased."""
+        return DataPool.from_json(self._scalar(sa.select(tables.run.c.pool)))
+
+    # -- workers ------------------------------------------------------------------------------------------------
+
+    def join(self, worker: Worker) -> None:
+        """Store a worker's (new) session; the first `joined_at_ms` stays."""
+        row = dataclasses.asdict(worker)
+        changed = {name: value for name, value in row.items() if name not in ("worker_id", "joined_at_ms")}
+        statement = upsert(tables.workers).values(row)
+        with self._begin() as tx:
+            tx.execute(statement.on_conflict_do_update(index_elements=["worker_id"], set_=changed))
+
+    def workers(self) -> list[Worker]:
+        """All who ever joined."""
+        return self._records(Worker, sa.select(tables.workers))
+
+    def images_by_worker(self, last_round: int) -> dict[WorkerId, int]:
+        """Accepted images of each worker that has any, up to and with round `last_round`."""
+        rows = tables.contributions.c
+        query = sa.select(rows.worker_id, sa.func.sum(rows.images)).where(rows.round_number <= last_round)
+        query = query.group_by(rows.worker_id)
+        with self._begin() as tx:
+            return {WorkerId(worker): int(images) for worker, images in tx.execute(query)}
+
+    # -- leases and contributions -------------------------------------------------------------------------------
+
+    def grant(self, lease: Lease, pool: DataPool) -> Lease:
+        """Store a new lease and the pool that it was taken from; returns it with its number."""
+        row = {
+            field.name: getattr(lease, field.name) for field in dataclasses.fields(lease) if field.name != "lease_id"
+        }
+        with self._begin() as tx:
+            key = tx.execute(sa.insert(tables.leases).values(row)).inserted_primary_key
+            self._set_pool(tx, pool)
+        assert key is not None
+        return dataclasses.replace(lease, lease_id=LeaseId(int(key[0])))
+
+    def end_lease(self, lease_id: LeaseId, state: LeaseState, pool: DataPool) -> None:
+        """Store how an active lease ended, and the pool with its data back."""
+        with self._begin() as tx:
+            self._end(tx, lease_id, state)
+            self._set_pool(tx, pool)
+
+    def lease(self, lease_id: LeaseId) -> Lease | None:
+        """A lease by its number."""
+        found = self._records(Lease, sa.select(tables.leases).where(tables.leases.c.lease_id == lease_id))
+        return found[0] if found else None
+
+    def active_leases(self) -> list[Lease]:
+        """All that are neither handed in nor given up."""
+        return self._records(Lease, sa.select(tables.leases).where(tables.leases.c.state == LeaseState.ACTIVE))
+
+    def accept(self, contribution: Contribution, pool: DataPool) -> Contribution:
+        """Store a contribution, end its lease, and give what it left undone back to the pool: all or nothing.
+
+        Returns it with its number. A lease that already has one is a bug of the caller, which the table refuses.
+        """
+        row = {
+            field.name: getattr(contribution, field.name)
+            for field in dataclasses.fields(contribution)
+            if field.name != "contribution_id"
+        }
+        with self._begin() as tx:
+            key = tx.execute(sa.insert(tables.contributions).values(row)).inserted_primary_key
+            self._end(tx, contribution.lease_id, LeaseState.SUBMITTED)
+            self._set_pool(tx, pool)
+        assert key is not None
+        return dataclasses.replace(contribution, contribution_id=int(key[0]))
+
+    def contribution_of(self, lease_id: LeaseId) -> Contribution | None:
+        """What was accepted for a lease."""
+        query = sa.select(tables.contributions).where(tables.contributions.c.lease_id == lease_id)
+        found = self._records(Contribution, query)
+        return found[0] if found else None
+
+    def contributions(self, round_number: int) -> list[Contribution]:
+        """What counts in a round, in the order of summation: by the data's order, then by number."""
+        query = sa.select(tables.contributions).where(tables.contributions.c.round_number == round_number)
+        found = self._records(Contribution, query)
+        return sorted(found, key=lambda c: (c.first_range, c.contribution_id))
+
+    def contribution_totals(self) -> tuple[int, int]:
+        """Number and bytes of all contributions."""
+        rows = tables.contributions.c
+        query = sa.select(sa.func.count(rows.contribution_id), sa.func.coalesce(sa.func.sum(rows.size_bytes), 0))
+        with self._begin() as tx:
+            count, size_bytes = tx.execute(query).one()
+        return int(count), int(size_bytes)
+
+    def blob_names(self) -> set[str]:
+        """sha256 of every update, snapshot and contribution, and of the specification."""
+        columns = (
+            tables.run.c.spec_sha256,
+            tables.versions.c.update_sha256,
+            tables.versions.c.snapshot_sha256,
+            tables.contributions.c.sha256,
+        )
+        with self._begin() as tx:
+            return {str(name) for column in columns for name in tx.execute(sa.select(column)).scalars()}
+
+    # -- rounds and versions ------------------------------------------------------------------------------------
+
+    def open_round(self, opened: Round) -> None:
+        """Store a new round; the same one twice is stored once."""
+        with self._begin() as tx:
+            tx.execute(upsert(tables.rounds).values(dataclasses.asdict(opened)).on_conflict_do_nothing())
+
+    def latest_round(self) -> Round | None:
+        """The round with the highest number."""
+        found = self._records(Round, sa.select(tables.rounds).order_by(tables.rounds.c.number.desc()).limit(1))
+        return found[0] if found else None
+
+    def close_round(self, number: int, reason: str, missed: Sequence[LeaseId], pool: DataPool) -> None:
+        """Fix a round's contributions: nothing is accepted for it from here on."""
+        values = {"state": RoundState.CLOSING, "close_reason": reason}
+        with self._begin() as tx:
+            tx.execute(sa.update(tables.rounds).where(tables.rounds.c.number == number).values(values))
+            for lease_id in missed:
+                self._end(tx, lease_id, LeaseState.MISSED)
+            self._set_pool(tx, pool)
+
+    def publish(self, version: Version) -> None:
+        """Store a version and close the round that made it."""
+        rounds = tables.rounds
+        with self._begin() as tx:
+            tx.execute(sa.insert(tables.versions).values(dataclasses.asdict(version)))
+            tx.execute(sa.update(rounds).where(rounds.c.number == version.version).values(state=RoundState.CLOSED))
+
+    def versions(self) -> list[Version]:
+        """All versions, oldest first."""
+        return self._records(Version, sa.select(tables.versions).order_by(tables.versions.c.version))
+
+    # -- evaluations and checkpoints ----------------------------------------------------------------------------
+
+    def add_evaluations(self, evaluations: Sequence[Evaluation]) -> None:
+        """Store held-out losses; the same one twice is stored once."""
+        with self._begin() as tx:
+            for evaluation in evaluations:
+                row = {field.name: getattr(evaluation, field.name) for field in dataclasses.fields(evaluation)}
+                tx.execute(upsert(tables.evaluations).values(row).on_conflict_do_nothing())
+
+    def evaluations(self) -> list[Evaluation]:
+        """All held-out losses, oldest first."""
+        return self._records(Evaluation, sa.select(tables.evaluations).order_by(tables.evaluations.c.version))
+
+    def add_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Store that a checkpoint is complete."""
+        with self._begin() as tx:
+            tx.execute(upsert(tables.checkpoints).values(dataclasses.asdict(checkpoint)).on_conflict_do_nothing())
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All checkpoints, oldest first."""
+        return self._records(Checkpoint, sa.select(tables.checkpoints).order_by(tables.checkpoints.c.version))
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as tx:
+                yield tx
+        except OperationalError as error:
+            raise StorageError(
+                f"{self._path} cannot be used ({error.orig}): free some space or check the disk"
+            ) from error
+        except sa.exc.IntegrityError:
+            raise
+        except DatabaseError as error:
+            raise IntegrityError(f"{self._path} is damaged ({error.orig}): restore it from a backup") from error
+
+    def _scalar(self, query: sa.Select[Any]) -> Any:
+        with self._begin() as tx:
+            return tx.execute(query).scalar_one()
+
+    def _records(self, record: type[RecordT], query: sa.Select[Any]) -> list[RecordT]:
+        with self._begin() as tx:
+            return [record(**row) for row in tx.execute(query).mappings()]
+
+    @staticmethod
+    def _end(tx: sa.Connection, lease_id: LeaseId, state: LeaseState) -> None:
+        tx.execute(sa.update(tables.leases).where(tables.leases.c.lease_id == lease_id).values(state=state))
+
+    @staticmethod
+    def _set_pool(tx: sa.Connection, pool: DataPool) -> None:
+        tx.execute(sa.update(tables.run).values(pool=pool.to_json()))
+
+
+def _engine(path: Path, *, read_only: bool) -> sa.Engine:
+    mode = "ro" if read_only else "rwc"
+    engine = sa.create_engine(f"sqlite:///file:{path}?mode={mode}&uri=true", connect_args={"timeout": 10})
+
+    @sa.event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, record: Any) -> None:  # noqa: ARG001
+        cursor = connection.cursor()
+        if not read_only:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    return engine

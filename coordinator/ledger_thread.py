@@ -1,0 +1,32 @@
+"""The one thread that owns the ledger: transactions run one after another, and the loop never waits for a disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Concatenate, ParamSpec, TypeVar
+
+from coordinator.ledger import Ledger
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class LedgerThread:
+    """Runs the ledger's methods for the loop."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+
+    async def run(self, method: Callable[Concatenate[Ledger, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`method(ledger, ...)` in the thread. Not cancelled half-way: a transaction that has begun is awaited."""
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._executor, lambda: method(self._ledger, *args, **kwargs))
+        return await asyncio.shield(future)
+
+    def close(self) -> None:
+        """Finish what was begun, then close the ledger."""
+        self._executor.shutdown(wait=True)
+        self._ledger.close()

@@ -1,0 +1,32 @@
+"""What is counted, for Prometheus and for the status page."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class Metrics:
+    """The run's own registry, so that two coordinators in one process (tests) do not meet."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.refusals = Counter(
+            "dah_refusals", "Refused calls by call and reason.", ["call", "reason"], registry=self.registry
+        )
+        self.images = Counter("dah_images", "Images accepted.", registry=self.registry)
+        self.contributions = Counter("dah_contributions", "Contributions accepted.", registry=self.registry)
+        self.uplink = Counter("dah_uplink_bytes", "Bytes of accepted contributions.", registry=self.registry)
+        self.version = Gauge("dah_version", "Newest published version.", registry=self.registry)
+        self.closing = Histogram(
+            "dah_round_closing_seconds", "From closing a round to its published version.", registry=self.registry
+        )
+
+    def refusal_counts(self) -> dict[str, int]:
+        """Refusals by reason since the start of this process."""
+        counts: dict[str, int] = {}
+        for family in self.refusals.collect():
+            for sample in family.samples:
+                if sample.name.endswith("_total"):
+                    reason = sample.labels["reason"]
+                    counts[reason] = counts.get(reason, 0) + int(sample.value)
+        return counts

@@ -1,0 +1,165 @@
+"""The facts of a run that outlive the process: what the ledger stores, one frozen record a row.
+
+Times are milliseconds since 1970 by the coordinator's clock; they are for people and never decide anything.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+from diffusion_at_home.data.order import ShardRange
+
+from diffusion_at_home.identity import WorkerId
+
+LeaseId = NewType("LeaseId", int)
+
+
+class LeaseState(StrEnum):
+    """What became of a lease."""
+
+    ACTIVE = "active"
+    SUBMITTED = "submitted"
+    RELEASED = "released"
+    EXPIRED = "expired"
+    MISSED = "missed"
+    """Its round closed without it."""
+
+
+class RoundState(StrEnum):
+    """Where a round is in its life."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    """Its contributions are fixed; the next version is a function of them."""
+    CLOSED = "closed"
+
+
+class Weights(StrEnum):
+    """Which of a version's two sets of weights."""
+
+    RAW = "raw"
+    EMA = "ema"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A key that has joined."""
+
+    worker_id: WorkerId
+    public_key: bytes
+    token_sha256: str
+    """Of the latest session's token; the token itself is never stored."""
+    signed_at_ms: int
+    """Of the latest Join by the worker's clock: a Join must be newer, so a recorded one cannot be replayed."""
+    display_name: str
+    device: str
+    device_name: str
+    num_devices: int
+    memory_bytes: int
+    software_version: str
+    joined_at_ms: int
+    """First Join."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One worker's right and duty to train on `ranges` from `base_version` with `seed`."""
+
+    lease_id: LeaseId
+    worker_id: WorkerId
+    base_version: int
+    """The round that it belongs to is base_version + 1."""
+    ranges: tuple[ShardRange, ...]
+    seed: int
+    quota_images: int
+    learning_rate: float
+    state: LeaseState
+    granted_at_ms: int
+
+    @property
+    def round_number(self) -> int:
+        """The round this lease was made for."""
+        return self.base_version + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """An accepted delta."""
+
+    contribution_id: int
+    lease_id: LeaseId
+    worker_id: WorkerId
+    round_number: int
+    """The round it counts in."""
+    first_range: ShardRange
+    """Of its lease: decides the order of summation."""
+    sha256: str
+    size_bytes: int
+    images: int
+    weight: float
+    """`images`, less where it came late."""
+    mean_loss: float
+    train_ms: int
+    accepted_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Round n starts from version n - 1 and ends in version n."""
+
+    number: int
+    target_images: int
+    state: RoundState
+    opened_at_ms: int
+    close_reason: str
+    """Empty while open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Published weights."""
+
+    version: int
+    images: int
+    """Images accepted into it since the start of the run."""
+    weights_digest: str
+    update_sha256: str
+    """Blob from version - 1 to this; empty for version 0."""
+    update_bytes: int
+    snapshot_sha256: str
+    """Blob of this version whole; empty when there is none."""
+    snapshot_bytes: int
+    published_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Held-out loss of one version's raw or averaged weights."""
+
+    version: int
+    weights: Weights
+    images: int
+    mean: float
+    bins: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An exported version."""
+
+    name: str
+    version: int
+    images: int
+    default_weights: Weights
+    held_out_loss: float
+    size_bytes: int
+    manifest_sha256: str
+    created_at_ms: int
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970, for records."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,118 @@
+"""The run's main loop: open, collect, close, publish; over and over until the run has its images."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from coordinator.dispatcher import Dispatcher, IdleReason
+from coordinator.exporter import Exporter
+from coordinator.ledger import Ledger
+from coordinator.ledger_thread import LedgerThread
+from coordinator.metrics import Metrics
+from coordinator.records import Round, RoundState, Version, now_ms
+from coordinator.versions import Versions
+from diffusion_at_home import events
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.errors import StorageError
+
+_TICK_SECONDS: Final = 0.25
+"""Longest that a deadline is noticed late."""
+
+_STORAGE_RETRY_SECONDS: Final = 30.0
+
+T = TypeVar("T")
+_log = events.logger("coordinator")
+
+
+class Rounds:
+    """Drives one run. Everything it decides is in the ledger before it is acted upon, so it can die anywhere."""
+
+    def __init__(
+        self,
+        *,
+        config: RunConfig,
+        dispatcher: Dispatcher,
+        versions: Versions,
+        exporter: Exporter,
+        ledger: LedgerThread,
+        metrics: Metrics,
+    ) -> None:
+        self._config = config
+        self._dispatcher = dispatcher
+        self._versions = versions
+        self._exporter = exporter
+        self._ledger = ledger
+        self._metrics = metrics
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tensors")
+        self._smallest_round = config.lease.min_steps * config.inner.batch_images
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has its images, but for fewer than are worth a lease."""
+        return self._versions.newest.images + self._smallest_round > self._config.run.total_images
+
+    async def run(self) -> None:
+        """Until the run is complete and its last checkpoint is out."""
+        await self._exporter.consider(self._versions.newest, final=self.complete)
+        while not self.complete:
+            live = await self._open()
+            if live.state is RoundState.OPEN:
+                await self._collect()
+            version = await self._publish(live)
+            await self._exporter.consider(version, final=self.complete)
+        await self._exporter.idle()
+        self._dispatcher.idle_reason = IdleReason.COMPLETE
+        self._dispatcher.changed.ring()
+        _log.info("run_complete", images=self._versions.newest.images, version=self._versions.newest.version)
+
+    async def _open(self) -> Round:
+        """The next round; after a restart, the one that was under way."""
+        base = self._versions.newest
+        latest = await self._ledger.run(Ledger.latest_round)
+        if latest is not None and latest.state is RoundState.CLOSING:
+            return latest
+        is_new = latest is None or latest.state is RoundState.CLOSED
+        if latest is None or is_new:
+            target = min(self._config.round.images, self._config.run.total_images - base.images)
+            latest = Round(base.version + 1, target, RoundState.OPEN, now_ms(), "")
+        await self._until_stored(lambda: self._dispatcher.open(latest, images_before=base.images, is_new=is_new))
+        return latest
+
+    async def _collect(self) -> None:
+        """Wait until the round should close, taking back leases that have fallen silent; then close it."""
+        while (reason := self._dispatcher.close_reason()) is None:
+            await self._dispatcher.changed.wait(_TICK_SECONDS)
+            await self._until_stored(self._dispatcher.expire)
+        await self._until_stored(lambda: self._dispatcher.close(reason))
+
+    async def _publish(self, closing: Round) -> Version:
+        started = time.monotonic()
+        contributions = await self._ledger.run(Ledger.contributions, closing.number)
+        loop = asyncio.get_running_loop()
+        version = await self._until_stored(
+            lambda: loop.run_in_executor(self._executor, self._versions.make, contributions)
+        )
+        await self._until_stored(lambda: self._ledger.run(Ledger.publish, version))
+        self._versions.published(version)
+        seconds = time.monotonic() - started
+        self._metrics.closing.observe(seconds)
+        self._metrics.version.set(version.version)
+        _log.info("version_published", version=version.version, images=version.images, seconds=round(seconds, 3))
+        return version
+
+    async def _until_stored(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Repeat `work` while the disk is full: an operator can free space without losing the round."""
+        while True:
+            try:
+                return await work()
+            except StorageError as error:
+                _log.error("storage_error", error=str(error), retry_seconds=_STORAGE_RETRY_SECONDS)
+                await asyncio.sleep(_STORAGE_RETRY_SECONDS)
+
+    def close(self) -> None:
+        """Finish the arithmetic that was begun."""
+        self._executor.shutdown(wait=True)

@@ -1,0 +1,96 @@
+"""Where everything of a run lies on the coordinator's disk, and the lock that keeps a second coordinator out."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from diffusion_at_home.errors import ConfigError, storage_errors
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A folder made by `dah coordinator init`."""
+
+    root: Path
+
+    @property
+    def ledger(self) -> Path:
+        """SQLite."""
+        return self.root / "ledger.sqlite"
+
+    @property
+    def blobs(self) -> Path:
+        """Immutable files by sha256, served to everybody."""
+        return self.root / "blobs"
+
+    @property
+    def staging(self) -> Path:
+        """What is not yet a blob."""
+        return self.root / "staging"
+
+    @property
+    def held_out(self) -> Path:
+        """The shards nobody trains on; not served."""
+        return self.root / "held_out"
+
+    @property
+    def state(self) -> Path:
+        """Between two rounds: state-<version>.safetensors."""
+        return self.root / "state"
+
+    @property
+    def exports(self) -> Path:
+        """Versions that wait for evaluation or export."""
+        return self.root / "exports"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder a checkpoint, served to everybody."""
+        return self.root / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        """Events as JSON lines."""
+        return self.root / "coordinator.log"
+
+    @property
+    def address(self) -> Path:
+        """URL at which the coordinator that holds the lock can be reached."""
+        return self.root / "address"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder alone. Raises `ConfigError` if there is no run or another process holds it."""
+        if not self.ledger.is_file():
+            raise ConfigError(
+                f"{self.root} is not a run: make one with `dah coordinator init {self.root} --config FILE`"
+            )
+        with storage_errors(self.root), (self.root / "lock").open("a+") as file:
+            if not _try_lock(file.fileno()):
+                file.seek(0)
+                raise ConfigError(f"{self.root} is in use by process {file.read().strip() or '?'}: stop it first")
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def is_running(self) -> bool:
+        """Whether a coordinator holds the folder now."""
+        lock = self.root / "lock"
+        if not lock.is_file():
+            return False
+        with lock.open("r+") as file:
+            return not _try_lock(file.fileno())
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

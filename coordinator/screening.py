@@ -1,0 +1,54 @@
+"""What a contribution must be before it may count: announced honestly, the right size, decodable, finite."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from coordinator.blobs import mapped
+from coordinator.records import Lease
+from coordinator.refused import Refused
+from diffusion_at_home.config.run import Codec
+from diffusion_at_home.rpc.coordinator_pb2 import Refusal, SubmitHeader
+from diffusion_at_home.wire.codecs import DecodeError
+from diffusion_at_home.wire.vector import VectorReader, size_bounds
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def screen_header(header: SubmitHeader, lease: Lease, codec: Codec, num_elements: int) -> None:
+    """Check what a Submit announces, before a byte of it is stored. Raises `Refused`."""
+    if not _SHA256.fullmatch(header.sha256):
+        raise Refused(Refusal.REFUSAL_MALFORMED, "sha256 must be 64 hexadecimal digits in lower case")
+    lowest, highest = size_bounds(codec, num_elements)
+    if not lowest <= header.size_bytes <= highest:
+        raise Refused(
+            Refusal.REFUSAL_WRONG_SIZE, f"size_bytes = {header.size_bytes} is not within {lowest} to {highest}"
+        )
+    if not 1 <= header.images <= lease.quota_images:
+        raise Refused(Refusal.REFUSAL_WRONG_IMAGES, f"images = {header.images} is not within 1 to {lease.quota_images}")
+    if header.offset > header.size_bytes:
+        raise Refused(Refusal.REFUSAL_WRONG_OFFSET, f"offset = {header.offset} lies behind the end")
+    if not math.isfinite(header.mean_loss):
+        raise Refused(Refusal.REFUSAL_NOT_FINITE, f"mean_loss = {header.mean_loss} is not a finite number")
+    if header.train_ms >= 2**53:
+        raise Refused(Refusal.REFUSAL_MALFORMED, "train_ms must be under 2^53")
+
+
+def screen_file(path: Path, sha256: str, codec: Codec, num_elements: int) -> None:
+    """Check a whole contribution in memory that does not depend on its size. Blocks. Raises `Refused`."""
+    with mapped(path) as data:
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise Refused(Refusal.REFUSAL_WRONG_DIGEST, "the bytes that arrived do not have the announced sha256")
+        try:
+            reader = VectorReader(data, codec, num_elements)
+            finite = all(bool(torch.isfinite(chunk).all()) for chunk in reader)
+        except DecodeError as error:
+            raise Refused(Refusal.REFUSAL_UNDECODABLE, f"not a {codec.value} vector: {error}") from None
+    if not finite:
+        raise Refused(Refusal.REFUSAL_NOT_FINITE, "a value is infinite or not a number")

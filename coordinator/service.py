@@ -1,0 +1,227 @@
+"""The gRPC boundary: parses, asks the component that knows, answers. Turns refusals into statuses, and counts them.
+
+Handlers hold no state and decide nothing. This file and the server in `app` are the only ones that touch grpc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from coordinator.dispatcher import Dispatcher, IdleReason, Order
+from coordinator.intake import Intake
+from coordinator.metrics import Metrics
+from coordinator.records import Lease, LeaseId
+from coordinator.refused import Refused
+from coordinator.registry import Registry, check_version
+from coordinator.uploads import MAX_CHUNK_BYTES
+from coordinator.versions import Versions
+from diffusion_at_home import PROTOCOL_VERSION, events
+from diffusion_at_home.errors import StorageError
+from diffusion_at_home.identity import WorkerId
+from diffusion_at_home.refusals import MEANINGS, REFUSAL_METADATA, RETRY_AFTER_METADATA
+from diffusion_at_home.rpc import coordinator_pb2 as pb
+from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorServicer
+from diffusion_at_home.runspec import RunSpec
+
+_MAX_WAIT_MS: Final = 60_000
+_IDLE_RETRY: Final = timedelta(seconds=1)
+_IDLE: Final = {
+    IdleReason.ROUND_FULL: pb.Idle.REASON_ROUND_FULL,
+    IdleReason.CLOSING: pb.Idle.REASON_CLOSING,
+    IdleReason.DRAINING: pb.Idle.REASON_DRAINING,
+    IdleReason.COMPLETE: pb.Idle.REASON_COMPLETE,
+}
+_ORDERS: Final = {
+    Order.CONTINUE: pb.HeartbeatReply.ORDER_CONTINUE,
+    Order.HAND_IN: pb.HeartbeatReply.ORDER_HAND_IN,
+    Order.ABANDON: pb.HeartbeatReply.ORDER_ABANDON,
+}
+
+T = TypeVar("T")
+Context = grpc.aio.ServicerContext[Any, Any]
+_log = events.logger("coordinator")
+
+
+class CoordinatorService(CoordinatorServicer):
+    """One method a call of the protocol."""
+
+    def __init__(
+        self,
+        *,
+        spec: RunSpec,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        versions: Versions,
+        intake: Intake,
+        metrics: Metrics,
+    ) -> None:
+        self._config = spec.config
+        self._spec = (spec.sha256, len(spec.to_bytes()))
+        self._shards = spec.data.train
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._versions = versions
+        self._intake = intake
+        self._metrics = metrics
+
+    async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
+        """See the proto."""
+        return await self._answer("join", context, self._join(request))
+
+    async def Lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
+        """See the proto."""
+        return await self._answer("lease", context, self._lease(request, context))
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:
+        """See the proto."""
+        return await self._answer("heartbeat", context, self._heartbeat(request, context))
+
+    async def SubmitOffset(self, request: pb.SubmitOffsetRequest, context: Context) -> pb.SubmitOffsetReply:
+        """See the proto."""
+        return await self._answer("submit_offset", context, self._submit_offset(request, context))
+
+    async def Submit(self, request_iterator: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:
+        """See the proto."""
+        return await self._answer("submit", context, self._submit(request_iterator, context))
+
+    async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
+        """See the proto."""
+        return await self._answer("release", context, self._release(request, context))
+
+    # -- the calls ----------------------------------------------------------------------------------------------
+
+    async def _join(self, request: pb.JoinRequest) -> pb.JoinReply:
+        worker, token = await self._registry.join(request)
+        _log.info("worker_joined", worker=worker, name=request.display_name, device=request.hardware.device)
+        return pb.JoinReply(
+            protocol_version=PROTOCOL_VERSION,
+            session_token=token,
+            worker_id=worker,
+            spec_sha256=self._spec[0],
+            spec_bytes=self._spec[1],
+            layout_sha256=self._versions.layout.digest,
+            max_chunk_bytes=MAX_CHUNK_BYTES,
+        )
+
+    async def _lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
+        worker = self._caller(request.protocol_version, context)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + min(request.wait_ms, _MAX_WAIT_MS) / 1000
+        while True:
+            self._dispatcher.greet(worker, _speed(request.images_per_second))
+            # In slices, so that a patient worker does not fall silent.
+            wait = min(deadline - loop.time(), self._config.lease.heartbeat_seconds)
+            changed = asyncio.ensure_future(self._dispatcher.changed.wait(max(wait, 0)))
+            try:
+                outcome = await self._dispatcher.grant(worker)
+                if isinstance(outcome, Lease):
+                    return pb.LeaseReply(grant=self._grant(outcome, request))
+                if outcome in (IdleReason.COMPLETE, IdleReason.DRAINING) or wait <= 0:
+                    retry_after_ms = int(_IDLE_RETRY / timedelta(milliseconds=1))
+                    return pb.LeaseReply(idle=pb.Idle(reason=_IDLE[outcome], retry_after_ms=retry_after_ms))
+                await changed
+            finally:
+                changed.cancel()
+
+    def _grant(self, lease: Lease, request: pb.LeaseRequest) -> pb.LeaseGrant:
+        held = request.held_version if request.has_weights else None
+        return pb.LeaseGrant(
+            lease_id=lease.lease_id,
+            round=lease.round_number,
+            base_version=lease.base_version,
+            base_digest=self._versions.newest.weights_digest,
+            catch_up=self._versions.catch_up(held),
+            ranges=[pb.ShardRange(shard=r.shard, epoch=r.epoch, start=r.start, count=r.count) for r in lease.ranges],
+            seed=lease.seed,
+            quota_images=lease.quota_images,
+            learning_rate=lease.learning_rate,
+            codec=self._config.codec.delta.value,
+            timeout_ms=_ms(self._config.lease.timeout_seconds),
+            next_heartbeat_ms=_ms(self._config.lease.heartbeat_seconds),
+            closes_in_ms=self._closes_in_ms(),
+            upcoming_shards=[self._shards[index].sha256 for index in self._dispatcher.upcoming_shards()],
+        )
+
+    async def _heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:
+        worker = self._caller(request.protocol_version, context)
+        order = self._dispatcher.heartbeat(worker, LeaseId(request.lease_id))
+        return pb.HeartbeatReply(
+            order=_ORDERS[order],
+            next_heartbeat_ms=_ms(self._config.lease.heartbeat_seconds),
+            closes_in_ms=self._closes_in_ms(),
+            latest_version=self._versions.newest.version,
+            reason=await self._why_abandoned(worker, LeaseId(request.lease_id)) if order is Order.ABANDON else 0,
+        )
+
+    async def _why_abandoned(self, worker: WorkerId, lease_id: LeaseId) -> pb.Refusal:
+        try:
+            self._dispatcher.check_acceptable(await self._dispatcher.owned(worker, lease_id))
+        except Refused as refused:
+            return refused.refusal
+        return pb.REFUSAL_DUPLICATE  # handed in, or about to count late: nothing is left to train
+
+    async def _submit_offset(self, request: pb.SubmitOffsetRequest, context: Context) -> pb.SubmitOffsetReply:
+        worker = self._caller(request.protocol_version, context)
+        lease = await self._dispatcher.owned(worker, LeaseId(request.lease_id))
+        return pb.SubmitOffsetReply(received_bytes=self._intake.received_bytes(lease, request.sha256))
+
+    async def _submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("part") != "header":
+            raise Refused(pb.REFUSAL_MALFORMED, "the first message of a Submit must be its header")
+        worker = self._caller(first.header.protocol_version, context)
+        lease = await self._dispatcher.owned(worker, LeaseId(first.header.lease_id))
+        receipt = await self._intake.take(lease, first.header, requests)
+        return pb.SubmitReply(
+            contribution_id=receipt.contribution_id, images=receipt.images, round=receipt.round_number
+        )
+
+    async def _release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
+        worker = self._caller(request.protocol_version, context)
+        reason = request.reason if request.reason.isprintable() else "unprintable"
+        _log.info("lease_released", lease=request.lease_id, worker=worker, reason=reason[:64])
+        await self._dispatcher.release(worker, LeaseId(request.lease_id))
+        return pb.ReleaseReply()
+
+    # -- the boundary -------------------------------------------------------------------------------------------
+
+    def _caller(self, protocol_version: int, context: Context) -> WorkerId:
+        check_version(protocol_version)
+        return self._registry.authenticate(dict(context.invocation_metadata() or ()))
+
+    def _closes_in_ms(self) -> int:
+        left = self._dispatcher.seconds_to_close()
+        return 0 if left is None else max(1, _ms(left))
+
+    async def _answer(self, call: str, context: Context, work: Awaitable[T]) -> T:
+        try:
+            return await work
+        except Refused as refused:
+            refusal = refused
+        except StorageError as error:
+            _log.error("storage_error", call=call, error=str(error))
+            sentence = "the coordinator cannot store anything now: come back later"
+            refusal = Refused(pb.REFUSAL_STORAGE_FULL, sentence, timedelta(seconds=30))
+        except Exception:  # noqa: BLE001 -- the RPC boundary
+            _log.exception("call_failed", call=call)
+            await context.abort(grpc.StatusCode.INTERNAL, "the coordinator has a fault of its own; it is in its log")
+        self._metrics.refusals.labels(call=call, reason=refusal.name).inc()
+        _log.info("call_refused", call=call, reason=refusal.name, sentence=str(refusal))
+        trailer = [(REFUSAL_METADATA, pb.Refusal.Name(refusal.refusal))]
+        if refusal.retry_after is not None:
+            trailer.append((RETRY_AFTER_METADATA, str(int(refusal.retry_after / timedelta(milliseconds=1)))))
+        await context.abort(MEANINGS[refusal.refusal].status, str(refusal), tuple(trailer))
+        raise AssertionError("abort raises")
+
+
+def _speed(claimed: float) -> float:
+    return claimed if 0 < claimed < 1e6 else 0.0  # also refuses NaN
+
+
+def _ms(seconds: float) -> int:
+    return min(int(seconds * 1000), 2**32 - 1)

@@ -1,0 +1,189 @@
+"""The ledger's tables: columns are the fields of the records, so a row is a record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from diffusion_at_home.data.order import ShardRange
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Dialect,
+    Enum,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+)
+
+from coordinator.records import LeaseState, RoundState, Weights
+
+_Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
+
+
+class Ranges(TypeDecorator[tuple[ShardRange, ...]]):
+    """A tuple of `ShardRange` as a JSON list of [shard, epoch, start, count]."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Sequence[ShardRange] | None, dialect: Dialect) -> Any:  # noqa: ARG002
+        """To JSON."""
+        return None if value is None else [[r.shard, r.epoch, r.start, r.count] for r in value]
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> tuple[ShardRange, ...]:  # noqa: ARG002
+        """From JSON."""
+        return tuple(ShardRange(shard=s, epoch=e, start=a, count=n) for s, e, a, n in value or ())
+
+
+class OneRange(TypeDecorator[ShardRange]):
+    """A `ShardRange` as JSON."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: ShardRange | None, dialect: Dialect) -> Any:  # noqa: ARG002
+        """To JSON."""
+        return None if value is None else [value.shard, value.epoch, value.start, value.count]
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> ShardRange:  # noqa: ARG002
+        """From JSON."""
+        shard, epoch, start, count = value or (0, 0, 0, 0)
+        return ShardRange(shard=shard, epoch=epoch, start=start, count=count)
+
+
+class Floats(TypeDecorator[tuple[float, ...]]):
+    """A tuple of floats as JSON."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Sequence[float] | None, dialect: Dialect) -> Any:  # noqa: ARG002
+        """To JSON."""
+        return None if value is None else list(value)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> tuple[float, ...]:  # noqa: ARG002
+        """From JSON."""
+        return tuple(value or ())
+
+
+def _choice(choices: type[StrEnum]) -> Enum:
+    return Enum(choices, native_enum=False, length=16, values_callable=lambda kind: [member.value for member in kind])
+
+
+metadata = MetaData()
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", Integer, primary_key=True),  # always 1
+    Column("format", Integer, nullable=False),
+    Column("run_id", String(80), nullable=False),
+    Column("spec_sha256", String(64), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("pool", JSON, nullable=False),  # what of the data is not leased: see DataPool
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("worker_id", String(16), primary_key=True),
+    Column("public_key", LargeBinary(32), nullable=False),
+    Column("token_sha256", String(64), nullable=False, unique=True),
+    Column("signed_at_ms", BigInteger, nullable=False),
+    Column("display_name", String(64), nullable=False),
+    Column("device", String(16), nullable=False),
+    Column("device_name", String(128), nullable=False),
+    Column("num_devices", Integer, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("software_version", String(32), nullable=False),
+    Column("joined_at_ms", BigInteger, nullable=False),
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("number", _Id, primary_key=True, autoincrement=False),
+    Column("target_images", BigInteger, nullable=False),
+    Column("state", _choice(RoundState), nullable=False),
+    Column("opened_at_ms", BigInteger, nullable=False),
+    Column("close_reason", String(32), nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("lease_id", _Id, primary_key=True),
+    Column("worker_id", ForeignKey("workers.worker_id"), nullable=False),
+    Column("base_version", BigInteger, nullable=False),
+    Column("ranges", Ranges, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("quota_images", BigInteger, nullable=False),
+    Column("learning_rate", Float, nullable=False),
+    Column("state", _choice(LeaseState), nullable=False),
+    Column("granted_at_ms", BigInteger, nullable=False),
+    Index("leases_by_state", "state"),
+    sqlite_autoincrement=True,  # a lease's number is never used again
+)
+
+contributions = Table(
+    "contributions",
+    metadata,
+    Column("contribution_id", _Id, primary_key=True),
+    Column("lease_id", ForeignKey("leases.lease_id"), nullable=False, unique=True),  # a lease counts once
+    Column("worker_id", ForeignKey("workers.worker_id"), nullable=False),
+    Column("round_number", ForeignKey("rounds.number"), nullable=False, index=True),
+    Column("first_range", OneRange, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("images", BigInteger, nullable=False),
+    Column("weight", Float, nullable=False),
+    Column("mean_loss", Float, nullable=False),
+    Column("train_ms", BigInteger, nullable=False),
+    Column("accepted_at_ms", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("version", _Id, primary_key=True, autoincrement=False),
+    Column("images", BigInteger, nullable=False),
+    Column("weights_digest", String(64), nullable=False),
+    Column("update_sha256", String(64), nullable=False),
+    Column("update_bytes", BigInteger, nullable=False),
+    Column("snapshot_sha256", String(64), nullable=False),
+    Column("snapshot_bytes", BigInteger, nullable=False),
+    Column("published_at_ms", BigInteger, nullable=False),
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("version", ForeignKey("versions.version"), primary_key=True),
+    Column("weights", _choice(Weights), primary_key=True),
+    Column("images", BigInteger, nullable=False),
+    Column("mean", Float, nullable=False),
+    Column("bins", Floats, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("version", ForeignKey("versions.version"), nullable=False),
+    Column("images", BigInteger, nullable=False),
+    Column("default_weights", _choice(Weights), nullable=False),
+    Column("held_out_loss", Float, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("manifest_sha256", String(64), nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+)

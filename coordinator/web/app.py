@@ -1,0 +1,72 @@
+"""The run's address: what workers, operators and downloaders fetch over HTTP. Everything here is public and read-only.
+
+Files are served only if the ledger or a manifest names them, with Range, so that any cache or mirror can do the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from coordinator.blobs import BlobStore
+from coordinator.checkpoints import Checkpoints
+from coordinator.metrics import Metrics
+from diffusion_at_home.runinfo import RUN_INFO_PATH, RunInfo
+
+_IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
+
+
+def web_app(
+    *,
+    info: RunInfo,
+    status: Callable[[], Awaitable[dict[str, Any]]],
+    blobs: BlobStore,
+    checkpoints: Checkpoints,
+    metrics: Metrics,
+) -> Starlette:
+    """The pages of one run."""
+
+    async def run_info(request: Request) -> Response:  # noqa: ARG001
+        return Response(info.model_dump_json(), media_type="application/json")
+
+    async def status_json(request: Request) -> Response:  # noqa: ARG001
+        return JSONResponse(await status())
+
+    async def healthz(request: Request) -> Response:  # noqa: ARG001
+        return PlainTextResponse("ok\n")
+
+    async def prometheus(request: Request) -> Response:  # noqa: ARG001
+        return Response(generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def blob(request: Request) -> Response:
+        path = blobs.path(request.path_params["sha256"])
+        if path is None:
+            return PlainTextResponse("no such blob\n", status_code=404)
+        return FileResponse(path, media_type="application/octet-stream", headers=_IMMUTABLE)
+
+    async def listing(request: Request) -> Response:  # noqa: ARG001
+        return Response((await checkpoints.listing()).model_dump_json(), media_type="application/json")
+
+    async def checkpoint_file(request: Request) -> Response:
+        path = await checkpoints.file(request.path_params["name"], request.path_params["path"])
+        if path is None:
+            return PlainTextResponse("no such file in a published checkpoint\n", status_code=404)
+        return FileResponse(path, headers=_IMMUTABLE)
+
+    return Starlette(
+        routes=[
+            Route(RUN_INFO_PATH, run_info),
+            Route("/status.json", status_json),
+            Route("/healthz", healthz),
+            Route("/metrics", prometheus),
+            Route("/blobs/{sha256}", blob),
+            Route("/checkpoints.json", listing),
+            Route("/checkpoints/{name}/{path:path}", checkpoint_file),
+        ]
+    )

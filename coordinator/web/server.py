@@ -1,0 +1,43 @@
+"""The HTTP server on the coordinator's own loop."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+
+from diffusion_at_home.errors import ConfigError, PortInUse
+
+
+class WebServer(uvicorn.Server):
+    """uvicorn without its signal handlers: the process has its own."""
+
+    def __init__(self, app: Starlette) -> None:
+        super().__init__(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def bind(host: str, port: int, key: str) -> socket.socket:
+    """A socket that listens at `host`:`port` (0: any free one). Raises `PortInUse`, `ConfigError` that name `key`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        if isinstance(error, socket.gaierror):
+            raise ConfigError(f"server.host = {host!r} is not an address of this machine: change server.host") from None
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUse(f"port {port} on {host} is in use: stop what listens there or change {key}") from None
+        raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): change server.host or {key}") from None
+    listener.set_inheritable(False)
+    return listener

@@ -1,0 +1,123 @@
+"""`dah coordinator`: make a run, serve it, look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from diffusion_at_home.cli.output import emit
+
+if TYPE_CHECKING:
+    from coordinator.run_folder import RunFolder
+    from diffusion_at_home.config.run import ServerSection
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Launch and watch a training run.")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
+
+
+@app.command()
+def init(
+    folder: Folder,
+    config: Annotated[Path, typer.Option("--config", help="The run's config, for example configs/digits.toml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a new run in DIR: check the data, train the tokenizer, draw the initial weights."""
+    from diffusion_at_home.config.run import RunConfig
+    from diffusion_at_home.config.toml import load_toml
+
+    settings = load_toml(config, RunConfig, overrides or ())
+
+    from coordinator.init import init_run
+    from coordinator.run_folder import RunFolder
+
+    made = init_run(RunFolder(folder.absolute()), settings)
+    emit(dataclasses.asdict(made), as_json)
+
+
+@app.command()
+def run(
+    folder: Folder,
+    host: Annotated[str | None, typer.Option(help="Address to listen on instead of server.host.")] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port of the run's address; 0 picks a free one.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Port of the worker protocol; 0 picks a free one.")] = None,
+    exit_when_complete: Annotated[
+        bool, typer.Option("--exit-when-complete", help="Stop after the last checkpoint instead of serving on.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Serve the run in DIR until Ctrl-C; start it again and it goes on where it was."""
+    from coordinator.run_folder import RunFolder
+    from diffusion_at_home import events
+
+    place = RunFolder(folder.absolute())
+    with place.locked():
+        events.configure(place.log)
+        changes = {"host": host, "http_port": http_port, "grpc_port": grpc_port}
+        given = {key: value for key, value in changes.items() if value is not None}
+        version = asyncio.run(_serve(place, given, exit_when_complete=exit_when_complete))
+    emit({"version": version}, as_json)
+
+
+@app.command()
+def status(folder: Folder, as_json: Json = False) -> None:
+    """What the run in DIR has reached, whether or not its coordinator runs."""
+    from coordinator.ledger import Ledger
+    from coordinator.run_folder import RunFolder
+    from coordinator.status import best_checkpoint, read_status
+
+    place = RunFolder(folder.absolute())
+    ledger = Ledger(place.ledger, read_only=True)
+    found = read_status(ledger)
+    ledger.close()
+    best = best_checkpoint(found.checkpoints)
+    running = place.is_running()
+    emit(
+        {
+            "run_id": found.run_id,
+            "running": running,
+            "address": place.address.read_text() if running and place.address.is_file() else None,
+            "version": found.version,
+            "images": found.images,
+            "workers": found.workers,
+            "contributions": found.contributions,
+            "active_leases": found.active_leases,
+            "held_out_loss": found.held_out_loss,
+            "checkpoints": [checkpoint.name for checkpoint in found.checkpoints],
+            "best_checkpoint": best.name if best else None,
+        },
+        as_json,
+    )
+
+
+async def _serve(place: RunFolder, changes: dict[str, Any], *, exit_when_complete: bool) -> int:
+    from coordinator.app import Coordinator
+
+    coordinator = Coordinator(place)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    server: ServerSection = coordinator.server.model_copy(update=changes)
+    try:
+        await coordinator.serve(
+            server, stop=stop, on_ready=lambda url: _announce(place, url), exit_when_complete=exit_when_complete
+        )
+    finally:
+        coordinator.close()
+        place.address.unlink(missing_ok=True)
+    return coordinator.version
+
+
+def _announce(place: RunFolder, url: str) -> None:
+    place.address.write_text(url)
+    typer.echo(f"{url} is open. Volunteers join with: dah worker join {url}", err=True)

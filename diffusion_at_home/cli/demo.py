@@ -1,0 +1,69 @@
+"""`dah demo`: everything at once, on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diffusion_at_home.cli.output import emit
+
+if TYPE_CHECKING:
+    from diffusion_at_home.demo.demo import Status
+
+app = typer.Typer(add_completion=False, help="Train a small model with real processes on this machine.")
+
+
+@app.command()
+def demo(
+    config: Annotated[Path, typer.Option(help="The run's config.")] = Path("configs/digits.toml"),
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 3,
+    images: Annotated[int | None, typer.Option(min=1, help="Images to train instead of run.total_images.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for everything; an unfinished demo in it goes on.")] = Path(
+        "runs/demo"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object at the end.")] = False,
+) -> None:
+    """Build the digits, launch a coordinator and workers, train from random weights, and draw with the result."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from diffusion_at_home.demo.demo import DemoPlan, run_demo
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.completed:>7,.0f} / {task.total:,.0f} images"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting", total=None, visible=False)
+
+        def show(status: Status) -> None:
+            in_round = status["live"]["accepted_images"] if status["live"]["round_number"] else 0
+            progress.update(
+                task,
+                total=status["total_images"],
+                completed=status["images"] + in_round,
+                description=_line(status),
+                visible=True,
+            )
+
+        result = run_demo(
+            DemoPlan(config, out, workers, images), say=lambda sentence: console.print(f"- {sentence}"), show=show
+        )
+    emit(dataclasses.asdict(result), as_json)
+
+
+def _line(status: Status) -> str:
+    live = status["live"]
+    speeds = [worker["images_per_second"] or 0.0 for worker in live["workers"]]
+    loss = status["held_out_loss"]
+    parts = [f"version {status['version']}", f"{len(speeds)} workers", f"{sum(speeds):.0f} images/s"]
+    if loss is not None:
+        parts.append(f"held-out loss {loss:.4f}")
+    return ", ".join(parts)

@@ -1,0 +1,92 @@
+"""`dah worker`: give this machine's spare time to a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from diffusion_at_home.cli.output import emit
+
+if TYPE_CHECKING:
+    from diffusion_at_home.rpc.coordinator_pb2 import Hardware
+    from worker.settings import WorkerSettings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train for a run on this machine.")
+
+Config = Annotated[Path | None, typer.Option("--config", help="Settings instead of the default file's.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")
+]
+StateDir = Annotated[
+    Path | None, typer.Option("--state-dir", help="Folder for everything this worker keeps, its downloads included.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
+
+
+@app.command()
+def join(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The run's address, for example http://host:8400")],
+    config: Config = None,
+    overrides: Overrides = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Be admitted to the run at URL and remember it; `dah worker run` then works for it."""
+    from worker.joining import join_run
+
+    settings = _settings(config, overrides, state_dir)
+    joined = join_run(settings, url, lambda: _hardware(settings))
+    emit(joined.model_dump(mode="json"), as_json)
+
+
+@app.command()
+def run(
+    url: Annotated[
+        str | None, typer.Argument(metavar="[URL]", help="The run's address; the last joined one if left out.")
+    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    state_dir: StateDir = None,
+    leases: Annotated[int | None, typer.Option(min=1, help="Stop after this many leases were handed in.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Stop after this many images were credited.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Work until Ctrl-C: once to hand in what is trained and leave, twice to leave at once."""
+    settings = _settings(config, overrides, state_dir)
+
+    from worker.daemon import run_worker
+    from worker.loop import Goal
+
+    status = run_worker(settings, url, Goal(leases=leases, images=images))
+    emit(status.model_dump(mode="json"), as_json)
+
+
+@app.command()
+def status(
+    config: Config = None, overrides: Overrides = None, state_dir: StateDir = None, as_json: Json = False
+) -> None:
+    """What the worker on this machine does, and why."""
+    from worker.progress import read_status
+    from worker.state_folder import StateFolder
+
+    folder = StateFolder(_settings(config, overrides, state_dir).state_dir)
+    found = read_status(folder.status)
+    emit({"running": folder.in_use, **found.model_dump(mode="json")}, as_json)
+
+
+def _settings(config: Path | None, overrides: list[str] | None, state_dir: Path | None) -> WorkerSettings:
+    from worker.settings import load_settings
+
+    settings = load_settings(config, overrides or ())
+    if state_dir is None:
+        return settings
+    state_dir = state_dir.absolute()
+    return settings.model_copy(update={"state_dir": state_dir, "cache_dir": state_dir / "cache"})
+
+
+def _hardware(settings: WorkerSettings) -> Hardware:
+    from worker.device import describe, open_device
+
+    return describe(open_device(settings))

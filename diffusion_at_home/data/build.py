@@ -1,0 +1,84 @@
+"""Builds a data set: samples of a named source into shards and a manifest. The same source gives the same bytes."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from diffusion_at_home.data import digits
+from diffusion_at_home.data.manifest import MANIFEST_NAME, DataManifest, ShardEntry, verify
+from diffusion_at_home.data.shards import Sample, write_shard
+from diffusion_at_home.errors import ConfigError, DataError, storage_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where samples come from."""
+
+    samples: Callable[..., Iterable[Sample]]
+    """Called with held_out=False, then with held_out=True."""
+    description: str
+    license: str
+    side: int
+    """Pixels of the square pictures."""
+    shard_samples: int
+    """Samples a shard."""
+
+
+SOURCES: Final[dict[str, Source]] = {
+    "digits": Source(digits.digit_samples, digits.SOURCE, digits.LICENSE, digits.SIDE, shard_samples=125),
+}
+
+
+def build(source: str, out: Path) -> DataManifest:
+    """Make the data set `source` in `out`; a complete one that is there already is checked and left alone.
+
+    Raises:
+        ConfigError: no such source, or `out` holds something else.
+        DataError: the source cannot be read, or what is there is damaged: delete it first.
+        StorageError: the disk is full.
+    """
+    if source not in SOURCES:
+        nearest = difflib.get_close_matches(source, SOURCES, n=1, cutoff=0.4)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known sources are {', '.join(SOURCES)}"
+        raise ConfigError(f"there is no data source {source!r}; {hint}")
+    if (out / MANIFEST_NAME).is_file():
+        return _existing(source, out)
+    if out.exists() and any(path.suffix not in (".tar", ".tmp") for path in out.iterdir()):
+        raise ConfigError(f"{out} holds something else than a data set: choose a new folder")
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    kind = SOURCES[source]
+    manifest = DataManifest(
+        name=source,
+        source=kind.description,
+        license=kind.license,
+        width=kind.side,
+        height=kind.side,
+        train=_write(out, "train", kind.samples(held_out=False), kind.shard_samples),
+        held_out=_write(out, "held-out", kind.samples(held_out=True), kind.shard_samples),
+    )
+    manifest.save(out)
+    return manifest
+
+
+def _existing(source: str, out: Path) -> DataManifest:
+    manifest = DataManifest.load(out)
+    if manifest.name != source:
+        raise ConfigError(f"{out} holds the data set {manifest.name!r}: choose a new folder for {source!r}")
+    try:
+        verify(out, manifest)
+    except DataError as error:
+        raise DataError(f"{str(error).partition(':')[0]}: delete {out} and build it again") from None
+    return manifest
+
+
+def _write(out: Path, split: str, samples: Iterable[Sample], shard_samples: int) -> tuple[ShardEntry, ...]:
+    stream, entries = iter(samples), list[ShardEntry]()
+    while batch := tuple(itertools.islice(stream, shard_samples)):
+        entries.append(write_shard(out / f"{split}-{len(entries):05d}.tar", batch))
+    return tuple(entries)

@@ -1,0 +1,107 @@
+"""A data set as people look at it: figures, and a contact sheet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageDraw, ImageFont
+
+from diffusion_at_home.data.manifest import DataManifest, verify
+from diffusion_at_home.data.shards import Sample, open_image, read_shard
+from diffusion_at_home.errors import storage_errors
+
+_CELL: Final = 120
+_TEXT: Final = 16
+_GAP: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class DataSummary:
+    """A verified data set in figures."""
+
+    name: str
+    digest: str
+    source: str
+    licenses: dict[str, int]
+    """Samples of each licence."""
+    width: int
+    height: int
+    train_images: int
+    train_shards: int
+    held_out_images: int
+    held_out_shards: int
+    size_bytes: int
+    bytes_per_image: float
+    captions: int
+    """Different ones."""
+    example_captions: tuple[str, ...]
+
+
+def summarize(folder: Path) -> DataSummary:
+    """Check every shard in `folder` and count. Raises `DataError`."""
+    manifest = DataManifest.load(folder)
+    verify(folder, manifest)
+    licenses, captions = Counter[str](), Counter[str]()
+    for entry in (*manifest.train, *manifest.held_out):
+        for sample in read_shard(folder / entry.name, entry):
+            licenses[sample.license] += 1
+            captions[sample.caption] += 1
+    size_bytes = sum(entry.size_bytes for entry in (*manifest.train, *manifest.held_out))
+    return DataSummary(
+        name=manifest.name,
+        digest=manifest.digest,
+        source=manifest.source,
+        licenses=dict(licenses),
+        width=manifest.width,
+        height=manifest.height,
+        train_images=manifest.num_train_images,
+        train_shards=len(manifest.train),
+        held_out_images=sum(entry.num_samples for entry in manifest.held_out),
+        held_out_shards=len(manifest.held_out),
+        size_bytes=size_bytes,
+        bytes_per_image=size_bytes / licenses.total(),
+        captions=len(captions),
+        example_captions=tuple(caption for caption, _ in captions.most_common(3)),
+    )
+
+
+def contact_sheet(folder: Path, path: Path, *, columns: int = 8, rows: int = 5) -> int:
+    """Draw the first pictures of `folder` with their captions into the PNG `path`; returns how many."""
+    manifest = DataManifest.load(folder)
+    samples: list[Sample] = []
+    for entry in manifest.train:
+        samples += read_shard(folder / entry.name, entry)
+        if len(samples) >= columns * rows:
+            break
+    samples = samples[: columns * rows]
+    used_rows = -(-len(samples) // columns)
+    pitch = (_CELL + _GAP, _CELL + _TEXT + _GAP)
+    sheet = Image.new("RGB", (columns * pitch[0] + _GAP, used_rows * pitch[1] + _GAP), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for index, sample in enumerate(samples):
+        row, column = divmod(index, columns)
+        place = (_GAP + column * pitch[0], _GAP + row * pitch[1])
+        sheet.paste(_thumbnail(sample), place)
+        draw.text((place[0], place[1] + _CELL + 2), _fitted(sample.caption, font), fill="black", font=font)
+    with storage_errors(path):
+        sheet.save(path, format="PNG")
+    return len(samples)
+
+
+def _thumbnail(sample: Sample) -> Image.Image:
+    with open_image(sample) as picture:
+        rgb = picture.convert("RGB")
+    scale = _CELL / max(rgb.size)
+    size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
+    return rgb.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+
+
+def _fitted(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    if font.getlength(text) <= _CELL:
+        return text
+    while text and font.getlength(text + "...") > _CELL:
+        text = text[:-1]
+    return text + "..."

@@ -1,0 +1,102 @@
+"""A data set's manifest: what its shards are, where they come from and under which licence. `manifest.json` beside them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from diffusion_at_home.config.toml import Section
+from diffusion_at_home.errors import DataError, storage_errors
+
+MANIFEST_NAME: Final = "manifest.json"
+
+MAX_SHARD_BYTES: Final = 4 * 2**30
+MAX_SHARD_SAMPLES: Final = 1_000_000
+MAX_SHARDS: Final = 1_000_000
+_MAX_MANIFEST_BYTES: Final = 256 * 2**20
+
+_REMEDY: Final = "build the data set again with `dah data build`"
+
+
+class ShardEntry(Section):
+    """One shard."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    """File name, plain: no folders."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(gt=0, le=MAX_SHARD_BYTES)]
+    num_samples: Annotated[int, Field(gt=0, le=MAX_SHARD_SAMPLES)]
+
+
+class DataManifest(Section):
+    """One data set of one size bucket."""
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    source: Annotated[str, Field(max_length=2000)]
+    """Where the pictures come from."""
+    license: Annotated[str, Field(min_length=1, max_length=200)]
+    """SPDX identifier where there is one."""
+    width: Annotated[int, Field(gt=0, le=8192)]
+    """Pixels."""
+    height: Annotated[int, Field(gt=0, le=8192)]
+    """Pixels."""
+    channels: Literal[1, 3] = 3
+    train: Annotated[tuple[ShardEntry, ...], Field(min_length=1, max_length=MAX_SHARDS)]
+    held_out: Annotated[tuple[ShardEntry, ...], Field(max_length=MAX_SHARDS)] = ()
+    """Never trained on."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [entry.name for entry in (*self.train, *self.held_out)]
+        if len(set(names)) != len(names):
+            raise ValueError("two shards have one name")
+        return self
+
+    @property
+    def num_train_images(self) -> int:
+        """Samples in all train shards."""
+        return sum(entry.num_samples for entry in self.train)
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of the manifest's canonical JSON: it names the data set."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    @classmethod
+    def load(cls, folder: Path) -> DataManifest:
+        """Read the manifest of the data set in `folder`. Raises `DataError`."""
+        path = folder / MANIFEST_NAME
+        if not path.is_file():
+            raise DataError(f"{path} does not exist: make the data set with `dah data build`")
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise DataError(f"{path} is larger than any manifest: {_REMEDY}")
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise DataError(f"{path}: {where}: {first['msg']}: {_REMEDY}") from None
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest into `folder`, last of all its files. Raises `StorageError`."""
+        path = folder / MANIFEST_NAME
+        with storage_errors(folder):
+            temporary = path.with_suffix(".tmp")
+            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            temporary.replace(path)
+
+
+def verify(folder: Path, manifest: DataManifest) -> None:
+    """Check every shard in `folder` against `manifest`. Raises `DataError` that names the first bad one."""
+    for entry in (*manifest.train, *manifest.held_out):
+        path = folder / entry.name
+        if not path.is_file():
+            raise DataError(f"shard {path} is missing: {_REMEDY}")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != entry.sha256:
+            raise DataError(f"shard {path} is corrupt (its sha256 is not the manifest's): {_REMEDY}")

@@ -1,0 +1,180 @@
+"""The demo from nothing to a picture: data, run, processes, training, checkpoint, score. Run again, it goes on."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.config.toml import load_toml
+from diffusion_at_home.demo.fleet import Fleet, check, wait_for_address
+from diffusion_at_home.demo.step import dah
+from diffusion_at_home.errors import StopProcess
+
+_POLL_SECONDS: Final = 0.5
+
+Status = dict[str, Any]
+"""What the run's address answers at /status.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPlan:
+    """What to run and where."""
+
+    config: Path
+    out: Path
+    workers: int
+    images: int | None
+    """Instead of the config's run.total_images."""
+
+    @property
+    def data(self) -> Path:
+        """The data set."""
+        return self.out / "data"
+
+    @property
+    def run(self) -> Path:
+        """The coordinator's folder."""
+        return self.out / "run"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The downloaded result."""
+        return self.out / "checkpoint"
+
+    @property
+    def grid(self) -> Path:
+        """The picture."""
+        return self.out / "grid.png"
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """The demo's last line."""
+
+    images: int
+    rounds: int
+    versions: int
+    workers: int
+    seconds: float
+    """From the start of the processes to the last checkpoint."""
+    val_loss: float
+    class_accuracy: float
+    class_accuracy_floor: float
+    """Of real digits: the best there is."""
+    class_accuracy_ceiling: float
+    """Of noise."""
+    frechet_distance: float
+    frechet_distance_floor: float
+    frechet_distance_ceiling: float
+    parameters: int
+    uplink_bytes_per_parameter: float
+    """Of one contribution."""
+    downlink_bytes_per_parameter: float
+    """Of one update."""
+    checkpoint: str
+    grid: str
+
+
+def run_demo(plan: DemoPlan, *, say: Callable[[str], None], show: Callable[[Status], None]) -> DemoResult:
+    """Do all of it.
+
+    Args:
+        plan: what to run and where; `plan.out` may hold an earlier demo that was stopped.
+        say: told what happens, a sentence at a time.
+        show: told the run's status twice a second while it trains.
+
+    Raises:
+        DahError: whatever a step or a process ended with.
+    """
+    _prepare(plan, say)
+    started = time.monotonic()
+    with Fleet(plan.out / "logs") as fleet:
+        fleet.start("coordinator", ["coordinator", "run", str(plan.run), "--http-port", "0", "--grpc-port", "0"])
+        url = wait_for_address(fleet, plan.run / "address")
+        say(f"coordinator at {url}; {plan.workers} workers join")
+        for number in range(1, plan.workers + 1):
+            fleet.start(f"worker-{number}", _worker_command(plan, number, url))
+        status = _train(fleet, url, say, show)
+        seconds = time.monotonic() - started
+        say("downloading and verifying the checkpoint")
+        shutil.rmtree(plan.checkpoint, ignore_errors=True)
+        dah("checkpoint", "download", url, "--which", "latest", "--out", str(plan.checkpoint))
+    say("drawing digits with stock diffusers and judging them")
+    return _result(plan, status, seconds)
+
+
+def _prepare(plan: DemoPlan, say: Callable[[str], None]) -> None:
+    config = load_toml(plan.config, RunConfig)
+    if config.data.path.name != "digits":
+        raise StopProcess(f"{plan.config} trains on {config.data.path}: the demo knows how to build digits only")
+    plan.out.mkdir(parents=True, exist_ok=True)
+    dah("data", "build", "digits", str(plan.data))
+    if (plan.run / "ledger.sqlite").is_file():
+        say(f"going on with the run in {plan.run}")
+        return
+    overrides = [f"data.path={str(plan.data.absolute())!r}"]
+    if plan.images is not None:
+        overrides.append(f"run.total_images={plan.images}")
+    pairs = [part for override in overrides for part in ("--set", override)]
+    dah("coordinator", "init", str(plan.run), "--config", str(plan.config), *pairs)
+    say(f"made a data set of real handwritten digits and a new run in {plan.run}")
+
+
+def _worker_command(plan: DemoPlan, number: int, url: str) -> Sequence[str]:
+    state = plan.out / "workers" / str(number)
+    settings = {
+        "display_name": f"demo-{number}",
+        "threads": "1",  # the workers share this machine's cores
+        "cache_dir": str(plan.out / "workers" / "cache"),
+        "retry_ceiling_seconds": "5",
+    }
+    pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return ["worker", "run", url, "--state-dir", str(state), *pairs]
+
+
+def _train(fleet: Fleet, url: str, say: Callable[[str], None], show: Callable[[Status], None]) -> Status:
+    with httpx2.Client(base_url=url, timeout=30) as client:
+        while True:
+            status: Status = client.get("/status.json").raise_for_status().json()
+            show(status)
+            if status["live"]["complete"]:
+                return status
+            for sentence in check(fleet):
+                say(sentence)
+            time.sleep(_POLL_SECONDS)
+
+
+def _result(plan: DemoPlan, status: Status, seconds: float) -> DemoResult:
+    from diffusion_at_home.checkpoint.manifest import load_manifest  # noqa: PLC0415 -- torch only when it is needed
+    from diffusion_at_home.demo.score import score_digits  # noqa: PLC0415
+
+    manifest = load_manifest(plan.checkpoint)
+    scored = score_digits(plan.checkpoint)
+    shutil.copyfile(plan.checkpoint / "grid.png", plan.grid)
+    latest = status["checkpoints"][-1]
+    return DemoResult(
+        images=status["images"],
+        rounds=status["rounds"],
+        versions=status["version"],
+        workers=status["workers"],
+        seconds=round(seconds, 1),
+        val_loss=latest["held_out_loss"],
+        class_accuracy=scored.score.class_accuracy,
+        class_accuracy_floor=scored.floor.class_accuracy,
+        class_accuracy_ceiling=scored.ceiling.class_accuracy,
+        frechet_distance=scored.score.frechet_distance,
+        frechet_distance_floor=scored.floor.frechet_distance,
+        frechet_distance_ceiling=scored.ceiling.frechet_distance,
+        parameters=manifest.parameters,
+        uplink_bytes_per_parameter=status["uplink_bytes"] / status["contributions"] / manifest.parameters,
+        downlink_bytes_per_parameter=status["downlink_bytes"] / status["rounds"] / manifest.parameters,
+        checkpoint=str(plan.checkpoint),
+        grid=str(plan.grid),
+    )

@@ -1,0 +1,38 @@
+"""What a run's address answers at /run.json: enough to decide whether to join, before anything else is fetched."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Final
+
+from pydantic import ConfigDict, Field
+
+from diffusion_at_home.config.run import Name
+from diffusion_at_home.config.toml import Section
+
+RUN_INFO_PATH: Final = "/run.json"
+"""Where the coordinator serves it."""
+
+MAX_RUN_INFO_BYTES: Final = 64 * 2**10
+"""A longer answer is refused before it is read."""
+
+
+class RunInfo(Section):
+    """A run in short.
+
+    Unknown keys are ignored: a newer coordinator may add some, and that must not hide its protocol version.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(**{**Section.model_config, "extra": "ignore"})
+
+    run_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
+    """`RunSpec.run_id`: names the run in signatures and folders."""
+    run: Name
+    """run.name of the config."""
+    title: Annotated[str, Field(max_length=500)] = ""
+    """One line for people."""
+    protocol_version: Annotated[int, Field(ge=0)]
+    """PROTOCOL_VERSION of the coordinator's code."""
+    grpc_port: Annotated[int, Field(ge=1, le=65535)]
+    """Port of the worker protocol on the same host."""
+    spec_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Name (hex) of the blob that holds the run's specification."""

@@ -1,0 +1,47 @@
+"""Everything a worker must know of a run, as one blob named by its sha256: config, data manifest, tokenizer.
+
+From it and the initial seed a model is built whose layout both sides compare; nothing in it is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Final
+
+from pydantic import Field, ValidationError
+
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.config.toml import Section
+from diffusion_at_home.data.manifest import DataManifest
+from diffusion_at_home.errors import DataError
+
+MAX_SPEC_BYTES: Final = 16 * 2**20
+"""No run needs more; a larger one is refused before it is read."""
+
+
+class RunSpec(Section):
+    """The run's public specification."""
+
+    run_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
+    """run.name and 8 random hex digits of the run's creation: two runs of one name are not one run."""
+    config: RunConfig
+    data: DataManifest
+    tokenizer: str
+    """tokenizer.json."""
+
+    def to_bytes(self) -> bytes:
+        """The blob."""
+        return self.model_dump_json(indent=1).encode()
+
+    @property
+    def sha256(self) -> str:
+        """Name of the blob (hex)."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RunSpec:
+        """Parse a blob. Raises `DataError`."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            raise DataError(f"the run's specification does not parse ({error.errors()[0]['msg']}): upgrade") from None

@@ -1,0 +1,1 @@
+"""What is measured, one package a benchmark; each follows `figures.Benchmark`."""

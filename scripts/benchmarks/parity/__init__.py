@@ -1,0 +1,194 @@
+"""Parity: a fleet's model against one node's after equal images, on digits.
+
+One node is AdamW with state kept over the whole run, its learning rate the best of a sweep by held-out loss on the
+first seed. Both sides see the same images in the same order under the same schedule, and both may publish raw weights
+or their EMA, whichever has the lower held-out loss. A ratio compares two trainings of one seed: 1 is par, lower is
+better.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from benchmarks.figures import Figure
+from benchmarks.parity.task import DigitsTask
+from benchmarks.parity.training import Outcome, fleet, one_node
+from diffusion_at_home.config.run import Codec, Positive, Rate, RunConfig
+from diffusion_at_home.config.toml import Section, load_toml
+from diffusion_at_home.data.digits import DIGIT_WORDS, caption
+from diffusion_at_home.model.build import build_model
+from diffusion_at_home.model.digits_judge import DigitsJudge, DigitsScore
+from diffusion_at_home.model.evaluation import held_out_loss
+from diffusion_at_home.model.sampling import sample
+from diffusion_at_home.wire.layout import Layout
+
+_PREFIX: Final = "parity."
+_CONFIG: Final = Path(__file__).resolve().parents[3] / "configs" / "digits.toml"
+_QUICK: Final = ("images=5120", "seeds=1", "learning_rates=[1e-3]", "samples=100")
+_UNITS: Final = {
+    "ratio": "1",
+    "loss": "mean squared velocity error",
+    "accuracy": "share",
+    "frechet": "1",
+    "link": "B/parameter",
+}
+
+
+class ParitySection(Section):
+    """What may be changed by `--set parity.key=value`; the run itself by `--set section.key=value`."""
+
+    images: Positive = 64_000
+    """Images of each training; the schedule and the EMA of the config shrink with it."""
+    workers: Positive = 4
+    """Workers of the fleet, each with one lease of lease.max_steps a round."""
+    seeds: Positive = 3
+    """Repetitions, with seeds from 0: initial weights, order of the data, noise."""
+    learning_rates: tuple[Rate, ...] = (5e-4, 1e-3, 2e-3)
+    """One node's sweep."""
+    codecs: tuple[Codec, ...] = (Codec.FP32, Codec.INT8)
+    """Codecs of deltas and updates; one fleet each."""
+    keep_state: bool = False
+    """Whether workers keep their AdamW between leases, which the product does not."""
+    samples: int = Field(default=500, ge=0)
+    """Pictures drawn for class accuracy and Frechet distance; 0 leaves these out."""
+
+
+class Examiner:
+    """Turns a finished training into figures; the judge and the held-out images are the same for all."""
+
+    def __init__(self, config: RunConfig, task: DigitsTask, samples: int) -> None:
+        self._config = config
+        self._task = task
+        self._samples = samples
+        self._model = build_model(config.model, config.objective, task.tokenizer, seed=0)
+        self._layout = Layout.of(self._model)
+        self._judge = DigitsJudge.train(task.gray_MHW, task.labels_M, seed=0)
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters of the network and its text encoder."""
+        return self._layout.num_elements
+
+    def loss(self, weights: torch.Tensor) -> float:
+        """Held-out loss of `weights`, fp32 (n,)."""
+        self._layout.load(self._model, weights)
+        images, captions = self._task.held_out_VCHW, self._task.held_out_captions
+        return held_out_loss(self._model, images, captions, self._config.objective, draws=4, seed=0).mean
+
+    def score(self, weights: torch.Tensor) -> DigitsScore:
+        """Judge pictures of `weights`, as many of each digit."""
+        self._layout.load(self._model, weights)
+        settings, side = self._config.checkpoint, self._config.model.image_size
+        labels = np.arange(self._samples) % len(DIGIT_WORDS)
+        images_BCHW = sample(
+            self._model,
+            [caption(label) for label in labels.tolist()],
+            steps=settings.sampling_steps,
+            guidance_scale=settings.guidance_scale,
+            seed=1,
+            size=(self._config.model.channels, side, side),
+        )
+        return self._judge.judge((images_BCHW.mean(dim=1).numpy() + 1) / 2, labels)
+
+    def figures(self, case: str, outcome: Outcome) -> dict[str, float]:
+        """Every figure of one training, by metric."""
+        raw, ema = self.loss(outcome.published), self.loss(outcome.ema)
+        figures = {f"val_loss_{case}": min(raw, ema), f"val_loss_raw_{case}": raw, f"val_loss_ema_{case}": ema}
+        if self._samples:
+            score = self.score(outcome.published if raw <= ema else outcome.ema)
+            figures |= {f"class_accuracy_{case}": score.class_accuracy, f"frechet_{case}": score.frechet_distance}
+        if outcome.uplink_bytes:
+            figures[f"uplink_bytes_per_parameter_{case}"] = outcome.uplink_bytes / self.num_parameters
+            figures[f"downlink_bytes_per_parameter_{case}"] = outcome.downlink_bytes / self.num_parameters
+        return figures
+
+
+def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
+    """See `benchmarks.figures.Benchmark`."""
+    torch.set_num_threads(1)  # small matrices gain nothing from more, and one thread is one set of bits
+    own = [text.removeprefix(_PREFIX) for text in overrides if text.startswith(_PREFIX)]
+    parity = load_toml(None, ParitySection, [*(_QUICK if quick else ()), *own])
+    config = _shortened(
+        load_toml(_CONFIG, RunConfig, [text for text in overrides if not text.startswith(_PREFIX)]), parity
+    )
+    task = DigitsTask.load(config.model.text)
+    examiner = Examiner(config, task, parity.samples)
+    rate = _best_rate(config, parity, task, examiner)
+    values: dict[str, list[float]] = defaultdict(list)
+    for seed in range(parity.seeds):
+        for name, value in _one_seed(config, parity, task, examiner, seed=seed, rate=rate).items():
+            values[name].append(value)
+    return {name: Figure(tuple(series), _unit(name)) for name, series in values.items()}
+
+
+def _shortened(config: RunConfig, parity: ParitySection) -> RunConfig:
+    """The config's recipe at `parity.images`: everything that is counted in images keeps its share of the run."""
+    share = parity.images / config.run.total_images
+    schedule = {
+        "warmup_images": int(config.schedule.warmup_images * share),
+        "decay_images": int(config.schedule.decay_images * share),
+    }
+    round_images = parity.workers * config.lease.max_steps * config.inner.batch_images
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"total_images": parity.images}),
+            "round": config.round.model_copy(update={"images": round_images}),
+            "schedule": config.schedule.model_copy(update=schedule),
+            "ema": config.ema.model_copy(update={"half_life_images": max(1, int(config.ema.half_life_images * share))}),
+        }
+    )
+
+
+def _best_rate(config: RunConfig, parity: ParitySection, task: DigitsTask, examiner: Examiner) -> float:
+    if len(parity.learning_rates) == 1:
+        return parity.learning_rates[0]
+    losses: dict[float, float] = {}
+    for rate in parity.learning_rates:
+        outcome = one_node(_variant(config, seed=0, rate=rate, codec=Codec.FP32), task)
+        losses[rate] = min(examiner.loss(outcome.published), examiner.loss(outcome.ema))
+        _say(f"one node at {rate:g}: held-out loss {losses[rate]:.4f}")
+    return min(losses, key=lambda rate: losses[rate])
+
+
+def _one_seed(
+    config: RunConfig, parity: ParitySection, task: DigitsTask, examiner: Examiner, *, seed: int, rate: float
+) -> dict[str, float]:
+    started = time.monotonic()
+    figures = examiner.figures("one_node", one_node(_variant(config, seed=seed, rate=rate, codec=Codec.FP32), task))
+    for codec in parity.codecs:
+        of_fleet = _variant(config, seed=seed, rate=config.inner.learning_rate, codec=codec)
+        outcome = fleet(of_fleet, task, workers=parity.workers, keep_state=parity.keep_state)
+        figures |= examiner.figures(codec, outcome)
+        figures[f"loss_ratio_{codec}"] = figures[f"val_loss_{codec}"] / figures["val_loss_one_node"]
+        if parity.samples:
+            figures[f"frechet_ratio_{codec}"] = figures[f"frechet_{codec}"] / figures["frechet_one_node"]
+        _say(f"seed {seed}, {codec}: loss ratio {figures[f'loss_ratio_{codec}']:.4f}")
+    _say(f"seed {seed}: {time.monotonic() - started:.0f} s")
+    return figures
+
+
+def _variant(config: RunConfig, *, seed: int, rate: float, codec: Codec) -> RunConfig:
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"seed": seed}),
+            "inner": config.inner.model_copy(update={"learning_rate": rate}),
+            "codec": config.codec.model_copy(update={"delta": codec, "update": codec}),
+        }
+    )
+
+
+def _unit(metric: str) -> str:
+    return next(unit for word, unit in _UNITS.items() if word in metric)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

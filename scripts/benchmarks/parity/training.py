@@ -1,0 +1,138 @@
+"""The two ways to spend the same images: one node, and a fleet through the project's own code.
+
+The fleet is the product without its sockets: `LeaseTrainer` trains, the delta is encoded and read back, `weighted_mean`
+and `RunState.advance` make the next version, and the replica applies the encoded update.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from benchmarks.parity.task import DigitsTask
+from diffusion_at_home.config.run import Codec, RunConfig
+from diffusion_at_home.model.base import DiffusionModel
+from diffusion_at_home.model.build import build_model
+from diffusion_at_home.model.ema import ema_decay, ema_update
+from diffusion_at_home.outer.aggregation import weighted_mean
+from diffusion_at_home.outer.schedule import learning_rate
+from diffusion_at_home.outer.state import RunState
+from diffusion_at_home.wire.layout import Layout
+from diffusion_at_home.wire.vector import VectorReader, encode_chunks, write_vector
+from worker.trainer import Batch, LeaseTrainer, Trained
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished training. The vectors are fp32 (n,)."""
+
+    published: Tensor
+    ema: Tensor
+    uplink_bytes: float
+    """A worker's contribution, mean over the rounds."""
+    downlink_bytes: float
+    """A round's update, mean over the rounds."""
+
+
+class KeptTrainer(LeaseTrainer):
+    """A trainer whose 32-bit AdamW lives as long as the run: what one node does, and what a lease does not."""
+
+    def __init__(self, config: RunConfig, model: DiffusionModel, layout: Layout) -> None:
+        super().__init__(config, model, layout, Accelerator(cpu=True))
+        inner = config.inner
+        self._optimizer = torch.optim.AdamW(
+            model.parameters(), betas=(inner.beta1, inner.beta2), weight_decay=inner.weight_decay, fused=True
+        )
+
+    def continue_from(self, base: Tensor, batches: list[Batch], *, seed: int, learning_rate: float) -> Trained:
+        """As `train`, with the state that the last call left."""
+        self._layout.load(self._model, base)
+        self._model.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        generator = torch.Generator().manual_seed(seed)
+        losses = []
+        for batch in batches:
+            losses.append(self._backward(batch, generator))
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._config.inner.clip_norm)
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+        images = sum(len(batch.captions) for batch in batches)
+        return Trained(base - self._layout.flatten(self._model), images, 0.0, sum(losses) / len(losses))
+
+
+def one_node(config: RunConfig, task: DigitsTask) -> Outcome:
+    """Plain AdamW over the run's images, with the run's schedule of the rate and its EMA."""
+    model, layout = _model(config, task)
+    trainer = KeptTrainer(config, model, layout)
+    weights = layout.flatten(model)
+    ema = weights.clone()
+    batches = task.batches(config.run.seed, config.inner.batch_images)
+    for number, images in enumerate(_progress(config, config.lease.max_steps * config.inner.batch_images)):
+        lease = list(itertools.islice(batches, config.lease.max_steps))
+        trained = trainer.continue_from(
+            weights, lease, seed=_seed(config, number, 0), learning_rate=learning_rate(config, images)
+        )
+        weights = layout.flatten(model)
+        ema_update(ema, weights, ema_decay(trained.images, config.ema.half_life_images))
+    return Outcome(weights, ema, 0.0, 0.0)
+
+
+def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool) -> Outcome:
+    """Rounds of `workers` equal leases. `keep_state` lets each worker keep its AdamW, which the product does not."""
+    model, layout = _model(config, task)
+    weights = layout.flatten(model)
+    state, replica = RunState.initial(config, weights), weights
+    kept = [KeptTrainer(config, _model(config, task)[0], layout) for _ in range(workers if keep_state else 0)]
+    fresh = LeaseTrainer(config, model, layout, Accelerator(cpu=True))
+    batches = task.batches(config.run.seed, config.inner.batch_images)
+    up: list[int] = []
+    down: list[int] = []
+    for number, images in enumerate(_progress(config, config.round.images)):
+        rate = learning_rate(config, images)
+        contributions: list[bytes] = []
+        counts: list[int] = []
+        for worker in range(workers):
+            lease = list(itertools.islice(batches, config.lease.max_steps))
+            seed = _seed(config, number, worker)
+            train = kept[worker].continue_from if keep_state else fresh.train
+            trained = train(replica, lease, seed=seed, learning_rate=rate)
+            contributions.append(
+                _container(config.codec.delta, layout, encode_chunks(config.codec.delta, trained.delta))
+            )
+            counts.append(trained.images)
+        readers = [VectorReader(memoryview(data), config.codec.delta, layout.num_elements) for data in contributions]
+        chunks = state.advance(config, weighted_mean(readers, counts), sum(counts))
+        update = _container(config.codec.update, layout, chunks)
+        VectorReader(memoryview(update), config.codec.update, layout.num_elements).add_to(replica)
+        assert torch.equal(replica, state.published)
+        up += [len(data) for data in contributions]
+        down.append(len(update))
+    return Outcome(state.published, state.ema, float(np.mean(up)), float(np.mean(down)))
+
+
+def _model(config: RunConfig, task: DigitsTask) -> tuple[DiffusionModel, Layout]:
+    model = build_model(config.model, config.objective, task.tokenizer, config.run.seed)
+    return model, Layout.of(model)
+
+
+def _progress(config: RunConfig, step_images: int) -> range:
+    """Images trained before each round or lease; the last one may pass the total."""
+    return range(0, config.run.total_images, step_images)
+
+
+def _seed(config: RunConfig, number: int, worker: int) -> int:
+    return int(np.random.SeedSequence([config.run.seed, number, worker]).generate_state(1)[0])
+
+
+def _container(codec: Codec, layout: Layout, chunks: Iterator[bytes]) -> bytes:
+    out = io.BytesIO()
+    write_vector(out, codec, layout.num_elements, chunks)
+    return out.getvalue()

@@ -1,0 +1,32 @@
+"""Golden files: what once left this code must stay readable for ever, so they change only when somebody says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_GOLDENS = Path(__file__).parent / "goldens"
+
+
+class Goldens:
+    """The checked-in files that results are compared with."""
+
+    def __init__(self, *, rewrite: bool) -> None:
+        self._rewrite = rewrite
+
+    def check(self, name: str, text: str) -> None:
+        """Fail unless `text` is what tests/goldens/`name` holds; with --rewrite-goldens make it so."""
+        path = _GOLDENS / name
+        if self._rewrite:
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8"), f"{path} differs; if that is meant, use --rewrite-goldens"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-goldens", action="store_true", help="write tests/goldens anew instead of comparing")
+
+
+@pytest.fixture
+def goldens(request: pytest.FixtureRequest) -> Goldens:
+    return Goldens(rewrite=request.config.getoption("--rewrite-goldens"))

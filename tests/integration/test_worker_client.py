@@ -1,0 +1,174 @@
+"""The worker's calls against a real gRPC server on loopback whose answers are scripted."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_at_home import PROTOCOL_VERSION
+from diffusion_at_home.clock import SystemClock
+from diffusion_at_home.config.run import Codec
+from diffusion_at_home.errors import Busy, ConfigError, LeaseLost, RetryCall, Unreachable, VersionMismatch
+from diffusion_at_home.identity import Identity
+from diffusion_at_home.refusals import MEANINGS, short_name
+from diffusion_at_home.rpc import coordinator_pb2 as pb
+from tests.integration.scripted_coordinator import RUN_ID, Place, RunPage, Scripted, serving, serving_page
+from worker.client import CoordinatorClient
+from worker.grant import LeaseId
+from worker.joining import join_run
+from worker.outbox import Outbox
+from worker.patience import Patience
+from worker.sender import Sender
+from worker.session import Session
+from worker.settings import WorkerSettings
+from worker.state_folder import StateFolder
+from worker.stop import Interrupted
+from worker.trainer import Trained
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with serving(Scripted()) as place:
+        yield place
+
+
+@pytest.fixture
+def client(place: Place) -> Iterator[CoordinatorClient]:
+    client = CoordinatorClient(place.target, secure=False)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def session(client: CoordinatorClient, tmp_path: Path) -> Session:
+    identity = Identity.load_or_create(tmp_path / "identity.key")
+    session = Session(
+        client=client, identity=identity, run_id=RUN_ID, display_name="", hardware=pb.Hardware(device="cpu")
+    )
+    session.open()
+    return session
+
+
+@contextmanager
+def no_wait(_: RetryCall) -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("refusal", MEANINGS, ids=short_name)
+def test_every_refusal_has_its_consequence(place: Place, client: CoordinatorClient, refusal: pb.Refusal) -> None:
+    place.coordinator.refusal = refusal
+    with pytest.raises(MEANINGS[refusal].consequence, match="a sentence for people") as raised:
+        client.submit_offset(pb.SubmitOffsetRequest(lease_id=1), "first")
+    assert type(raised.value) is MEANINGS[refusal].consequence
+    if isinstance(raised.value, LeaseLost):
+        assert raised.value.reason == short_name(refusal)
+
+
+@pytest.mark.parametrize(("sent", "seconds"), [("1500", 1.5), ("", 5), ("-1", 5), ("99999999999", 3600)])
+def test_busy_says_when_to_come_back_within_reason(
+    place: Place, client: CoordinatorClient, sent: str, seconds: float
+) -> None:
+    place.coordinator.refusal, place.coordinator.retry_after_ms = pb.Refusal.REFUSAL_STORAGE_FULL, sent
+    with pytest.raises(Busy) as raised:
+        client.submit_offset(pb.SubmitOffsetRequest(lease_id=1), "first")
+    assert raised.value.retry_after == timedelta(seconds=seconds)
+
+
+def test_nobody_there_is_unreachable() -> None:
+    client = CoordinatorClient("127.0.0.1:9", secure=False)
+    with pytest.raises(Unreachable, match=r"nobody answers at 127\.0\.0\.1:9$"):
+        client.join(pb.JoinRequest())
+    client.close()
+
+
+def test_a_waiting_lease_call_is_interrupted(place: Place, session: Session) -> None:
+    interrupt = threading.Event()
+    asking = threading.Thread(target=lambda: (place.coordinator.lease_called.wait(), interrupt.set()))
+    asking.start()
+    with pytest.raises(Interrupted):
+        session.lease(pb.LeaseRequest(wait_ms=60_000), interrupt)
+    asking.join()
+
+
+def test_a_forgotten_session_is_joined_again_and_the_call_repeated(place: Place, session: Session) -> None:
+    place.coordinator.token = "second"
+    reply = session.heartbeat(pb.HeartbeatRequest(), threading.Event())
+    assert reply.order == pb.HeartbeatReply.ORDER_CONTINUE
+    assert place.coordinator.num_joins == 2
+
+
+def test_a_cut_submit_resumes_where_the_coordinator_has_it(place: Place, session: Session, tmp_path: Path) -> None:
+    coordinator = place.coordinator
+    coordinator.cut_after_bytes = 2500
+    outbox = Outbox(tmp_path / "outbox")
+    contribution = outbox.put(LeaseId(5), Trained(torch.randn(2000), 64, 1.5, 0.25), Codec.FP32)
+    encoded = outbox.vector(contribution).read_bytes()
+    sender = Sender(session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock())
+    receipt = sender.send(contribution, threading.Event())
+    assert (receipt.images, receipt.round) == (64, 3)
+    assert coordinator.offsets == [0, 3000]
+    assert coordinator.arrived == encoded
+    assert outbox.recover() == []
+
+
+def test_a_refused_contribution_leaves_the_outbox(place: Place, session: Session, tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    place.coordinator.refusal = pb.Refusal.REFUSAL_ROUND_CLOSED
+    sender = Sender(session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock())
+    with pytest.raises(LeaseLost):
+        sender.send(contribution, threading.Event())
+    assert outbox.recover() == []
+
+
+def test_what_could_not_be_sent_before_the_stop_stays_in_the_outbox(
+    place: Place, session: Session, tmp_path: Path
+) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    stop = threading.Event()
+    stop.set()
+    place.server.stop(None).wait()
+    sender = Sender(session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock())
+    with pytest.raises(Interrupted):
+        sender.send(contribution, stop)
+    assert outbox.recover() == [contribution]
+
+
+@pytest.fixture
+def run_page(place: Place) -> Iterator[RunPage]:
+    info = {"run_id": RUN_ID, "run": "digits", "protocol_version": PROTOCOL_VERSION}
+    with serving_page(info | {"grpc_port": place.port, "spec_sha256": "0" * 64}) as page:
+        yield page
+
+
+def test_joining_remembers_the_run(run_page: RunPage, tmp_path: Path) -> None:
+    joined = join_run(WorkerSettings(state_dir=tmp_path), run_page.url + "/", lambda: pb.Hardware(device="cpu"))
+    assert (joined.run_id, joined.url) == (RUN_ID, run_page.url)
+    assert StateFolder(tmp_path).joined_runs() == [joined]
+
+
+def test_another_protocol_version_is_refused_before_a_session_is_opened(
+    place: Place, run_page: RunPage, tmp_path: Path
+) -> None:
+    run_page.info |= {"protocol_version": PROTOCOL_VERSION + 1, "something_new": True}
+    with pytest.raises(VersionMismatch, match="upgrade this software") as raised:
+        join_run(WorkerSettings(state_dir=tmp_path), run_page.url, lambda: pb.Hardware(device="cpu"))
+    assert raised.value.exit_code == 6
+    assert place.coordinator.num_joins == 0
+
+
+def test_an_address_where_nobody_listens_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable, match=r"nobody answers at http://127\.0\.0\.1:9$") as raised:
+        join_run(WorkerSettings(state_dir=tmp_path), "http://127.0.0.1:9", lambda: pb.Hardware(device="cpu"))
+    assert raised.value.exit_code == 5
+
+
+def test_a_page_that_is_no_run_is_refused(run_page: RunPage, tmp_path: Path) -> None:
+    run_page.info.clear()
+    with pytest.raises(ConfigError, match="serves no run"):
+        join_run(WorkerSettings(state_dir=tmp_path), run_page.url, lambda: pb.Hardware(device="cpu"))

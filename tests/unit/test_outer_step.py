@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from diffusion_at_home.config.run import Codec, OuterKind, OuterSection
+from diffusion_at_home.outer.aggregation import weighted_mean
+from diffusion_at_home.outer.schedule import learning_rate
+from diffusion_at_home.outer.step import num_moments, outer_step
+from diffusion_at_home.wire.vector import CHUNK_ELEMENTS, VectorReader, encode_chunks, write_vector
+from tests.unit.tiny_run import tiny_config
+
+NUM_ELEMENTS = 2 * CHUNK_ELEMENTS + 300  # three chunks, the last one short
+
+
+def noise(seed: int, num_elements: int = NUM_ELEMENTS) -> Tensor:
+    return torch.randn(num_elements, generator=torch.Generator().manual_seed(seed))
+
+
+def reader(vector: Tensor, codec: Codec = Codec.FP32) -> VectorReader:
+    out = io.BytesIO()
+    write_vector(out, codec, len(vector), encode_chunks(codec, vector))
+    return VectorReader(memoryview(out.getvalue()), codec, len(vector))
+
+
+@pytest.mark.parametrize("codec", list(Codec))
+def test_mean_is_the_naive_weighted_mean_and_repeats_bit_for_bit(codec: Codec) -> None:
+    deltas, weights = [reader(noise(seed), codec) for seed in range(3)], [640, 32, 300]
+    naive = np.average([torch.cat(list(delta)).double().numpy() for delta in deltas], axis=0, weights=weights)
+    means = [torch.cat(list(weighted_mean(deltas, weights))) for _ in range(2)]
+    assert np.allclose(means[0].numpy(), naive, rtol=0, atol=1e-6)
+    assert torch.equal(means[0], means[1])
+
+
+def test_mean_of_one_is_itself_and_equal_deltas_keep_their_value() -> None:
+    delta = noise(0)
+    assert torch.equal(torch.cat(list(weighted_mean([reader(delta)], [7]))), delta)
+    assert torch.equal(torch.cat(list(weighted_mean([reader(delta)] * 4, [5] * 4))), delta)
+
+
+TORCH_TWIN: dict[OuterKind, Callable[[Tensor], torch.optim.Optimizer]] = {
+    OuterKind.SGD: lambda weights: torch.optim.SGD([weights], lr=0.7),
+    OuterKind.NESTEROV: lambda weights: torch.optim.SGD([weights], lr=0.7, momentum=0.9, nesterov=True),
+    OuterKind.ADAMW: lambda weights: torch.optim.AdamW([weights], lr=0.7, betas=(0.9, 0.99), weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("kind", list(OuterKind))
+def test_steps_in_chunks_equal_torch_on_the_whole_vector(kind: OuterKind) -> None:
+    section = OuterSection(optimizer=kind, learning_rate=0.7, momentum=0.9, beta2=0.99, weight_decay=0.1)
+    ours, whole = noise(0), noise(0)
+    moments = [torch.zeros(NUM_ELEMENTS) for _ in range(num_moments(kind))]
+    twin = TORCH_TWIN[kind](whole)
+    for step in range(4):
+        delta = noise(step + 1)
+        outer_step(section, ours, moments, step, torch.split(delta, CHUNK_ELEMENTS))
+        whole.grad = delta.clone()
+        twin.step()
+    assert torch.allclose(ours, whole, rtol=0, atol=1e-6)
+
+
+def test_plain_averaging_lands_on_the_mean_of_the_trained_weights() -> None:
+    base, trained = noise(0), [noise(1), noise(2)]
+    mean_delta = weighted_mean([reader(base - weights) for weights in trained], [1, 1])
+    outer_step(OuterSection(optimizer=OuterKind.SGD, learning_rate=1.0), base, [], 0, mean_delta)
+    assert torch.allclose(base, (trained[0] + trained[1]) / 2, atol=1e-6)
+
+
+def test_mean_with_a_missing_chunk_is_our_own_mistake() -> None:
+    chunks = torch.split(noise(1), CHUNK_ELEMENTS)[:-1]
+    with pytest.raises(ValueError, match="longer"):
+        outer_step(OuterSection(optimizer=OuterKind.SGD), noise(0), [], 0, chunks)
+
+
+def test_rate_warms_up_stays_and_falls_along_half_a_cosine() -> None:
+    config = tiny_config("schedule.warmup_images=100", "schedule.decay_images=400", "schedule.final_share=0.2")
+    peak = config.inner.learning_rate
+    assert learning_rate(config, 50) == pytest.approx(peak / 2)
+    assert 0 < learning_rate(config, 0) <= peak / 100
+    assert learning_rate(config, 100) == learning_rate(config, 600) == peak
+    assert learning_rate(config, 700) == pytest.approx(peak * (0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi / 4))))
+    assert learning_rate(config, 1000) == learning_rate(config, 1200) == pytest.approx(0.2 * peak)
+
+
+def test_rate_without_a_schedule_is_the_peak_for_ever() -> None:
+    config = tiny_config()
+    assert {learning_rate(config, images) for images in (0, 1, 999, 1000, 5000)} == {config.inner.learning_rate}

@@ -1,0 +1,41 @@
+import hashlib
+from pathlib import Path
+
+import torch
+
+from diffusion_at_home.config.run import Codec
+from diffusion_at_home.wire.vector import VectorReader
+from worker.grant import LeaseId
+from worker.outbox import Outbox
+from worker.trainer import Trained
+
+TRAINED = Trained(delta=torch.arange(1000.0), images=64, seconds=1.25, mean_loss=0.5)
+
+
+def test_a_new_process_finds_what_the_last_one_could_not_send(tmp_path: Path) -> None:
+    put = Outbox(tmp_path).put(LeaseId(9), TRAINED, Codec.FP32)
+    outbox = Outbox(tmp_path)
+    assert outbox.recover() == [put]
+    assert (put.lease_id, put.images, put.train_ms, put.mean_loss) == (9, 64, 1250, 0.5)
+    delta = torch.empty(1000)
+    VectorReader(memoryview(outbox.vector(put).read_bytes()), Codec.FP32, 1000).copy_to(delta)
+    assert torch.equal(delta, TRAINED.delta)
+
+
+def test_what_a_crash_left_incomplete_is_deleted(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    put = outbox.put(LeaseId(1), TRAINED, Codec.INT8)
+    outbox.put(LeaseId(2), TRAINED, Codec.INT8)
+    (tmp_path / "lease-1.json").write_text('{"lease_id": 1')
+    (tmp_path / "lease-2.dahv").unlink()
+    (tmp_path / "lease-3.dahv").write_bytes(outbox.vector(put).read_bytes())
+    assert outbox.recover() == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_announced_digest_and_size_are_those_of_the_file(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    put = outbox.put(LeaseId(1), TRAINED, Codec.INT8)
+    data = outbox.vector(put).read_bytes()
+    assert put.size_bytes == len(data)
+    assert put.sha256 == hashlib.sha256(data).hexdigest()

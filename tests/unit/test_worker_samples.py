@@ -1,0 +1,113 @@
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_at_home.data.manifest import DataManifest, ShardEntry
+from diffusion_at_home.data.order import ShardRange, sample_order
+from diffusion_at_home.data.shards import Sample, write_shard
+from diffusion_at_home.errors import RetryCall, Unreachable
+from worker.blobs import BlobCache, BlobFetcher
+from worker.patience import Patience
+from worker.run_address import RunAddress
+from worker.samples import LeaseSamples
+
+SEED = 11
+NUM_SAMPLES = (10, 7)
+
+
+class Mirror:
+    """Serves the shards in a folder; the one named `missing` breaks off."""
+
+    def __init__(self, folder: Path, entries: tuple[ShardEntry, ...]) -> None:
+        self._paths = {f"/blobs/{entry.sha256}": folder / entry.name for entry in entries}
+        self.missing = ""
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        path = self._paths[request.url.path]
+        if path.name == self.missing:
+            raise httpx2.ConnectError("refused")
+        return httpx2.Response(200, stream=Body(path.read_bytes()))
+
+
+class Body(httpx2.SyncByteStream):
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._data
+
+
+def sample(shard: int, position: int) -> Sample:
+    """A picture of one colour, which names shard and position."""
+    png = io.BytesIO()
+    Image.new("RGB", (2, 2), (shard, position, 0)).save(png, "PNG")
+    return Sample(f"k{position}", png.getvalue(), "png", f"{shard}/{position}", "here", "CC0-1.0")
+
+
+class Data:
+    def __init__(self, folder: Path) -> None:
+        train = tuple(
+            write_shard(folder / f"{shard}.tar", [sample(shard, position) for position in range(num)])
+            for shard, num in enumerate(NUM_SAMPLES)
+        )
+        self.manifest = DataManifest(name="t", source="here", license="CC0-1.0", width=2, height=2, train=train)
+        self.mirror = Mirror(folder, train)
+        self.waits: list[RetryCall] = []
+        blobs = BlobFetcher(
+            address=RunAddress.parse("http://run.example"),
+            http=httpx2.Client(transport=httpx2.MockTransport(self.mirror)),
+            cache=BlobCache(folder / "cache", 1 << 20),
+            patience=Patience(300, self._waiting),
+        )
+        self.interrupt = threading.Event()
+        self.samples = LeaseSamples(self.manifest, blobs, batch_images=4, seed=SEED)
+
+    @contextmanager
+    def _waiting(self, why: RetryCall) -> Iterator[None]:
+        self.waits.append(why)
+        self.interrupt.set()
+        yield
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    return Data(tmp_path)
+
+
+RANGES = [
+    ShardRange(epoch=0, shard=1, start=5, count=2),
+    ShardRange(epoch=1, shard=0, start=0, count=10),
+    ShardRange(epoch=1, shard=1, start=3, count=1),
+]
+
+
+def test_samples_come_in_the_order_of_seed_epoch_and_range_with_their_pictures(data: Data) -> None:
+    batches = list(data.samples.batches(RANGES, data.interrupt))
+    naive = [
+        f"{part.shard}/{sample_order(SEED, part.epoch, part.shard, NUM_SAMPLES[part.shard])[index]}"
+        for part in RANGES
+        for index in range(part.start, part.start + part.count)
+    ]
+    assert [caption for batch in batches for caption in batch.captions] == naive
+    pictures = torch.cat([batch.images_BCHW for batch in batches])
+    named = [f"{round(float(p[0, 0, 0] + 1) * 127.5)}/{round(float(p[1, 1, 1] + 1) * 127.5)}" for p in pictures]
+    assert named == naive
+
+
+def test_batches_run_over_range_boundaries_and_only_the_last_is_smaller(data: Data) -> None:
+    batches = data.samples.batches(RANGES, data.interrupt)
+    assert [len(batch.captions) for batch in batches] == [4, 4, 4, 1]
+
+
+def test_an_interrupt_while_a_shard_is_waited_for_ends_the_lease_with_what_there_is(data: Data) -> None:
+    data.mirror.missing = "0.tar"
+    batches = list(data.samples.batches([ShardRange(0, 1, 0, 6), ShardRange(0, 0, 0, 10)], data.interrupt))
+    assert [len(batch.captions) for batch in batches] == [4]
+    assert isinstance(data.waits[0], Unreachable)

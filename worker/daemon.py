@@ -1,0 +1,172 @@
+"""The worker's composition root: opens what the loop needs, in order, and closes it again.
+
+It never gives up on a coordinator that is down: it waits, says so, and ends within a second when asked to.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from diffusion_at_home import events
+from diffusion_at_home.clock import SystemClock
+from diffusion_at_home.errors import ConfigError, LeaveRun, VersionMismatch
+from diffusion_at_home.model.build import build_model
+from diffusion_at_home.runinfo import RunInfo
+from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.wire.layout import Layout
+from worker.blobs import BlobCache, BlobFetcher
+from worker.device import describe, open_device
+from worker.grant import GrantReader
+from worker.joining import new_session, open_http
+from worker.live_line import live_line
+from worker.loop import Goal, Parts, WorkerLoop
+from worker.outbox import Outbox
+from worker.patience import Patience
+from worker.prefetch import Prefetcher
+from worker.progress import Progress, Status, WorkerState
+from worker.replica import Replica
+from worker.run_address import RunAddress, find_run
+from worker.samples import LeaseSamples
+from worker.sender import Sender
+from worker.session import Session
+from worker.settings import WorkerSettings
+from worker.state_folder import StateFolder, locked
+from worker.stop import Interrupted, StopSignal
+from worker.trainer import LeaseTrainer
+
+_log = events.logger("worker")
+
+
+def run_worker(settings: WorkerSettings, url: str | None, goal: Goal) -> Status:
+    """Work for the run at `url`, or the one joined last, until a signal, the goal or the end of the run.
+
+    Returns the last status. Raises `LeaveRun`, `StopProcess`.
+    """
+    folder = StateFolder(settings.state_dir)
+    console = Console(stderr=True)
+    with (
+        folder.locked(),
+        locked(settings.cache_dir / "blobs.lock", "stop it or set another cache_dir"),
+        _events(folder, console),
+    ):
+        daemon = Daemon(settings, folder)
+        with daemon.stop.on_signals(), live_line(console, lambda: daemon.progress.status):
+            daemon.run(url, goal)
+        return daemon.progress.status
+
+
+class Daemon:
+    """One worker process."""
+
+    def __init__(self, settings: WorkerSettings, folder: StateFolder) -> None:
+        self.stop = StopSignal()
+        self._clock = SystemClock()
+        self.progress = Progress(folder.status, self._clock)
+        self._settings = settings
+        self._folder = folder
+        self._patience = Patience(settings.retry_ceiling_seconds, self.progress.waiting)
+
+    def run(self, url: str | None, goal: Goal) -> None:
+        """See `run_worker`."""
+        address, expected_run_id = self._address(url)
+        try:
+            with ExitStack() as opened:
+                self._open_loop(address, expected_run_id, goal, opened).run()
+        except Interrupted:
+            self.progress.enter(WorkerState.STOPPED, "it was asked to stop")
+        except BaseException as error:
+            self.progress.enter(WorkerState.STOPPED, f"{error}" or type(error).__name__)
+            raise
+        status = self.progress.status
+        _log.info("worker_stopped", reason=status.reason, images=status.images_total, leases=status.leases_done)
+
+    def _address(self, url: str | None) -> tuple[RunAddress, str]:
+        """Where to work, and the id that the run there must have ("" is any)."""
+        if url is not None:
+            return RunAddress.parse(url), ""
+        joined = self._folder.joined_runs()
+        if not joined:
+            raise ConfigError("no run has been joined yet: name its address, as in dah worker run http://host:8400")
+        return RunAddress.parse(joined[0].url), joined[0].run_id
+
+    def _open_loop(self, address: RunAddress, run_id: str, goal: Goal, opened: ExitStack) -> WorkerLoop:
+        settings, stop, progress = self._settings, self.stop, self.progress
+        progress.enter(WorkerState.STARTING, f"looking for {address.url}")
+        accelerator = open_device(settings)
+        http = opened.enter_context(open_http())
+        info = self._patience.call(lambda: find_run(address, http), stop.event)
+        if run_id not in {"", info.run_id}:
+            raise LeaveRun(f"{address.url} now serves another run, {info.run_id}: dah worker join {address.url}")
+        session = opened.enter_context(
+            new_session(
+                address=address, info=info, settings=settings, folder=self._folder, hardware=describe(accelerator)
+            )
+        )
+        joined = self._patience.call(session.open, stop.event)
+        self._folder.remember(info.run_id, info.title, address.url)
+        progress.identify(run_id=info.run_id, worker_id=joined.worker_id, device=accelerator.device.type)
+        _log.info("joined", run=info.run_id, worker=joined.worker_id, address=address.url)
+        cache = BlobCache(settings.cache_dir / "blobs", settings.cache_bytes)
+        blobs = BlobFetcher(
+            address=address, http=http, cache=cache, patience=self._patience, on_bytes=progress.received
+        )
+        spec = self._fetch_spec(session, blobs, info)
+        parts = self._wire(spec, session, blobs, accelerator)
+        return WorkerLoop(
+            parts,
+            goal=goal,
+            batch_images=spec.config.inner.batch_images,
+            retry_ceiling_seconds=settings.retry_ceiling_seconds,
+        )
+
+    def _fetch_spec(self, session: Session, blobs: BlobFetcher, info: RunInfo) -> RunSpec:
+        self.progress.enter(WorkerState.FETCHING, "the run's specification")
+        with blobs.open(session.spec, self.stop.event) as view:
+            spec = RunSpec.from_bytes(bytes(view))
+        if spec.run_id != info.run_id:
+            raise LeaveRun(f"the specification of {info.run_id} is that of {spec.run_id}: tell the operator of the run")
+        return spec
+
+    def _wire(self, spec: RunSpec, session: Session, blobs: BlobFetcher, accelerator: Accelerator) -> Parts:
+        self.progress.enter(WorkerState.STARTING, "building the model")
+        config = spec.config
+        model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
+        layout = Layout.of(model)
+        if layout.digest != session.layout_sha256:
+            raise VersionMismatch("this software builds another model than the coordinator's: upgrade the older one")
+        outbox = Outbox(self._folder.outbox(spec.run_id))
+        return Parts(
+            session=session,
+            grants=GrantReader(config, spec.data, layout),
+            replica=Replica(layout, config.codec.update, blobs),
+            samples=LeaseSamples(spec.data, blobs, batch_images=config.inner.batch_images, seed=config.run.seed),
+            trainer=LeaseTrainer(config, model, layout, accelerator),
+            outbox=outbox,
+            sender=Sender(
+                session=session,
+                outbox=outbox,
+                patience=self._patience,
+                clock=self._clock,
+                on_bytes=self.progress.sent,
+            ),
+            prefetcher=Prefetcher(blobs),
+            patience=self._patience,
+            progress=self.progress,
+            stop=self.stop,
+            clock=self._clock,
+        )
+
+
+@contextmanager
+def _events(folder: StateFolder, console: Console) -> Iterator[None]:
+    """Within, events go to the worker's log, and to stderr unless a live line is drawn there."""
+    events.configure(folder.log, None if console.is_terminal else sys.stderr)
+    try:
+        yield
+    finally:
+        events.configure(None, None)

@@ -1,0 +1,41 @@
+"""What this machine computes on: the one file that knows accelerate and asks torch about hardware."""
+
+from __future__ import annotations
+
+import platform
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from diffusion_at_home.errors import HardwareError
+from diffusion_at_home.rpc.coordinator_pb2 import Hardware
+from worker.settings import Device, Precision, WorkerSettings
+
+
+def open_device(settings: WorkerSettings) -> Accelerator:
+    """The device and precision to train with. Raises `HardwareError`."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    cuda = torch.cuda.is_available()
+    if settings.device is Device.CUDA and not cuda:
+        raise HardwareError(
+            "device = 'cuda', but no CUDA device is usable here: install its driver or set device = 'cpu'"
+        )
+    use_cuda = cuda and settings.device is not Device.CPU
+    bf16_cuda = use_cuda and torch.cuda.is_bf16_supported()
+    if settings.precision is Precision.BF16 and use_cuda and not bf16_cuda:
+        raise HardwareError("precision = 'bf16', but this CUDA device does not have it: set precision = 'fp32'")
+    bf16 = settings.precision is Precision.BF16 or (settings.precision is Precision.AUTO and bf16_cuda)
+    return Accelerator(cpu=not use_cuda, mixed_precision="bf16" if bf16 else "no")
+
+
+def describe(accelerator: Accelerator) -> Hardware:
+    """What is shown to people of this machine."""
+    if accelerator.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(accelerator.device)
+        return Hardware(
+            device="cuda", device_name=properties.name[:128], num_devices=1, memory_bytes=properties.total_memory
+        )
+    name = platform.processor() or platform.machine()
+    return Hardware(device="cpu", device_name=name[:128], num_devices=1, memory_bytes=psutil.virtual_memory().total)

@@ -1,0 +1,273 @@
+"""The worker's main loop: lease, pull, train, push. Owns no connection, file or signal; see `worker.daemon` for those.
+
+One lease at a time, from grant to receipt, on the main thread; beside it run the lease keeper's heartbeats and the
+prefetcher. What ends a lease early is a `LeaseLost` with a named reason, counted, and the lease is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from diffusion_at_home import PROTOCOL_VERSION, events
+from diffusion_at_home.clock import Clock
+from diffusion_at_home.errors import DahError, HardwareError, LeaseLost
+from diffusion_at_home.rpc.coordinator_pb2 import Idle, LeaseRequest, ReleaseRequest
+from worker.background import Background
+from worker.grant import Grant, GrantReader, LeaseId
+from worker.lease_keeper import LeaseKeeper
+from worker.outbox import Contribution, Outbox
+from worker.pace import Pace
+from worker.patience import Patience
+from worker.prefetch import Prefetcher
+from worker.progress import Progress, WorkerState
+from worker.replica import Replica
+from worker.samples import LeaseSamples
+from worker.sender import Receipt, Sender
+from worker.session import Session
+from worker.stop import Interrupted, StopSignal
+from worker.trainer import LeaseTrainer, Trained
+
+_WAIT_MS: Final = 20_000
+"""How long one Lease call waits for work."""
+
+_LONGEST_IDLE_SECONDS: Final = 3600.0
+
+_IDLE_REASONS: Final = {
+    Idle.REASON_ROUND_FULL: "all data of this round is leased",
+    Idle.REASON_CLOSING: "round is closing",
+    Idle.REASON_DRAINING: "the operator has paused the run",
+    Idle.REASON_COMPLETE: "the run is complete",
+}
+
+_log = events.logger("worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """When to stop unasked; None is never."""
+
+    leases: int | None = None
+    """Receipts."""
+    images: int | None = None
+    """Images credited."""
+
+    def reached(self, leases: int, images: int) -> bool:
+        """Whether that is enough."""
+        return (self.leases is not None and leases >= self.leases) or (
+            self.images is not None and images >= self.images
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The loop's collaborators."""
+
+    session: Session
+    grants: GrantReader
+    replica: Replica
+    samples: LeaseSamples
+    trainer: LeaseTrainer
+    outbox: Outbox
+    sender: Sender
+    prefetcher: Prefetcher
+    patience: Patience
+    progress: Progress
+    stop: StopSignal
+    clock: Clock
+
+
+class WorkerLoop:
+    """Works until it is stopped, its goal is reached or the run is complete."""
+
+    def __init__(self, parts: Parts, *, goal: Goal, batch_images: int, retry_ceiling_seconds: float) -> None:
+        self._parts = parts
+        self._goal = goal
+        self._batch_images = batch_images
+        self._retry_ceiling_seconds = retry_ceiling_seconds
+        self._pace = Pace()
+        self._held: LeaseId | None = None
+        self._lost_in_a_row = 0
+        self._complete = False
+
+    def run(self) -> None:
+        """See the class. Raises what ends the process: `LeaveRun`, `StopProcess`."""
+        prefetcher, stop = self._parts.prefetcher, self._parts.stop
+        with Background("prefetch", prefetcher.run, stop.request):
+            try:
+                self._send_what_is_left()
+                while self._why_stop() is None:
+                    self._one_lease()
+            except Interrupted:
+                assert stop.requested
+            except Exception as error:
+                self._release("out_of_memory" if isinstance(error, HardwareError) else "failed")
+                raise
+        self._parts.progress.enter(WorkerState.STOPPED, self._why_stop() or "")
+
+    def _one_lease(self) -> None:
+        try:
+            grant = self._lease()
+            if grant is None:
+                return
+            with self._kept(grant) as keeper:
+                base = self._pull(grant, keeper)
+                trained = self._train(grant, base, keeper)
+                self._push(grant, trained, keeper)
+        except LeaseLost as lost:
+            self._give_up(lost)
+
+    def _lease(self) -> Grant | None:
+        """A grant, or None after the wait that the coordinator asked for."""
+        parts = self._parts
+        parts.progress.enter(WorkerState.WAITING, "asking for work")
+        request = LeaseRequest(
+            protocol_version=PROTOCOL_VERSION,
+            images_per_second=self._pace.images_per_second,
+            held_version=parts.replica.held_version,
+            has_weights=parts.replica.has_weights,
+            wait_ms=_WAIT_MS,
+        )
+        reply = parts.patience.call(lambda: parts.session.lease(request, parts.stop.event), parts.stop.event)
+        if reply.WhichOneof("outcome") != "grant":
+            self._idle(reply.idle)
+            return None
+        self._held = LeaseId(reply.grant.lease_id)
+        grant = parts.grants.read(reply.grant)
+        parts.progress.granted(grant.base_version, grant.quota_images)
+        parts.prefetcher.want(grant.upcoming)
+        return grant
+
+    @contextmanager
+    def _kept(self, grant: Grant) -> Iterator[LeaseKeeper]:
+        """Within, heartbeats keep the lease, and a request to stop wraps it up."""
+        parts = self._parts
+        lead_seconds = 1.5 * self._pace.push_seconds + self._pace.step_seconds(self._batch_images)
+        keeper = LeaseKeeper(grant, send=parts.session.heartbeat, clock=parts.clock, lead_seconds=lead_seconds)
+        with parts.stop.also_sets(keeper.wrap_up), Background("lease keeper", keeper.run, keeper.wrap_up.set):
+            yield keeper
+
+    def _pull(self, grant: Grant, keeper: LeaseKeeper) -> Tensor:
+        """The base weights."""
+        self._parts.progress.enter(WorkerState.FETCHING, f"weights of version {grant.base_version}")
+        try:
+            return self._parts.replica.bring_to(grant, keeper.wrap_up)
+        except Interrupted:
+            raise self._nothing_trained(keeper) from None
+
+    def _train(self, grant: Grant, base: Tensor, keeper: LeaseKeeper) -> Trained:
+        progress = self._parts.progress
+        progress.enter(WorkerState.FETCHING, "shards")
+
+        def on_step(images: int, loss: float) -> None:
+            keeper.trained(images)
+            progress.trained(images, loss)
+
+        try:
+            trained = self._parts.trainer.train(
+                base,
+                self._parts.samples.batches(grant.ranges, keeper.wrap_up),
+                seed=grant.seed,
+                learning_rate=grant.learning_rate,
+                should_stop=keeper.wrap_up.is_set,
+                on_step=on_step,
+            )
+        except torch.OutOfMemoryError:
+            raise HardwareError(
+                "the device ran out of memory: close what else uses it, or set device = 'cpu'"
+            ) from None
+        if trained.images == 0:
+            raise self._nothing_trained(keeper)
+        self._pace.trained(trained.images, trained.seconds)
+        progress.measured(self._pace.images_per_second)
+        return trained
+
+    def _push(self, grant: Grant, trained: Trained, keeper: LeaseKeeper) -> None:
+        keeper.raise_if_over()
+        if not bool(torch.isfinite(trained.delta).all()):
+            raise LeaseLost("training went to infinity or not-a-number", "not_finite")
+        self._parts.progress.enter(WorkerState.SENDING, f"{trained.images} images")
+        receipt = self._send(self._parts.outbox.put(grant.lease_id, trained, grant.codec))
+        self._held, self._lost_in_a_row = None, 0
+        self._pace.pushed(receipt.seconds)
+
+    def _send(self, contribution: Contribution) -> Receipt:
+        receipt = self._parts.sender.send(contribution, self._parts.stop.event)
+        self._parts.progress.credited(receipt.images)
+        _log.info(
+            "contribution_received",
+            lease=contribution.lease_id,
+            round=receipt.round,
+            images=receipt.images,
+            loss=contribution.mean_loss,
+            images_per_second=self._pace.images_per_second,
+            train_ms=contribution.train_ms,
+            size_bytes=contribution.size_bytes,
+        )
+        return receipt
+
+    def _send_what_is_left(self) -> None:
+        """What an earlier process trained and could not hand in may still count."""
+        for contribution in self._parts.outbox.recover():
+            self._parts.progress.enter(WorkerState.SENDING, "what the last start left")
+            try:
+                self._send(contribution)
+            except LeaseLost as lost:
+                self._parts.progress.lost(lost.reason)
+                _log.warning("leftover_refused", lease=contribution.lease_id, reason=lost.reason)
+
+    def _idle(self, idle: Idle) -> None:
+        self._complete = idle.reason == Idle.REASON_COMPLETE
+        if not self._complete:
+            self._parts.progress.enter(
+                WorkerState.WAITING, _IDLE_REASONS.get(idle.reason, "the coordinator has no work")
+            )
+            self._parts.stop.event.wait(min(max(idle.retry_after_ms / 1000, 0.05), _LONGEST_IDLE_SECONDS))
+
+    def _nothing_trained(self, keeper: LeaseKeeper) -> LeaseLost:
+        """Why a lease ends before its first step; raises what the keeper knows better."""
+        keeper.raise_if_over()
+        if self._parts.stop.requested:
+            return LeaseLost("the worker stops", "stopping")
+        return LeaseLost("the round closes before a step could be trained", "no_time")
+
+    def _give_up(self, lost: LeaseLost) -> None:
+        """Count it, give the lease back, and pause if it keeps happening."""
+        lease = self._held
+        self._release(lost.reason)
+        if lost.reason == "stopping":
+            return
+        self._parts.progress.lost(lost.reason)
+        _log.warning("lease_lost", lease=lease, reason=lost.reason, sentence=str(lost))
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row > 1:
+            self._parts.progress.enter(WorkerState.WAITING, f"the last {self._lost_in_a_row} leases were lost: {lost}")
+            self._parts.stop.event.wait(min(2.0 ** (self._lost_in_a_row - 2), self._retry_ceiling_seconds))
+
+    def _release(self, reason: str) -> None:
+        """Give back what is held, if anything; one try, as it would run out anyway."""
+        lease, self._held = self._held, None
+        if lease is None:
+            return
+        try:
+            self._parts.session.release(
+                ReleaseRequest(protocol_version=PROTOCOL_VERSION, lease_id=lease, reason=reason[:64])
+            )
+        except DahError as error:
+            _log.info("release_failed", lease=lease, reason=str(error))
+
+    def _why_stop(self) -> str | None:
+        """Why no further lease is asked for, None while one is."""
+        status = self._parts.progress.status
+        if self._parts.stop.requested:
+            return "it was asked to stop"
+        if self._complete:
+            return _IDLE_REASONS[Idle.REASON_COMPLETE]
+        if self._goal.reached(status.leases_done, status.images_total):
+            return "its goal is reached"
+        return None

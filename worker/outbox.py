@@ -1,0 +1,94 @@
+"""Trained but not yet received: encoded contributions on disk, so that a worker that dies while sending can go on.
+
+A contribution is complete when its .json is there; it leaves with its receipt, or with the refusal that ends its lease.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from diffusion_at_home.config.run import Codec
+from diffusion_at_home.config.toml import Section
+from diffusion_at_home.errors import storage_errors
+from diffusion_at_home.wire.vector import encode_chunks, write_vector
+from worker.atomic_file import write_atomically
+from worker.grant import LeaseId
+from worker.trainer import Trained
+
+
+class Contribution(Section):
+    """What a Submit announces."""
+
+    lease_id: LeaseId
+    sha256: str
+    """Of the encoded vector (hex)."""
+    size_bytes: Annotated[int, Field(gt=0)]
+    images: Annotated[int, Field(gt=0)]
+    """Images trained: a prefix of the lease's ranges."""
+    train_ms: Annotated[int, Field(ge=0)]
+    """Time spent training (milliseconds)."""
+    mean_loss: float
+    """Mean training loss over those images."""
+
+
+class Outbox:
+    """The contributions of one run that wait for their receipt."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def put(self, lease_id: LeaseId, trained: Trained, codec: Codec) -> Contribution:
+        """Encode what a lease came to. Raises `StorageError`."""
+        path = self._vector(lease_id)
+        with storage_errors(self._folder), path.open("w+b") as file:
+            write_vector(file, codec, len(trained.delta), encode_chunks(codec, trained.delta))
+            size_bytes = file.tell()
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        contribution = Contribution(
+            lease_id=lease_id,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            images=trained.images,
+            train_ms=round(trained.seconds * 1000),
+            mean_loss=trained.mean_loss,
+        )
+        write_atomically(self._facts(lease_id), contribution.model_dump_json(indent=1).encode())
+        return contribution
+
+    def vector(self, contribution: Contribution) -> Path:
+        """The encoded delta."""
+        return self._vector(contribution.lease_id)
+
+    def remove(self, contribution: Contribution) -> None:
+        """Forget it; the facts first, so that what is left of it is never taken for complete."""
+        self._facts(contribution.lease_id).unlink(missing_ok=True)
+        self._vector(contribution.lease_id).unlink(missing_ok=True)
+
+    def recover(self) -> list[Contribution]:
+        """What an earlier process left to send; what it left incomplete is deleted."""
+        found = [self._read(path) for path in sorted(self._folder.glob("*.json"))]
+        complete = [c for c in found if c is not None and self.vector(c).exists()]
+        kept = {path for c in complete for path in (self.vector(c), self._facts(c.lease_id))}
+        for path in self._folder.iterdir():
+            if path not in kept:
+                path.unlink()
+        return complete
+
+    def _read(self, path: Path) -> Contribution | None:
+        try:
+            return Contribution.model_validate_json(path.read_bytes())
+        except ValidationError:
+            return None
+
+    def _vector(self, lease_id: LeaseId) -> Path:
+        return self._folder / f"lease-{lease_id}.dahv"
+
+    def _facts(self, lease_id: LeaseId) -> Path:
+        return self._folder / f"lease-{lease_id}.json"

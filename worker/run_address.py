@@ -1,0 +1,78 @@
+"""A run's address: one HTTP URL from which everything else is found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import httpx2
+from pydantic import ValidationError
+
+from diffusion_at_home import PROTOCOL_VERSION
+from diffusion_at_home.errors import ConfigError, Unreachable, VersionMismatch
+from diffusion_at_home.runinfo import MAX_RUN_INFO_BYTES, RUN_INFO_PATH, RunInfo
+
+
+@dataclass(frozen=True, slots=True)
+class RunAddress:
+    """A checked URL without its trailing slash."""
+
+    url: str
+
+    @classmethod
+    def parse(cls, text: str) -> RunAddress:
+        """Read what a volunteer typed. Raises `ConfigError`."""
+        try:
+            url = httpx2.URL(text)
+        except httpx2.InvalidURL as error:
+            raise ConfigError(f"{text!r} is not an address ({error}): give one like http://host:8400") from None
+        if url.scheme not in {"http", "https"} or not url.host:
+            raise ConfigError(f"{text!r} is not an address: give one like http://host:8400")
+        return cls(str(url).rstrip("/"))
+
+    @property
+    def secure(self) -> bool:
+        """Whether both protocols use TLS."""
+        return self.url.startswith("https:")
+
+    def grpc_target(self, port: int) -> str:
+        """host:port of the worker protocol."""
+        host = httpx2.URL(self.url).host
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    def blob_url(self, sha256: str) -> str:
+        """Where a blob is served."""
+        return f"{self.url}/blobs/{sha256}"
+
+
+def find_run(address: RunAddress, http: httpx2.Client) -> RunInfo:
+    """What is served at `address`.
+
+    Raises `Unreachable`; `VersionMismatch` if it speaks another protocol; `ConfigError` if it is no run.
+    """
+    try:
+        with http.stream("GET", address.url + RUN_INFO_PATH) as response:
+            status = response.status_code
+            body = _read_bounded(response)
+    except httpx2.TransportError:
+        raise Unreachable(f"nobody answers at {address.url}") from None
+    if status >= 500:
+        raise Unreachable(f"{address.url} answers with HTTP {status}")
+    try:
+        info = RunInfo.model_validate_json(body)
+    except ValidationError:
+        raise ConfigError(f"{address.url} serves no run: check the address") from None
+    if info.protocol_version != PROTOCOL_VERSION:
+        older = "this software" if info.protocol_version > PROTOCOL_VERSION else "the coordinator"
+        raise VersionMismatch(
+            f"{address.url} speaks protocol {info.protocol_version}, this software {PROTOCOL_VERSION}: upgrade {older}"
+        )
+    return info
+
+
+def _read_bounded(response: httpx2.Response) -> bytes:
+    body = bytearray()
+    for part in response.iter_bytes():
+        body += part
+        if len(body) > MAX_RUN_INFO_BYTES:
+            return b""
+    return bytes(body)

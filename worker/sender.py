@@ -1,0 +1,103 @@
+"""Hands contributions in: asks where the last try ended, streams the rest, keeps at it until there is a receipt.
+
+What is in the outbox counts exactly once however often it is sent; the coordinator sees to that.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from diffusion_at_home import PROTOCOL_VERSION
+from diffusion_at_home.clock import Clock
+from diffusion_at_home.errors import LeaseLost, RetryCall
+from diffusion_at_home.rpc.coordinator_pb2 import SubmitHeader, SubmitOffsetRequest, SubmitReply, SubmitRequest
+from worker.outbox import Contribution, Outbox
+from worker.patience import Patience
+from worker.session import Session
+
+_SLOWEST_BYTES_PER_SECOND: Final = 10_000
+"""A line slower than this is taken for a dead one."""
+
+_LONGEST_RECEIPT: Final = timedelta(minutes=2)
+"""For the coordinator to screen and store what has arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the coordinator credits."""
+
+    contribution_id: int
+    images: int
+    round: int
+    """The round it counts in."""
+    seconds: float
+    """Duration of the try that went through."""
+
+
+class Sender:
+    """Sends from one outbox through one session."""
+
+    def __init__(
+        self,
+        *,
+        session: Session,
+        outbox: Outbox,
+        patience: Patience,
+        clock: Clock,
+        on_bytes: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """`on_bytes` is told of every piece that leaves."""
+        self._session = session
+        self._outbox = outbox
+        self._patience = patience
+        self._clock = clock
+        self._on_bytes = on_bytes
+
+    def send(self, contribution: Contribution, interrupt: threading.Event) -> Receipt:
+        """Hand `contribution` in; afterwards it has left the outbox.
+
+        Raises `LeaseLost` if it is refused, and `Interrupted` if nobody answers and `interrupt` is set: only then it
+        stays in the outbox.
+        """
+        try:
+            receipt = self._patience.call(lambda: self._try(contribution), interrupt)
+        except LeaseLost:
+            self._outbox.remove(contribution)
+            raise
+        self._outbox.remove(contribution)
+        return receipt
+
+    def _try(self, contribution: Contribution) -> Receipt:
+        started_at = self._clock.now()
+        offset = self._session.submit_offset(
+            SubmitOffsetRequest(
+                protocol_version=PROTOCOL_VERSION, lease_id=contribution.lease_id, sha256=contribution.sha256
+            )
+        )
+        if offset > contribution.size_bytes:
+            raise RetryCall(f"the coordinator claims {offset} of {contribution.size_bytes} bytes of a contribution")
+        deadline = _LONGEST_RECEIPT + timedelta(seconds=(contribution.size_bytes - offset) / _SLOWEST_BYTES_PER_SECOND)
+        reply: SubmitReply = self._session.submit(lambda: self._parts(contribution, offset), deadline)
+        return Receipt(reply.contribution_id, reply.images, reply.round, self._clock.now() - started_at)
+
+    def _parts(self, contribution: Contribution, offset: int) -> Iterator[SubmitRequest]:
+        header = SubmitHeader(
+            protocol_version=PROTOCOL_VERSION,
+            lease_id=contribution.lease_id,
+            sha256=contribution.sha256,
+            size_bytes=contribution.size_bytes,
+            offset=offset,
+            images=contribution.images,
+            train_ms=contribution.train_ms,
+            mean_loss=contribution.mean_loss,
+        )
+        yield SubmitRequest(header=header)
+        with self._outbox.vector(contribution).open("rb") as file:
+            file.seek(offset)
+            while chunk := file.read(self._session.max_chunk_bytes):
+                yield SubmitRequest(chunk=chunk)
+                self._on_bytes(len(chunk))

@@ -1,0 +1,68 @@
+"""A volunteer's settings: what this machine may use and where it keeps things. Nothing of a run is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import platformdirs
+from pydantic import Field
+
+from diffusion_at_home.config.toml import Section, load_toml
+
+_APP: Final = "diffusion-at-home"
+
+
+class Device(StrEnum):
+    """What trains."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    """What the forward and backward passes compute in; the weights are fp32 either way."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class WorkerSettings(Section):
+    """Everything a volunteer may set."""
+
+    display_name: Annotated[str, Field(max_length=64)] = ""
+    """Name shown to people on the run's pages (at most 64 characters); empty shows the worker's id."""
+    device: Device = Device.AUTO
+    """auto (CUDA where there is one), cpu or cuda."""
+    precision: Precision = Precision.AUTO
+    """auto (bf16 on a CUDA device that has it, else fp32), fp32 or bf16."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """CPU threads to compute with; 0 takes all cores."""
+    cache_gib: Annotated[float, Field(gt=0)] = 20.0
+    """Most disk for downloaded shards and weights (GiB); the longest unused go first."""
+    retry_ceiling_seconds: Annotated[float, Field(ge=1)] = 300.0
+    """Longest pause between two tries to reach the coordinator (seconds)."""
+    state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP))
+    """Folder of the worker's key, joined runs, log and unsent work."""
+    cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path(_APP))
+    """Folder of the downloads; may be deleted whenever no worker runs."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """cache_gib in bytes."""
+        return int(self.cache_gib * 2**30)
+
+
+def default_settings_file() -> Path:
+    """Where a volunteer's settings are looked for when no file is named."""
+    return platformdirs.user_config_path(_APP) / "worker.toml"
+
+
+def load_settings(path: Path | None, overrides: Sequence[str] = ()) -> WorkerSettings:
+    """What `path` or else the default file says, if there is one, then `key=value` overrides. Raises `ConfigError`."""
+    default = default_settings_file()
+    return load_toml(path or (default if default.exists() else None), WorkerSettings, overrides)

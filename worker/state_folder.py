@@ -1,0 +1,112 @@
+"""What a worker keeps from start to start, and where: its key, the runs it joined, its log, its unsent work.
+
+One process at a time owns the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import filelock
+from pydantic import AwareDatetime, ValidationError
+
+from diffusion_at_home.config.toml import Section
+from diffusion_at_home.errors import ConfigError, storage_errors
+from worker.atomic_file import write_atomically
+
+
+class JoinedRun(Section):
+    """A run this worker has been admitted to."""
+
+    run_id: str
+    title: str
+    url: str
+    """The run's address."""
+    joined_at: AwareDatetime
+    """When it was last joined on the command line."""
+
+
+class StateFolder:
+    """The folder and the names in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def identity(self) -> Path:
+        """The worker's private key."""
+        return self._path / "identity.key"
+
+    @property
+    def log(self) -> Path:
+        """Events, one JSON object a line."""
+        return self._path / "worker.log"
+
+    @property
+    def status(self) -> Path:
+        """What the worker does now, see `worker.progress.Status`."""
+        return self._path / "status.json"
+
+    def outbox(self, run_id: str) -> Path:
+        """Folder of what was trained and not yet received."""
+        return self._path / "pending" / run_id
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within, this process owns the folder. Raises `ConfigError` if another one does."""
+        with locked(self._lock, "stop it or name another --state-dir"):
+            yield
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a worker runs here now."""
+        lock = filelock.FileLock(self._lock)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        lock.release()
+        return False
+
+    @property
+    def _lock(self) -> Path:
+        return self._path / "lock"
+
+    def remember(self, run_id: str, title: str, url: str) -> JoinedRun:
+        """Note that the run at `url` was joined now."""
+        run = JoinedRun(run_id=run_id, title=title, url=url, joined_at=datetime.now(UTC))
+        write_atomically(self._path / "runs" / f"{run_id}.json", run.model_dump_json(indent=1).encode())
+        return run
+
+    def joined_runs(self) -> list[JoinedRun]:
+        """All joined runs, the latest first. Raises `ConfigError` if a file was damaged."""
+        runs = [_read(path) for path in (self._path / "runs").glob("*.json")]
+        return sorted(runs, key=lambda run: run.joined_at, reverse=True)
+
+
+@contextmanager
+def locked(path: Path, advice: str) -> Iterator[None]:
+    """Within, no other process holds the lock file `path`. Raises `ConfigError` with `advice` if one does."""
+    with storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ConfigError(f"another worker uses {path.parent}: {advice}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _read(path: Path) -> JoinedRun:
+    try:
+        return JoinedRun.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ConfigError(f"{path} is damaged ({error.errors()[0]['msg']}): delete it and join again") from None
