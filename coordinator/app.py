@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import _async as _health
+from grpc_health.v1 import health_pb2_grpc
 
 from coordinator.blobs import BlobStore
 from coordinator.checkpoints import Checkpoints
@@ -173,8 +174,8 @@ class Coordinator:
             intake=self._intake,
             metrics=self._metrics,
         )
-        add_CoordinatorServicer_to_server(service, grpc_server)
-        health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), grpc_server)
+        add_CoordinatorServicer_to_server(service, grpc_server)  # type: ignore[no-untyped-call]  # generated
+        health_pb2_grpc.add_HealthServicer_to_server(_health.HealthServicer(), grpc_server)
         try:
             return grpc_server.add_insecure_port(f"{_bracketed(server.host)}:{server.grpc_port}")
         except RuntimeError:

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
-from diffusion_at_home.data.order import ShardRange, split_ranges
-
 from coordinator.bell import Bell
 from coordinator.closing import CloseReason, Progress, close_reason, closes_at
 from coordinator.data_pool import DataPool
@@ -27,6 +25,7 @@ from coordinator.refused import Refused
 from diffusion_at_home import events
 from diffusion_at_home.clock import Clock
 from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.data.order import ShardRange, split_ranges
 from diffusion_at_home.identity import WorkerId
 from diffusion_at_home.outer.schedule import learning_rate
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal

@@ -6,16 +6,15 @@ import secrets
 import shutil
 from dataclasses import dataclass
 
-from diffusion_at_home.data.manifest import DataManifest, verify
-from diffusion_at_home.data.order import DataCursor
-from diffusion_at_home.data.shards import read_shard
-
 from coordinator.blobs import BlobStore
 from coordinator.data_pool import DataPool
 from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 from coordinator.versions import first_version
 from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.data.manifest import DataManifest, verify
+from diffusion_at_home.data.order import DataCursor
+from diffusion_at_home.data.shards import read_shard
 from diffusion_at_home.errors import ConfigError, storage_errors
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model

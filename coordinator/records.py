@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import NewType
 
 from diffusion_at_home.data.order import ShardRange
-
 from diffusion_at_home.identity import WorkerId
 
 LeaseId = NewType("LeaseId", int)

@@ -8,7 +8,7 @@ from diffusion_at_home.refusals import short_name
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
 
 
-class Refused(Exception):  # noqa: N818 -- a refusal is an answer, not an error of ours
+class Refused(Exception):
     """Raised anywhere below the service, which turns it into the status that the refusal stands for."""
 
     def __init__(self, refusal: Refusal, sentence: str, retry_after: timedelta | None = None) -> None:

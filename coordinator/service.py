@@ -15,7 +15,8 @@ import grpc
 from coordinator.dispatcher import Dispatcher, IdleReason, Order
 from coordinator.intake import Intake
 from coordinator.metrics import Metrics
-from coordinator.records import Lease, LeaseId
+from coordinator.records import Lease as LeaseRecord
+from coordinator.records import LeaseId
 from coordinator.refused import Refused
 from coordinator.registry import Registry, check_version
 from coordinator.uploads import MAX_CHUNK_BYTES
@@ -119,7 +120,7 @@ class CoordinatorService(CoordinatorServicer):
             changed = asyncio.ensure_future(self._dispatcher.changed.wait(max(wait, 0)))
             try:
                 outcome = await self._dispatcher.grant(worker)
-                if isinstance(outcome, Lease):
+                if isinstance(outcome, LeaseRecord):
                     return pb.LeaseReply(grant=self._grant(outcome, request))
                 if outcome in (IdleReason.COMPLETE, IdleReason.DRAINING) or wait <= 0:
                     retry_after_ms = int(_IDLE_RETRY / timedelta(milliseconds=1))
@@ -128,7 +129,7 @@ class CoordinatorService(CoordinatorServicer):
             finally:
                 changed.cancel()
 
-    def _grant(self, lease: Lease, request: pb.LeaseRequest) -> pb.LeaseGrant:
+    def _grant(self, lease: LeaseRecord, request: pb.LeaseRequest) -> pb.LeaseGrant:
         held = request.held_version if request.has_weights else None
         return pb.LeaseGrant(
             lease_id=lease.lease_id,
@@ -155,7 +156,7 @@ class CoordinatorService(CoordinatorServicer):
             next_heartbeat_ms=_ms(self._config.lease.heartbeat_seconds),
             closes_in_ms=self._closes_in_ms(),
             latest_version=self._versions.newest.version,
-            reason=await self._why_abandoned(worker, LeaseId(request.lease_id)) if order is Order.ABANDON else 0,
+            reason=await self._why_abandoned(worker, LeaseId(request.lease_id)) if order is Order.ABANDON else None,
         )
 
     async def _why_abandoned(self, worker: WorkerId, lease_id: LeaseId) -> pb.Refusal:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
-from diffusion_at_home.data.order import ShardRange
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -25,6 +24,7 @@ from sqlalchemy import (
 )
 
 from coordinator.records import LeaseState, RoundState, Weights
+from diffusion_at_home.data.order import ShardRange
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
 

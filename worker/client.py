@@ -35,6 +35,9 @@ from worker.stop import Interrupted
 _DEADLINE: Final = timedelta(seconds=30)
 """For a call that has nothing to wait for."""
 
+_RELEASE_DEADLINE: Final = timedelta(seconds=5)
+"""A lease that is not given back runs out by itself, and whoever releases may be about to leave."""
+
 _DEFAULT_RETRY: Final = timedelta(seconds=5)
 _LONGEST_RETRY: Final = timedelta(hours=1)
 _POLL: Final = timedelta(seconds=0.25)
@@ -72,9 +75,9 @@ class CoordinatorClient:
         """Cancel what is under way."""
         self._channel.close()
 
-    def join(self, request: JoinRequest) -> JoinReply:
-        """Open a session; the only call without a token."""
-        reply: JoinReply = self._finish(self._stub.Join.future(request, timeout=_DEADLINE.total_seconds()))
+    def join(self, request: JoinRequest, interrupt: threading.Event) -> JoinReply:
+        """Open a session, the only call without a token; `Interrupted` when `interrupt` is set meanwhile."""
+        reply: JoinReply = self._finish(self._stub.Join.future(request, timeout=_DEADLINE.total_seconds()), interrupt)
         return reply
 
     def lease(self, request: LeaseRequest, token: str, interrupt: threading.Event) -> LeaseReply:
@@ -101,7 +104,7 @@ class CoordinatorClient:
 
     def release(self, request: ReleaseRequest, token: str) -> None:
         """Give a lease back."""
-        self._finish(self._start(self._stub.Release, request, token, _DEADLINE))
+        self._finish(self._start(self._stub.Release, request, token, _RELEASE_DEADLINE))
 
     def _start(self, method: Any, request: Any, token: str, deadline: timedelta) -> Any:
         metadata = (("authorization", f"Bearer {token}"),)

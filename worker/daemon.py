@@ -14,7 +14,7 @@ from rich.console import Console
 
 from diffusion_at_home import events
 from diffusion_at_home.clock import SystemClock
-from diffusion_at_home.errors import ConfigError, LeaveRun, VersionMismatch
+from diffusion_at_home.errors import LeaveRun, VersionMismatch
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.runinfo import RunInfo
 from diffusion_at_home.runspec import RunSpec
@@ -22,7 +22,7 @@ from diffusion_at_home.wire.layout import Layout
 from worker.blobs import BlobCache, BlobFetcher
 from worker.device import describe, open_device
 from worker.grant import GrantReader
-from worker.joining import new_session, open_http
+from worker.joining import Workplace, new_session, open_http
 from worker.live_line import live_line
 from worker.loop import Goal, Parts, WorkerLoop
 from worker.outbox import Outbox
@@ -30,7 +30,7 @@ from worker.patience import Patience
 from worker.prefetch import Prefetcher
 from worker.progress import Progress, Status, WorkerState
 from worker.replica import Replica
-from worker.run_address import RunAddress, find_run
+from worker.run_address import find_run
 from worker.samples import LeaseSamples
 from worker.sender import Sender
 from worker.session import Session
@@ -42,12 +42,11 @@ from worker.trainer import LeaseTrainer
 _log = events.logger("worker")
 
 
-def run_worker(settings: WorkerSettings, url: str | None, goal: Goal) -> Status:
-    """Work for the run at `url`, or the one joined last, until a signal, the goal or the end of the run.
+def run_worker(settings: WorkerSettings, folder: StateFolder, place: Workplace, goal: Goal) -> Status:
+    """Work for the run at `place` until a signal, the goal or the end of the run.
 
     Returns the last status. Raises `LeaveRun`, `StopProcess`.
     """
-    folder = StateFolder(settings.state_dir)
     console = Console(stderr=True)
     with (
         folder.locked(),
@@ -56,7 +55,7 @@ def run_worker(settings: WorkerSettings, url: str | None, goal: Goal) -> Status:
     ):
         daemon = Daemon(settings, folder)
         with daemon.stop.on_signals(), live_line(console, lambda: daemon.progress.status):
-            daemon.run(url, goal)
+            daemon.run(place, goal)
         return daemon.progress.status
 
 
@@ -71,12 +70,11 @@ class Daemon:
         self._folder = folder
         self._patience = Patience(settings.retry_ceiling_seconds, self.progress.waiting)
 
-    def run(self, url: str | None, goal: Goal) -> None:
+    def run(self, place: Workplace, goal: Goal) -> None:
         """See `run_worker`."""
-        address, expected_run_id = self._address(url)
         try:
             with ExitStack() as opened:
-                self._open_loop(address, expected_run_id, goal, opened).run()
+                self._open_loop(place, goal, opened).run()
         except Interrupted:
             self.progress.enter(WorkerState.STOPPED, "it was asked to stop")
         except BaseException as error:
@@ -85,29 +83,20 @@ class Daemon:
         status = self.progress.status
         _log.info("worker_stopped", reason=status.reason, images=status.images_total, leases=status.leases_done)
 
-    def _address(self, url: str | None) -> tuple[RunAddress, str]:
-        """Where to work, and the id that the run there must have ("" is any)."""
-        if url is not None:
-            return RunAddress.parse(url), ""
-        joined = self._folder.joined_runs()
-        if not joined:
-            raise ConfigError("no run has been joined yet: name its address, as in dah worker run http://host:8400")
-        return RunAddress.parse(joined[0].url), joined[0].run_id
-
-    def _open_loop(self, address: RunAddress, run_id: str, goal: Goal, opened: ExitStack) -> WorkerLoop:
-        settings, stop, progress = self._settings, self.stop, self.progress
+    def _open_loop(self, place: Workplace, goal: Goal, opened: ExitStack) -> WorkerLoop:
+        settings, stop, progress, address = self._settings, self.stop, self.progress, place.address
         progress.enter(WorkerState.STARTING, f"looking for {address.url}")
         accelerator = open_device(settings)
         http = opened.enter_context(open_http())
         info = self._patience.call(lambda: find_run(address, http), stop.event)
-        if run_id not in {"", info.run_id}:
+        if place.run_id not in {"", info.run_id}:
             raise LeaveRun(f"{address.url} now serves another run, {info.run_id}: dah worker join {address.url}")
         session = opened.enter_context(
             new_session(
                 address=address, info=info, settings=settings, folder=self._folder, hardware=describe(accelerator)
             )
         )
-        joined = self._patience.call(session.open, stop.event)
+        joined = self._patience.call(lambda: session.open(stop.event), stop.event)
         self._folder.remember(info.run_id, info.title, address.url)
         progress.identify(run_id=info.run_id, worker_id=joined.worker_id, device=accelerator.device.type)
         _log.info("joined", run=info.run_id, worker=joined.worker_id, address=address.url)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
 
 import httpx2
 
 from diffusion_at_home import __version__
+from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.identity import Identity
 from diffusion_at_home.rpc.coordinator_pb2 import Hardware
 from diffusion_at_home.runinfo import RunInfo
@@ -17,7 +21,7 @@ from worker.session import Session
 from worker.settings import WorkerSettings
 from worker.state_folder import JoinedRun, StateFolder
 
-_TIMEOUT = httpx2.Timeout(10.0, read=30.0)
+_TIMEOUT: Final = httpx2.Timeout(5.0, read=15.0)
 
 
 def open_http() -> httpx2.Client:
@@ -44,6 +48,25 @@ def new_session(
         client.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where to work."""
+
+    address: RunAddress
+    run_id: str
+    """The run that must be there; empty if any will do."""
+
+
+def workplace(folder: StateFolder, url: str | None) -> Workplace:
+    """The run at `url`, or the one joined last. Raises `ConfigError`."""
+    if url is not None:
+        return Workplace(RunAddress.parse(url), "")
+    joined = folder.joined_runs()
+    if not joined:
+        raise ConfigError("no run has been joined yet: name its address, as in dah worker run http://host:8400")
+    return Workplace(RunAddress.parse(joined[0].url), joined[0].run_id)
+
+
 def join_run(settings: WorkerSettings, url: str, hardware: Callable[[], Hardware]) -> JoinedRun:
     """Be admitted to the run at `url` and remember it. `hardware` is asked once the run has answered.
 
@@ -54,5 +77,5 @@ def join_run(settings: WorkerSettings, url: str, hardware: Callable[[], Hardware
         info = find_run(address, http)
     folder = StateFolder(settings.state_dir)
     with new_session(address=address, info=info, settings=settings, folder=folder, hardware=hardware()) as session:
-        session.open()
+        session.open(threading.Event())
     return folder.remember(info.run_id, info.title, address.url)

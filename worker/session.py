@@ -52,10 +52,10 @@ class Session:
         self._lock = threading.Lock()
         self._joined: JoinReply | None = None
 
-    def open(self) -> JoinReply:
-        """Join. Raises `RetryCall`, `LeaveRun`."""
+    def open(self, interrupt: threading.Event) -> JoinReply:
+        """Join; one try. Raises `RetryCall`, `LeaveRun`, and `Interrupted` when `interrupt` is set meanwhile."""
         with self._lock:
-            return self._join()
+            return self._join(interrupt)
 
     @property
     def spec(self) -> BlobRef:
@@ -105,13 +105,13 @@ class Session:
             pass
         with self._lock:
             if self._reply.session_token == token:  # else another thread has joined again meanwhile
-                self._join()
+                self._join(threading.Event())
         try:
             return call(self._reply.session_token)
         except SessionLost as error:
             raise Unreachable(f"the coordinator forgets a session it has just opened ({error})") from None
 
-    def _join(self) -> JoinReply:
+    def _join(self, interrupt: threading.Event) -> JoinReply:
         signed_at_ms = time.time_ns() // 1_000_000
         reply = self._client.join(
             JoinRequest(
@@ -122,7 +122,8 @@ class Session:
                 display_name=self._display_name,
                 hardware=self._hardware,
                 software_version=__version__,
-            )
+            ),
+            interrupt,
         )
         _check(reply)
         if self._joined and self._joined.spec_sha256 != reply.spec_sha256:

@@ -21,7 +21,7 @@ from typing import Final
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):  # noqa: N818 -- not an error: somebody asked for it
+class Interrupted(Exception):
     """A wait was cut short, because the worker stops or the lease ends."""
 
 

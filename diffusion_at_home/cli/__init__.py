@@ -60,7 +60,5 @@ def root(
 def main() -> None:
     """The console entry point."""
     command = typer.main.get_command(app)
-    code = run_command(
-        lambda: command.main(prog_name="dah", standalone_mode=False), debug="--debug" in sys.argv[1:2]
-    )
+    code = run_command(lambda: command.main(prog_name="dah", standalone_mode=False), debug="--debug" in sys.argv[1:2])
     sys.exit(code)

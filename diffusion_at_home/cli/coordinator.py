@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
 from diffusion_at_home.cli.output import emit
 
 if TYPE_CHECKING:

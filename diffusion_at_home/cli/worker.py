@@ -54,12 +54,17 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Work until Ctrl-C: once to hand in what is trained and leave, twice to leave at once."""
-    settings = _settings(config, overrides, state_dir)
+    from worker.joining import workplace
+    from worker.state_folder import StateFolder
 
-    from worker.daemon import run_worker
+    settings = _settings(config, overrides, state_dir)
+    folder = StateFolder(settings.state_dir)
+    place = workplace(folder, url)
+
+    from worker.daemon import run_worker  # torch
     from worker.loop import Goal
 
-    status = run_worker(settings, url, Goal(leases=leases, images=images))
+    status = run_worker(settings, folder, place, Goal(leases=leases, images=images))
     emit(status.model_dump(mode="json"), as_json)
 
 
@@ -79,11 +84,10 @@ def status(
 def _settings(config: Path | None, overrides: list[str] | None, state_dir: Path | None) -> WorkerSettings:
     from worker.settings import load_settings
 
-    settings = load_settings(config, overrides or ())
-    if state_dir is None:
-        return settings
-    state_dir = state_dir.absolute()
-    return settings.model_copy(update={"state_dir": state_dir, "cache_dir": state_dir / "cache"})
+    folders = []
+    if state_dir is not None:
+        folders = [f"state_dir={state_dir.absolute()}", f"cache_dir={state_dir.absolute() / 'cache'}"]
+    return load_settings(config, [*folders, *(overrides or ())])
 
 
 def _hardware(settings: WorkerSettings) -> Hardware:

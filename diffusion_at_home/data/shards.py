@@ -128,7 +128,9 @@ def _add_sample(tar: tarfile.TarFile, sample: Sample) -> None:
     facts = json.dumps({"license": sample.license, "source": sample.source}, sort_keys=True)
     for suffix, data in ((sample.suffix, sample.image), ("txt", sample.caption.encode()), ("json", facts.encode())):
         if suffix not in _LIMITS or len(data) > _LIMITS[suffix]:
-            raise DataError(f"sample {sample.key}: .{suffix} is no member of a shard or has over {_LIMITS.get(suffix)} bytes")
+            raise DataError(
+                f"sample {sample.key}: .{suffix} is no member of a shard or has over {_LIMITS.get(suffix)} bytes"
+            )
         member = tarfile.TarInfo(f"{sample.key}.{suffix}")  # no owner, mode or time but the defaults: the same bytes
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))

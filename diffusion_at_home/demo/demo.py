@@ -132,7 +132,6 @@ def _worker_command(plan: DemoPlan, number: int, url: str) -> Sequence[str]:
     settings = {
         "display_name": f"demo-{number}",
         "threads": "1",  # the workers share this machine's cores
-        "cache_dir": str(plan.out / "workers" / "cache"),
         "retry_ceiling_seconds": "5",
     }
     pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]

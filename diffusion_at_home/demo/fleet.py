@@ -121,5 +121,3 @@ def _spawn(arguments: Sequence[str], out: IO[bytes]) -> subprocess.Popen[bytes]:
 def _tail(log: Path) -> str:
     lines = log.read_text(errors="replace").splitlines()
     return " / ".join(line.strip() for line in lines[-_LAST_LINES:] if line.strip()) or "it printed nothing"
-
-

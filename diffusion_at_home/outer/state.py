@@ -105,3 +105,9 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def load_weights(path: Path) -> tuple[Tensor, Tensor]:
+    """The published weights and their average, fp32 (n,) each, of the state in `path`. Raises `IntegrityError`."""
+    state = RunState.load(path)
+    return state.published, state.ema

@@ -49,7 +49,7 @@ def session(client: CoordinatorClient, tmp_path: Path) -> Session:
     session = Session(
         client=client, identity=identity, run_id=RUN_ID, display_name="", hardware=pb.Hardware(device="cpu")
     )
-    session.open()
+    session.open(threading.Event())
     return session
 
 
@@ -81,7 +81,7 @@ def test_busy_says_when_to_come_back_within_reason(
 def test_nobody_there_is_unreachable() -> None:
     client = CoordinatorClient("127.0.0.1:9", secure=False)
     with pytest.raises(Unreachable, match=r"nobody answers at 127\.0\.0\.1:9$"):
-        client.join(pb.JoinRequest())
+        client.join(pb.JoinRequest(), threading.Event())
     client.close()
 
 

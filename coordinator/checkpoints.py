@@ -1,0 +1,60 @@
+"""What the run has published: the listing, and which files of which checkpoint may be served."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from pathlib import Path
+
+from coordinator.ledger import Ledger
+from coordinator.ledger_thread import LedgerThread
+from coordinator.records import Checkpoint
+from coordinator.status import best_checkpoint
+from diffusion_at_home.checkpoint.listing import CheckpointListing, ListedCheckpoint
+from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, load_manifest
+from diffusion_at_home.runspec import RunSpec
+
+
+class Checkpoints:
+    """Only checkpoints in the ledger, only files in their manifests."""
+
+    def __init__(self, *, folder: Path, spec: RunSpec, ledger: LedgerThread) -> None:
+        self._folder = folder
+        self._spec = spec
+        self._ledger = ledger
+        self._files: dict[str, frozenset[str]] = {}
+
+    async def listing(self) -> CheckpointListing:
+        """All of them, oldest first."""
+        found = await self._ledger.run(Ledger.checkpoints)
+        best = best_checkpoint(tuple(found))
+        return CheckpointListing(
+            run_id=self._spec.run_id,
+            run=self._spec.config.run.name,
+            checkpoints=tuple(_listed(checkpoint) for checkpoint in found),
+            latest=found[-1].name if found else None,
+            best=best.name if best else None,
+        )
+
+    async def file(self, name: str, path: str) -> Path | None:
+        """The file `path` of checkpoint `name`, or None if there is no such published file."""
+        if name not in self._files:
+            found = await self._ledger.run(Ledger.checkpoints)
+            if not any(checkpoint.name == name for checkpoint in found):
+                return None
+            self._files[name] = frozenset({*load_manifest(self._folder / name).files, MANIFEST_NAME})
+        return self._folder / name / path if path in self._files[name] else None
+
+
+def _listed(checkpoint: Checkpoint) -> ListedCheckpoint:
+    created = datetime.datetime.fromtimestamp(checkpoint.created_at_ms / 1000, datetime.UTC)
+    return ListedCheckpoint(
+        name=checkpoint.name,
+        version=checkpoint.version,
+        images=checkpoint.images,
+        held_out_loss=checkpoint.held_out_loss if math.isfinite(checkpoint.held_out_loss) else None,
+        default_weights=checkpoint.default_weights.value,
+        size_bytes=checkpoint.size_bytes,
+        created=created.isoformat(timespec="seconds"),
+        manifest_sha256=checkpoint.manifest_sha256,
+    )

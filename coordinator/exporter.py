@@ -1,0 +1,212 @@
+"""Evaluates versions and exports checkpoints beside the rounds.
+
+What is due is a hard link in `exports/` to the version's state file, so it outlives the state's successor and a restart;
+the link goes when the result is in the ledger. Both are functions of the version, so doing one twice does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from torch import Tensor
+
+from coordinator.bell import Bell
+from coordinator.ledger import Ledger
+from coordinator.ledger_thread import LedgerThread
+from coordinator.records import Checkpoint, Evaluation, Version, Weights, now_ms
+from coordinator.run_folder import RunFolder
+from coordinator.versions import Versions
+from diffusion_at_home import events
+from diffusion_at_home.checkpoint.export import CheckpointFacts, export
+from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, Contributor
+from diffusion_at_home.data.shards import decode_images, read_shard
+from diffusion_at_home.errors import StorageError, storage_errors
+from diffusion_at_home.model.base import DiffusionModel
+from diffusion_at_home.model.evaluation import held_out_loss
+from diffusion_at_home.outer.state import load_weights
+from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.wire.layout import Layout
+
+_EVALUATION_SEED: Final = 0
+_RETRY_SECONDS: Final = 30.0
+
+_log = events.logger("coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    version: Version
+    state: Path
+    checkpoint: bool
+
+
+class Exporter:
+    """One version at a time, oldest first, in a thread of its own."""
+
+    def __init__(
+        self,
+        *,
+        spec: RunSpec,
+        folder: RunFolder,
+        model: DiffusionModel,
+        layout: Layout,
+        versions: Versions,
+        ledger: LedgerThread,
+    ) -> None:
+        self._spec = spec
+        self._folder = folder
+        self._model = model
+        self._layout = layout
+        self._versions = versions
+        self._ledger = ledger
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="export")
+        self._changed = Bell()
+        self._held_out: tuple[Tensor, list[str]] | None = None
+        with storage_errors(folder.exports):
+            folder.exports.mkdir(exist_ok=True)
+            folder.checkpoints.mkdir(exist_ok=True)
+
+    async def consider(self, version: Version, *, final: bool) -> None:
+        """Note what is due at `version`, the newest one; `final` always ends in a checkpoint."""
+        checkpoint = final or self._crossed(version, self._spec.config.checkpoint.every_images)
+        if not checkpoint and not self._crossed(version, self._spec.config.evaluation.every_images):
+            return
+        done = {record.version for record in await self._ledger.run(Ledger.checkpoints)}
+        if not checkpoint:
+            done |= {record.version for record in await self._ledger.run(Ledger.evaluations)}
+        if version.version in done:
+            return
+        kind = "checkpoint" if checkpoint else "evaluation"
+        link = self._folder.exports / f"{version.version:09d}-{kind}.safetensors"
+        with storage_errors(link):
+            link.unlink(missing_ok=True)
+            link.hardlink_to(self._versions.state_file)
+        self._changed.ring()
+
+    async def run(self) -> None:
+        """Do what is due, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = self._due()
+            if due is None:
+                await self._changed.wait(1.0)
+                continue
+            contributors = await self._ledger.run(_contributors, due.version.version)
+            try:
+                evaluations, checkpoint = await loop.run_in_executor(self._executor, self._do, due, contributors)
+                await self._ledger.run(Ledger.add_evaluations, evaluations)
+                if checkpoint is not None:
+                    await self._ledger.run(Ledger.add_checkpoint, checkpoint)
+            except StorageError as error:
+                _log.error("storage_error", error=str(error), retry_seconds=_RETRY_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            due.state.unlink(missing_ok=True)
+            self._changed.ring()
+
+    async def idle(self) -> None:
+        """Wait until nothing is due."""
+        while self._due() is not None:
+            await self._changed.wait(0.5)
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self._executor.shutdown(wait=True)
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _crossed(self, version: Version, every_images: int) -> bool:
+        """Whether a multiple of `every_images` lies between the version before and this one; version 0 counts."""
+        if version.version == 0:
+            return every_images == self._spec.config.evaluation.every_images
+        before = self._versions.history[version.version - 1].images
+        return version.images // every_images > before // every_images
+
+    def _due(self) -> _Due | None:
+        for path in sorted(self._folder.exports.glob("*.safetensors")):
+            number, _, kind = path.stem.partition("-")
+            return _Due(self._versions.history[int(number)], path, kind == "checkpoint")
+        return None
+
+    def _do(self, due: _Due, contributors: tuple[Contributor, ...]) -> tuple[list[Evaluation], Checkpoint | None]:
+        weights = dict(zip((Weights.RAW, Weights.EMA), load_weights(due.state), strict=True))
+        evaluations = [self._evaluate(due.version, which, flat) for which, flat in weights.items()]
+        losses = {evaluation.weights: round(evaluation.mean, 5) for evaluation in evaluations}
+        _log.info("version_evaluated", version=due.version.version, images=due.version.images, **losses)
+        if not due.checkpoint:
+            return evaluations, None
+        return evaluations, self._export(due.version, weights, evaluations, contributors)
+
+    def _evaluate(self, version: Version, which: Weights, flat: Tensor) -> Evaluation:
+        images, captions = self._held_out_images()
+        self._layout.load(self._model, flat)
+        self._model.eval()
+        section = self._spec.config.evaluation
+        loss = held_out_loss(
+            self._model, images, captions, self._spec.config.objective, draws=section.draws, seed=_EVALUATION_SEED
+        )
+        return Evaluation(version.version, which, version.images, loss.mean, loss.bins)
+
+    def _held_out_images(self) -> tuple[Tensor, list[str]]:
+        if self._held_out is None:
+            entries = self._spec.data.held_out
+            samples = [s for entry in entries for s in read_shard(self._folder.held_out / entry.name, entry)]
+            samples = samples[: self._spec.config.evaluation.max_images]
+            manifest = self._spec.data
+            images = decode_images(samples, width=manifest.width, height=manifest.height, channels=manifest.channels)
+            self._held_out = images, [sample.caption for sample in samples]
+        return self._held_out
+
+    def _export(
+        self,
+        version: Version,
+        weights: dict[Weights, Tensor],
+        evaluations: list[Evaluation],
+        contributors: tuple[Contributor, ...],
+    ) -> Checkpoint:
+        best = min(evaluations, key=lambda evaluation: evaluation.mean)
+        other = next(evaluation for evaluation in evaluations if evaluation is not best)
+        name = f"{self._spec.config.run.name}-{version.images:010d}"
+        created_at_ms = now_ms()
+        facts = CheckpointFacts(
+            spec=self._spec,
+            name=name,
+            version=version.version,
+            images=version.images,
+            weights_digest=version.weights_digest,
+            default_weights=best.weights.value,
+            held_out_loss={evaluation.weights.value: evaluation.mean for evaluation in evaluations},
+            held_out_bins=best.bins,
+            contributors=contributors,
+            created_at_ms=created_at_ms,
+        )
+        out = self._folder.checkpoints / name
+        shutil.rmtree(out, ignore_errors=True)  # left by a process that died before the ledger had it
+        manifest = export(
+            self._model, self._layout, default=weights[best.weights], other=weights[other.weights], facts=facts, out=out
+        )
+        _log.info("checkpoint_exported", name=name, weights=best.weights.value, loss=round(best.mean, 5))
+        return Checkpoint(
+            name=name,
+            version=version.version,
+            images=version.images,
+            default_weights=best.weights,
+            held_out_loss=best.mean,
+            size_bytes=sum(entry.size_bytes for entry in manifest.files.values()),
+            manifest_sha256=hashlib.sha256((out / MANIFEST_NAME).read_bytes()).hexdigest(),
+            created_at_ms=created_at_ms,
+        )
+
+
+def _contributors(ledger: Ledger, last_round: int) -> tuple[Contributor, ...]:
+    """Who made a version, most images first."""
+    names = {worker.worker_id: worker.display_name for worker in ledger.workers()}
+    images = ledger.images_by_worker(last_round)
+    ranked = sorted(images, key=lambda worker: (-images[worker], worker))
+    return tuple(Contributor(worker_id=w, display_name=names[w], images=images[w]) for w in ranked)

@@ -1,0 +1,1 @@
+"""Checkpoints: diffusers folders that anyone can download, verify and load without us."""

@@ -1,0 +1,35 @@
+"""Draws with a checkpoint through stock diffusers, after verifying it: what a downloader's own script would do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from diffusion_at_home.checkpoint.verify import verify
+from diffusion_at_home.errors import ConfigError, storage_errors
+
+_SMALLEST_SIDE: Final = 256
+"""Smaller pictures are enlarged, unsmoothed, so that a person can see them."""
+
+
+def draw(
+    folder: Path, prompt: str, out: Path, *, seed: int, steps: int | None, guidance: float | None, variant: str | None
+) -> tuple[int, int]:
+    """Draw `prompt` into `out`; returns the picture's own size. Raises `IntegrityError`, `ConfigError`, `StorageError`."""
+    manifest = verify(folder)
+    if variant is not None and variant not in ("raw", "ema"):
+        raise ConfigError(f"--variant {variant!r} must be raw or ema")
+    chosen = None if variant == manifest.default_weights else variant
+    pipeline = DiffusionPipeline.from_pretrained(folder, variant=chosen, local_files_only=True)
+    changes = {"num_inference_steps": steps, "guidance_scale": guidance}
+    call = {**manifest.call, **{key: value for key, value in changes.items() if value is not None}}
+    picture: Image.Image = pipeline(prompt, generator=torch.Generator().manual_seed(seed), **call).images[0]
+    size = picture.size
+    scale = max(1, _SMALLEST_SIDE // max(size))
+    with storage_errors(out):
+        picture.resize((size[0] * scale, size[1] * scale), Image.Resampling.NEAREST).save(out, format="PNG")
+    return size

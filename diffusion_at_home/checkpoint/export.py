@@ -1,0 +1,159 @@
+"""Writes a version as a diffusers folder that stock diffusers loads, with card, grid and manifest; all or nothing."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from torch import Tensor
+
+from diffusion_at_home import __version__
+from diffusion_at_home.checkpoint.card import model_card
+from diffusion_at_home.checkpoint.grid import draw_grid
+from diffusion_at_home.checkpoint.manifest import (
+    MANIFEST_NAME,
+    CheckpointManifest,
+    Contributor,
+    DataOrigin,
+    FileEntry,
+)
+from diffusion_at_home.errors import storage_errors
+from diffusion_at_home.model.base import DiffusionModel
+from diffusion_at_home.outer.state import sync_folder
+from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.wire.layout import Layout
+
+Which = Literal["raw", "ema"]
+
+_PIPELINE_FILES: Final = ("model_index.json", "tokenizer/tokenizer_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFacts:
+    """What the weights alone do not say."""
+
+    spec: RunSpec
+    name: str
+    version: int
+    images: int
+    weights_digest: str
+    default_weights: Which
+    held_out_loss: Mapping[Which, float]
+    held_out_bins: tuple[float, ...]
+    contributors: tuple[Contributor, ...]
+    created_at_ms: int
+
+
+def export(
+    model: DiffusionModel, layout: Layout, *, default: Tensor, other: Tensor, facts: CheckpointFacts, out: Path
+) -> CheckpointManifest:
+    """Write the checkpoint to the new folder `out`; returns its manifest. Leaves `model` with the default weights.
+
+    Args:
+        model: takes the weights; they are exported in its dtype.
+        layout: of `default` and `other`, fp32 (n,).
+        default: loads without a variant.
+        other: loads with the variant "raw" or "ema", whichever `facts.default_weights` is not.
+        facts: goes into manifest and card.
+        out: must not exist; appears whole.
+
+    Raises:
+        StorageError: nothing is left behind but a hidden folder that the next export replaces.
+    """
+    draft = out.with_name(f".{out.name}.part")
+    with storage_errors(out.parent):
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        layout.load(model, other)
+        model.eval()
+        variant = "raw" if facts.default_weights == "ema" else "ema"
+        model.pipeline().save_pretrained(draft, safe_serialization=True, variant=variant)
+        layout.load(model, default)
+        model.pipeline().save_pretrained(draft, safe_serialization=True)
+        _name_stock_tokenizer(draft)
+        draw_grid(model, facts.spec.config, draft / "grid.png")
+        manifest = _manifest(model, layout, facts)
+        prompt = next(iter(facts.spec.config.checkpoint.grid_prompts), "a picture")
+        (draft / "README.md").write_text(model_card(manifest, prompt), encoding="utf-8")
+        manifest = manifest.model_copy(update={"files": _files(draft)})
+        (draft / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        _sync(draft)
+        draft.rename(out)
+        sync_folder(out.parent)
+    return manifest
+
+
+def _name_stock_tokenizer(folder: Path) -> None:
+    """Transformers 5 writes a class name that transformers 4 does not know; the older name works in both."""
+    for name in _PIPELINE_FILES:
+        path = folder / name
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8")
+
+
+def _manifest(model: DiffusionModel, layout: Layout, facts: CheckpointFacts) -> CheckpointManifest:
+    spec, config = facts.spec, facts.spec.config
+    created = datetime.datetime.fromtimestamp(facts.created_at_ms / 1000, datetime.UTC)
+    return CheckpointManifest(
+        name=facts.name,
+        run_id=spec.run_id,
+        run=config.run.name,
+        title=config.run.title,
+        version=facts.version,
+        images=facts.images,
+        weights_digest=facts.weights_digest,
+        default_weights=facts.default_weights,
+        held_out_loss={which: _finite(loss) for which, loss in facts.held_out_loss.items()},
+        held_out_bins=tuple(_finite(loss) for loss in facts.held_out_bins),
+        parameters=layout.num_elements,
+        license=config.run.license,
+        created=created.isoformat(timespec="seconds"),
+        data=DataOrigin(
+            name=spec.data.name,
+            digest=spec.data.digest,
+            source=spec.data.source,
+            license=spec.data.license,
+            images=spec.data.num_train_images,
+        ),
+        contributors=facts.contributors,
+        config=json.loads(config.model_dump_json()),
+        software={
+            "diffusion-at-home": __version__,
+            **{name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")},
+        },
+        call={
+            **model.pipeline_call(),
+            "num_inference_steps": config.checkpoint.sampling_steps,
+            "guidance_scale": config.checkpoint.guidance_scale,
+        },
+        files={},
+    )
+
+
+def _files(folder: Path) -> dict[str, FileEntry]:
+    files: dict[str, FileEntry] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        files[path.relative_to(folder).as_posix()] = FileEntry(sha256=sha256, size_bytes=path.stat().st_size)
+    return files
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _finite(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None

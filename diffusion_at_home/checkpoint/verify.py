@@ -1,0 +1,38 @@
+"""Checks a checkpoint's folder against its manifest: every byte, and nothing besides."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, FileEntry, load_manifest
+from diffusion_at_home.errors import IntegrityError
+
+
+def verify(folder: Path) -> CheckpointManifest:
+    """The manifest of the checkpoint in `folder`, all of whose files are as it says.
+
+    Raises:
+        IntegrityError: naming the first file that is missing, changed, or not in the manifest: a file that nobody
+            vouches for may be code that a loader would run.
+    """
+    manifest = load_manifest(folder)
+    for path, entry in manifest.files.items():
+        check_file(folder / path, entry, path)
+    known = {folder / path for path in (*manifest.files, MANIFEST_NAME)}
+    for found in sorted(folder.rglob("*")):
+        if found.is_symlink() or (not found.is_dir() and found not in known):
+            raise IntegrityError(f"{found.relative_to(folder)} is not in the manifest of {folder}: delete it")
+    return manifest
+
+
+def check_file(file: Path, entry: FileEntry, name: str) -> None:
+    """Check one file. Raises `IntegrityError`."""
+    if not file.is_file() or file.is_symlink():
+        raise IntegrityError(f"{name} is missing: download the checkpoint again")
+    if file.stat().st_size != entry.size_bytes:
+        raise IntegrityError(f"{name} has {file.stat().st_size} bytes instead of {entry.size_bytes}: download it again")
+    with file.open("rb") as data:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    if digest != entry.sha256:
+        raise IntegrityError(f"{name} does not have the sha256 of the manifest: do not use it, download it again")

@@ -1,0 +1,100 @@
+"""`dah checkpoint`: what a downloader needs. Nothing here touches our model code: a checkpoint stands on its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffusion_at_home.cli.output import emit
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Download, verify and use what a run has made.")
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="The run's address, for example http://host:8400")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A downloaded checkpoint.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
+
+
+@app.command("list")
+def list_(url: Url, as_json: Json = False) -> None:
+    """What the run at URL has published."""
+    from diffusion_at_home.checkpoint.download import list_checkpoints
+
+    listing = list_checkpoints(url)
+    if as_json:
+        emit(listing.model_dump(mode="json"), as_json)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "images", "version", "held-out loss", "MB", "", title=listing.run)
+    for c in listing.checkpoints:
+        marks = [word for word, name in (("latest", listing.latest), ("best", listing.best)) if name == c.name]
+        loss = "-" if c.held_out_loss is None else f"{c.held_out_loss:.4f} ({c.default_weights})"
+        table.add_row(c.name, f"{c.images:,}", str(c.version), loss, f"{c.size_bytes / 1e6:.1f}", " ".join(marks))
+    Console().print(table if listing.checkpoints else f"{listing.run} has no checkpoint yet")
+
+
+@app.command()
+def download(
+    url: Url,
+    which: Annotated[str, typer.Option(help="latest, best, or a name from `dah checkpoint list`.")] = "latest",
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint; a broken-off download goes on.")] = Path(
+        "checkpoint"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Download a checkpoint of the run at URL and verify every file."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    from diffusion_at_home.checkpoint import download as downloader
+
+    with Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("download", total=None)
+        manifest = downloader.download(
+            url, which, out, lambda have, total: bar.update(task, completed=have, total=total)
+        )
+    emit(
+        {"name": manifest.name, "folder": str(out), "files": len(manifest.files), "bytes": manifest.size_bytes}, as_json
+    )
+
+
+@app.command()
+def verify(folder: Folder, as_json: Json = False) -> None:
+    """Check every file in DIR against its manifest."""
+    from diffusion_at_home.checkpoint import verify as verifier
+
+    manifest = verifier.verify(folder)
+    emit(
+        {
+            "name": manifest.name,
+            "verified": True,
+            "files": len(manifest.files),
+            "images": manifest.images,
+            "version": manifest.version,
+            "weights": manifest.default_weights,
+            "data": manifest.data.name,
+            "license": manifest.license,
+        },
+        as_json,
+    )
+
+
+@app.command()
+def sample(
+    folder: Folder,
+    prompt: Annotated[str, typer.Argument(help="What to draw.")],
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("sample.png"),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same picture.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps instead of the run's.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=1.0, help="Guidance instead of the run's.")] = None,
+    variant: Annotated[str | None, typer.Option(help="raw or ema: the weights that are not the default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Verify the checkpoint in DIR, then draw PROMPT with stock diffusers."""
+    from diffusion_at_home.checkpoint.draw import draw
+
+    size = draw(folder, prompt, out, seed=seed, steps=steps, guidance=guidance, variant=variant)
+    emit({"picture": str(out), "width": size[0], "height": size[1]}, as_json)
