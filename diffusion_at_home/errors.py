@@ -134,7 +134,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise StorageError(f"{path} is not writable ({error.strerror}): change its owner or choose another folder") from error
+        raise StorageError(
+            f"{path} is not writable ({error.strerror}): change its owner or choose another folder"
+        ) from error
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise

@@ -19,6 +19,10 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     $sudo apt-get install -y -qq "python${version}-venv" || $sudo apt-get install -y -qq python3-venv
 fi
 
+# Two scripts that start together must not install into one environment at once.
+exec 9>.setup.lock
+flock 9
+
 stamp="$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum | cut -d' ' -f1)"
 if [ "$(cat .venv/.stamp 2>/dev/null || true)" = "$stamp" ]; then
     exit 0

@@ -112,9 +112,13 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
         if self.image_size % self.patch_size:
-            raise ValueError(f"image_size = {self.image_size} is not a multiple of {self.patch_size}: change patch_size")
+            raise ValueError(
+                f"image_size = {self.image_size} is not a multiple of {self.patch_size}: change patch_size"
+            )
         if self.hidden_size % (self.heads * 4):
-            raise ValueError(f"hidden_size = {self.hidden_size} is not a multiple of 4 x heads = {4 * self.heads}: change heads")
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} is not a multiple of 4 x heads = {4 * self.heads}: change heads"
+            )
         return self
 
 
@@ -180,7 +184,9 @@ class LeaseSection(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.min_steps > self.max_steps:
-            raise ValueError(f"min_steps = {self.min_steps} exceeds max_steps = {self.max_steps}: lower lease.min_steps")
+            raise ValueError(
+                f"min_steps = {self.min_steps} exceeds max_steps = {self.max_steps}: lower lease.min_steps"
+            )
         if self.timeout_seconds < 2 * self.heartbeat_seconds:
             raise ValueError(
                 f"timeout_seconds = {self.timeout_seconds} is under two heartbeats of {self.heartbeat_seconds} s: "
