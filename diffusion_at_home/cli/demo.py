@@ -34,8 +34,8 @@ def demo(
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.completed:>7,.0f} / {task.total:,.0f} images"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        BarColumn(bar_width=10),
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -60,10 +60,9 @@ def demo(
 
 
 def _line(status: Status) -> str:
-    live = status["live"]
-    speeds = [worker["images_per_second"] or 0.0 for worker in live["workers"]]
+    speed = sum(worker["images_per_second"] or 0.0 for worker in status["live"]["workers"])
     loss = status["held_out_loss"]
-    parts = [f"version {status['version']}", f"{len(speeds)} workers", f"{sum(speeds):.0f} images/s"]
+    parts = [f"version {status['version']}", f"{speed:.0f} images/s"]
     if loss is not None:
-        parts.append(f"held-out loss {loss:.4f}")
+        parts.append(f"loss {loss:.4f}")
     return ", ".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -95,9 +96,13 @@ def run_demo(plan: DemoPlan, *, say: Callable[[str], None], show: Callable[[Stat
     """
     _prepare(plan, say)
     started = time.monotonic()
+    address = plan.run / "address"
+    address.unlink(missing_ok=True)  # of a coordinator that was killed
     with Fleet(plan.out / "logs") as fleet:
-        fleet.start("coordinator", ["coordinator", "run", str(plan.run), "--http-port", "0", "--grpc-port", "0"])
-        url = wait_for_address(fleet, plan.run / "address")
+        # One thread: the workers need the cores more.
+        ports = ["--http-port", "0", "--grpc-port", "0", "--threads", "1"]
+        fleet.start("coordinator", ["coordinator", "run", str(plan.run), *ports])
+        url = wait_for_address(fleet, address)
         say(f"coordinator at {url}; {plan.workers} workers join")
         for number in range(1, plan.workers + 1):
             fleet.start(f"worker-{number}", _worker_command(plan, number, url))
@@ -131,7 +136,7 @@ def _worker_command(plan: DemoPlan, number: int, url: str) -> Sequence[str]:
     state = plan.out / "workers" / str(number)
     settings = {
         "display_name": f"demo-{number}",
-        "threads": "1",  # the workers share this machine's cores
+        "threads": str(max(1, (os.cpu_count() or 1) // plan.workers)),
         "retry_ceiling_seconds": "5",
     }
     pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
@@ -139,10 +144,15 @@ def _worker_command(plan: DemoPlan, number: int, url: str) -> Sequence[str]:
 
 
 def _train(fleet: Fleet, url: str, say: Callable[[str], None], show: Callable[[Status], None]) -> Status:
+    evaluated = -1
     with httpx2.Client(base_url=url, timeout=30) as client:
         while True:
             status: Status = client.get("/status.json").raise_for_status().json()
             show(status)
+            newest = status["evaluations"][-1] if status["evaluations"] else None
+            if newest is not None and newest["version"] > evaluated:
+                evaluated = newest["version"]
+                say(f"{newest['images']:>7,} images, version {evaluated}: held-out loss {status['held_out_loss']:.4f}")
             if status["live"]["complete"]:
                 return status
             for sentence in check(fleet):

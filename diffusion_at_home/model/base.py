@@ -45,6 +45,10 @@ class DiffusionModel(nn.Module, ABC):
         """The stock diffusers pipeline that is exported, sharing this model's weights."""
 
     @abstractmethod
+    def adopt(self, pipeline: DiffusionPipeline) -> None:
+        """Take over the networks of a loaded `pipeline` of this model's shape."""
+
+    @abstractmethod
     def pipeline_call(self) -> dict[str, Any]:
         """Keyword arguments that the stock pipeline's call needs besides the prompt (sizes, binning)."""
 

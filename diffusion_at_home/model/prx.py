@@ -90,6 +90,10 @@ class PrxPixels(DiffusionModel):
             noise_scale=1.0,
         )
 
+    def adopt(self, pipeline: DiffusionPipeline) -> None:
+        """See `DiffusionModel.adopt`."""
+        self.transformer, self.text_encoder = pipeline.transformer, pipeline.text_encoder
+
     def pipeline_call(self) -> dict[str, Any]:
         """See `DiffusionModel.pipeline_call`; the pipeline has resolution bins for 1,024 pixels only."""
         return {"use_resolution_binning": False}

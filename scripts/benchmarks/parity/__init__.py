@@ -49,7 +49,7 @@ class ParitySection(Section):
     images: Positive = 64_000
     """Images of each training; the schedule and the EMA of the config shrink with it."""
     workers: Positive = 4
-    """Workers of the fleet, each with one lease of lease.max_steps a round."""
+    """Workers of the fleet, which share a round of the config's round.images alike."""
     seeds: Positive = 3
     """Repetitions, with seeds from 0: initial weights, order of the data, noise."""
     learning_rates: tuple[Rate, ...] = (5e-4, 1e-3, 2e-3)
@@ -137,11 +137,9 @@ def _shortened(config: RunConfig, parity: ParitySection) -> RunConfig:
         "warmup_images": int(config.schedule.warmup_images * share),
         "decay_images": int(config.schedule.decay_images * share),
     }
-    round_images = parity.workers * config.lease.max_steps * config.inner.batch_images
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"total_images": parity.images}),
-            "round": config.round.model_copy(update={"images": round_images}),
             "schedule": config.schedule.model_copy(update=schedule),
             "ema": config.ema.model_copy(update={"half_life_images": max(1, int(config.ema.half_life_images * share))}),
         }

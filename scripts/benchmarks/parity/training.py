@@ -75,8 +75,9 @@ def one_node(config: RunConfig, task: DigitsTask) -> Outcome:
     weights = layout.flatten(model)
     ema = weights.clone()
     batches = task.batches(config.run.seed, config.inner.batch_images)
-    for number, images in enumerate(_progress(config, config.lease.max_steps * config.inner.batch_images)):
-        lease = list(itertools.islice(batches, config.lease.max_steps))
+    steps = config.round.images // config.inner.batch_images
+    for number, images in enumerate(_progress(config)):
+        lease = list(itertools.islice(batches, steps))
         trained = trainer.continue_from(
             weights, lease, seed=_seed(config, number, 0), learning_rate=learning_rate(config, images)
         )
@@ -86,7 +87,7 @@ def one_node(config: RunConfig, task: DigitsTask) -> Outcome:
 
 
 def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool) -> Outcome:
-    """Rounds of `workers` equal leases. `keep_state` lets each worker keep its AdamW, which the product does not."""
+    """Rounds of `workers` equal leases, round.images together. `keep_state` lets each worker keep its AdamW, which the product does not."""
     model, layout = _model(config, task)
     weights = layout.flatten(model)
     state, replica = RunState.initial(config, weights), weights
@@ -95,12 +96,13 @@ def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool
     batches = task.batches(config.run.seed, config.inner.batch_images)
     up: list[int] = []
     down: list[int] = []
-    for number, images in enumerate(_progress(config, config.round.images)):
+    steps = config.round.images // workers // config.inner.batch_images
+    for number, images in enumerate(_progress(config)):
         rate = learning_rate(config, images)
         contributions: list[bytes] = []
         counts: list[int] = []
         for worker in range(workers):
-            lease = list(itertools.islice(batches, config.lease.max_steps))
+            lease = list(itertools.islice(batches, steps))
             seed = _seed(config, number, worker)
             train = kept[worker].continue_from if keep_state else fresh.train
             trained = train(replica, lease, seed=seed, learning_rate=rate)
@@ -123,9 +125,9 @@ def _model(config: RunConfig, task: DigitsTask) -> tuple[DiffusionModel, Layout]
     return model, Layout.of(model)
 
 
-def _progress(config: RunConfig, step_images: int) -> range:
-    """Images trained before each round or lease; the last one may pass the total."""
-    return range(0, config.run.total_images, step_images)
+def _progress(config: RunConfig) -> range:
+    """Images trained before each round; the last one may pass the total."""
+    return range(0, config.run.total_images, config.round.images)
 
 
 def _seed(config: RunConfig, number: int, worker: int) -> int:
