@@ -87,7 +87,10 @@ def one_node(config: RunConfig, task: DigitsTask) -> Outcome:
 
 
 def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool) -> Outcome:
-    """Rounds of `workers` equal leases, round.images together. `keep_state` lets each worker keep its AdamW, which the product does not."""
+    """Rounds of `workers` equal leases, round.images together.
+
+    `keep_state` lets each worker keep its AdamW, which the product does not.
+    """
     model, layout = _model(config, task)
     weights = layout.flatten(model)
     state, replica = RunState.initial(config, weights), weights
