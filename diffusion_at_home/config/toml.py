@@ -30,7 +30,8 @@ def load_toml(path: Path | None, schema: type[ConfigT], overrides: Sequence[str]
     data = {} if path is None else _read(path)
     for override in overrides:
         _apply_override(data, override)
-    return parse(data, schema, source="--set" if path is None else str(path))
+    sources = ([] if path is None else [str(path)]) + (["--set"] if overrides else [])
+    return parse(data, schema, source=" with ".join(sources) or "settings")
 
 
 def parse(data: Mapping[str, Any], schema: type[ConfigT], source: str) -> ConfigT:
@@ -39,6 +40,13 @@ def parse(data: Mapping[str, Any], schema: type[ConfigT], source: str) -> Config
         return schema.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{source}: {_sentence(error, schema)}") from None
+
+
+def first_mistake(error: ValidationError) -> str:
+    """The first mistake in data that another machine wrote, short: its place, if it has one, and what is wrong there."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where[:200]}: {first['msg'][:200]}" if where else first["msg"][:200]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -74,22 +82,38 @@ def _sentence(error: ValidationError, schema: type[Section]) -> str:
     dotted = ".".join(path)
     match first["type"]:
         case "extra_forbidden":
-            keys = _keys_at(schema, path[:-1])
+            keys = list(_section_at(schema, path[:-1]).model_fields)
             nearest = difflib.get_close_matches(path[-1], keys, n=1, cutoff=0.4)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys are {', '.join(sorted(keys))}"
             return f"unknown key {dotted!r}; {hint}"
         case "missing":
-            return f"key {dotted!r} is missing"
+            return f"key {dotted!r} is missing{_meaning(schema, path)}"
+        case "model_type":
+            return f"{dotted!r} must be a section of keys, not {_short(first['input'])}"
         case "value_error":
             reason = str(first["ctx"]["error"]) if "ctx" in first else first["msg"]
             return f"{dotted}: {reason}" if dotted else reason
         case _:
-            return f"{dotted} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+            reason = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+            return f"{dotted} = {_short(first['input'])}: {reason}{_meaning(schema, path)}"
 
 
-def _keys_at(schema: type[BaseModel], path: Sequence[str]) -> list[str]:
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _meaning(schema: type[BaseModel], path: Sequence[str]) -> str:
+    """What the key at `path` is, in the words of its unit line."""
+    *parents, key = path
+    field = _section_at(schema, parents).model_fields.get(key)
+    return f" ({field.description.rstrip('.')})" if field and field.description else ""
+
+
+def _section_at(schema: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    """The section at `path`, or the last one on the way to it: a place within a list has no section of its own."""
     for part in path:
-        annotation = schema.model_fields[part].annotation
-        candidates = [annotation, *get_args(annotation)]
-        schema = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return list(schema.model_fields)
+        annotation = schema.model_fields[part].annotation if part in schema.model_fields else None
+        candidates = (annotation, *get_args(annotation))
+        schema = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), schema)
+    return schema

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ SOURCES: Final[dict[str, Source]] = {
 }
 
 
+_UNFINISHED: Final = re.compile(r"(train|held-out)-\d{5}\.(tar|tmp)|manifest\.tmp")
+"""What a build that was broken off may have left."""
+
+
 def build(source: str, out: Path) -> DataManifest:
     """Make the data set `source` in `out`; a complete one that is there already is checked and left alone.
 
@@ -48,7 +53,7 @@ def build(source: str, out: Path) -> DataManifest:
         raise ConfigError(f"there is no data source {source!r}; {hint}")
     if (out / MANIFEST_NAME).is_file():
         return _existing(source, out)
-    if out.exists() and any(path.suffix not in (".tar", ".tmp") for path in out.iterdir()):
+    if out.is_dir() and not all(_UNFINISHED.fullmatch(path.name) for path in out.iterdir()):
         raise ConfigError(f"{out} holds something else than a data set: choose a new folder")
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -67,13 +72,13 @@ def build(source: str, out: Path) -> DataManifest:
 
 
 def _existing(source: str, out: Path) -> DataManifest:
-    manifest = DataManifest.load(out)
-    if manifest.name != source:
-        raise ConfigError(f"{out} holds the data set {manifest.name!r}: choose a new folder for {source!r}")
     try:
+        manifest = DataManifest.load(out)
+        if manifest.name != source:
+            raise ConfigError(f"{out} holds the data set {manifest.name!r}: choose a new folder for {source!r}")
         verify(out, manifest)
     except DataError as error:
-        raise DataError(f"{str(error).partition(':')[0]}: delete {out} and build it again") from None
+        raise DataError(f"{str(error).rpartition(': ')[0]}: delete {out} and build it again") from None
     return manifest
 
 

@@ -9,9 +9,9 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from diffusion_at_home.data.manifest import DataManifest, verify
-from diffusion_at_home.data.shards import Sample, open_image, read_shard
-from diffusion_at_home.errors import storage_errors
+from diffusion_at_home.data.manifest import DataManifest, ShardEntry, verify
+from diffusion_at_home.data.shards import Sample, decode_image, open_image, read_shard
+from diffusion_at_home.errors import DataError, storage_errors
 
 _CELL: Final = 120
 _TEXT: Final = 16
@@ -46,7 +46,7 @@ def summarize(folder: Path) -> DataSummary:
     verify(folder, manifest)
     licenses, captions = Counter[str](), Counter[str]()
     for entry in (*manifest.train, *manifest.held_out):
-        for sample in read_shard(folder / entry.name, entry):
+        for sample in read_pictures(folder, entry, manifest):
             licenses[sample.license] += 1
             captions[sample.caption] += 1
     size_bytes = sum(entry.size_bytes for entry in (*manifest.train, *manifest.held_out))
@@ -73,7 +73,7 @@ def contact_sheet(folder: Path, path: Path, *, columns: int = 8, rows: int = 5) 
     manifest = DataManifest.load(folder)
     samples: list[Sample] = []
     for entry in manifest.train:
-        samples += read_shard(folder / entry.name, entry)
+        samples += read_pictures(folder, entry, manifest)
         if len(samples) >= columns * rows:
             break
     samples = samples[: columns * rows]
@@ -84,16 +84,27 @@ def contact_sheet(folder: Path, path: Path, *, columns: int = 8, rows: int = 5) 
     for index, sample in enumerate(samples):
         row, column = divmod(index, columns)
         place = (_GAP + column * pitch[0], _GAP + row * pitch[1])
-        sheet.paste(_thumbnail(sample), place)
+        sheet.paste(_thumbnail(sample, manifest), place)
         draw.text((place[0], place[1] + _CELL + 2), _fitted(sample.caption, font), fill="black", font=font)
     with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path, format="PNG")
     return len(samples)
 
 
-def _thumbnail(sample: Sample) -> Image.Image:
-    with open_image(sample) as picture:
-        rgb = picture.convert("RGB")
+def read_pictures(folder: Path, entry: ShardEntry, manifest: DataManifest) -> list[Sample]:
+    """The samples of one shard, all of them pictures of the manifest's size. Raises `DataError`."""
+    samples = read_shard(folder / entry.name, entry)
+    for sample in samples:
+        try:
+            open_image(sample, (manifest.width, manifest.height)).close()
+        except DataError as error:
+            raise DataError(f"{folder / entry.name}: {error}") from None
+    return samples
+
+
+def _thumbnail(sample: Sample, manifest: DataManifest) -> Image.Image:
+    rgb = decode_image(sample, (manifest.width, manifest.height), "RGB")
     scale = _CELL / max(rgb.size)
     size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
     return rgb.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from diffusion_at_home.config.toml import Section
+from diffusion_at_home.config.toml import Section, first_mistake
 from diffusion_at_home.errors import DataError, storage_errors
 
 MANIFEST_NAME: Final = "manifest.json"
@@ -27,15 +27,20 @@ class ShardEntry(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
     """File name, plain: no folders."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of the whole file (hex)."""
     size_bytes: Annotated[int, Field(gt=0, le=MAX_SHARD_BYTES)]
+    """Of the whole file."""
     num_samples: Annotated[int, Field(gt=0, le=MAX_SHARD_SAMPLES)]
+    """Pictures, each with its caption."""
 
 
 class DataManifest(Section):
     """One data set of one size bucket."""
 
     format: Literal[1] = 1
+    """Of this file and of the shards."""
     name: Annotated[str, Field(min_length=1, max_length=64)]
+    """Short name of the data set, which is that of its source."""
     source: Annotated[str, Field(max_length=2000)]
     """Where the pictures come from."""
     license: Annotated[str, Field(min_length=1, max_length=200)]
@@ -45,7 +50,9 @@ class DataManifest(Section):
     height: Annotated[int, Field(gt=0, le=8192)]
     """Pixels."""
     channels: Literal[1, 3] = 3
+    """1 for grey, 3 for RGB."""
     train: Annotated[tuple[ShardEntry, ...], Field(min_length=1, max_length=MAX_SHARDS)]
+    """What is trained on."""
     held_out: Annotated[tuple[ShardEntry, ...], Field(max_length=MAX_SHARDS)] = ()
     """Never trained on."""
 
@@ -77,9 +84,7 @@ class DataManifest(Section):
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise DataError(f"{path}: {where}: {first['msg']}: {_REMEDY}") from None
+            raise DataError(f"{path} is not a data set's manifest ({first_mistake(error)}): {_REMEDY}") from None
 
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder`, last of all its files. Raises `StorageError`."""
@@ -96,6 +101,9 @@ def verify(folder: Path, manifest: DataManifest) -> None:
         path = folder / entry.name
         if not path.is_file():
             raise DataError(f"shard {path} is missing: {_REMEDY}")
+        size_bytes = path.stat().st_size
+        if size_bytes != entry.size_bytes:
+            raise DataError(f"shard {path} has {size_bytes} bytes instead of {entry.size_bytes}: {_REMEDY}")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != entry.sha256:

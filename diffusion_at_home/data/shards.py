@@ -1,8 +1,8 @@
 """The shard format: a WebDataset tar, made the same byte for byte each time, and read as if an enemy had made it.
 
 Every sample is three members in a row: `<key>.png` (or .jpg, .webp), `<key>.txt` (the caption, UTF-8), `<key>.json`
-(`source` and `license`). Reading extracts nothing to disk, follows no link, and checks every declared size before it
-allocates anything.
+(`source` and `license`). Reading extracts nothing to disk, knows plain files only (no link, no sparse file, no extended
+header), and checks every declared size before it allocates anything.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import io
 import json
 import os
 import re
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, ValidationError
 
 from diffusion_at_home.data.manifest import ShardEntry
 from diffusion_at_home.errors import DataError, storage_errors
@@ -31,6 +34,20 @@ MAX_IMAGE_BYTES: Final = 64 * 2**20
 MAX_TEXT_BYTES: Final = 64 * 2**10
 
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_DECODER_ERRORS: Final = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow raises on bytes that are no picture, depending on where it stumbles."""
 _LIMITS: Final = {**dict.fromkeys(IMAGE_SUFFIXES, MAX_IMAGE_BYTES), "txt": MAX_TEXT_BYTES, "json": MAX_TEXT_BYTES}
 
 
@@ -77,17 +94,20 @@ def read_shard(path: Path, entry: ShardEntry) -> list[Sample]:
     """
     parts: dict[str, dict[str, bytes]] = {}
     try:
-        with tarfile.open(path, mode="r:") as tar:
+        with tarfile.open(path, mode="r:", tarinfo=_PlainMember) as tar:
             for member in tar:
-                key, suffix = _member(path, member, entry)
+                key, suffix = _member(path, member)
                 file = tar.extractfile(member)
                 assert file is not None  # a regular file
-                parts.setdefault(key, {})[suffix] = file.read(member.size)
+                files = parts.setdefault(key, {})
+                if suffix in files:
+                    raise DataError(f"{path}: {member.name} comes twice")
+                files[suffix] = file.read(member.size)
                 if len(parts) > entry.num_samples:
                     raise DataError(f"{path}: more than the {entry.num_samples} samples of the manifest")
     except FileNotFoundError:
         raise DataError(f"shard {path} is missing: build the data set again with `dah data build`") from None
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OSError) as error:
         raise DataError(f"{path} is not a shard ({error}): build the data set again with `dah data build`") from None
     if len(parts) != entry.num_samples:
         raise DataError(f"{path} has {len(parts)} samples instead of {entry.num_samples}")
@@ -101,27 +121,31 @@ def decode_images(samples: Sequence[Sample], *, width: int, height: int, channel
 
     pictures = np.empty((len(samples), height, width, channels), dtype=np.uint8)
     for index, sample in enumerate(samples):
-        picture = _decode(sample, (width, height), "L" if channels == 1 else "RGB")
+        picture = decode_image(sample, (width, height), "L" if channels == 1 else "RGB")
         pictures[index] = np.asarray(picture).reshape(height, width, channels)
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def open_image(sample: Sample) -> Image.Image:
-    """The picture, header read only. Raises `DataError`."""
+def open_image(sample: Sample, size: tuple[int, int]) -> Image.Image:
+    """The picture, of which only the header is read, and found to be of `size` (width, height). Raises `DataError`."""
     try:
-        return Image.open(io.BytesIO(sample.image), formats=("PNG", "JPEG", "WEBP"))
-    except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise DataError(f"sample {sample.key} is not a picture: {error}") from None
+        picture = Image.open(io.BytesIO(sample.image), formats=("PNG", "JPEG", "WEBP"))
+    except UnidentifiedImageError:
+        raise DataError(f"sample {sample.key} is not a picture") from None
+    except _DECODER_ERRORS as error:
+        raise DataError(f"sample {sample.key} is not a picture ({error})") from None
+    if picture.size != size:
+        raise DataError(f"sample {sample.key} has {picture.size} pixels instead of {size}")
+    return picture
 
 
-def _decode(sample: Sample, size: tuple[int, int], mode: str) -> Image.Image:
-    with open_image(sample) as picture:
-        if picture.size != size:  # before the pixels are decoded
-            raise DataError(f"sample {sample.key} has {picture.size} pixels instead of {size}")
+def decode_image(sample: Sample, size: tuple[int, int], mode: str) -> Image.Image:
+    """The picture of `size` (width, height) in Pillow's `mode`. Raises `DataError`."""
+    with open_image(sample, size) as picture:
         try:
             return picture.convert(mode)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"sample {sample.key} is a damaged picture: {error}") from None
+        except _DECODER_ERRORS as error:
+            raise DataError(f"sample {sample.key} is a damaged picture ({error})") from None
 
 
 def _add_sample(tar: tarfile.TarFile, sample: Sample) -> None:
@@ -136,11 +160,36 @@ def _add_sample(tar: tarfile.TarFile, sample: Sample) -> None:
         tar.addfile(member, io.BytesIO(data))
 
 
-def _member(path: Path, member: tarfile.TarInfo, entry: ShardEntry) -> tuple[str, str]:
+class _PlainMember(tarfile.TarInfo):
+    """A member whose header is refused before anything it declares is believed.
+
+    `tarfile` follows extended headers, which may declare any size, and steps back over a negative one for ever.
+    """
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            raise tarfile.ReadError(f"{member.name!r} is not a plain file")
+        if not 0 <= member.size <= MAX_IMAGE_BYTES:
+            raise tarfile.ReadError(
+                f"{member.name!r} declares {member.size} bytes, over the limit of {MAX_IMAGE_BYTES}"
+            )
+        return member
+
+
+class _Facts(BaseModel):
+    """The .json of a sample."""
+
+    source: str
+    license: str
+
+
+def _member(path: Path, member: tarfile.TarInfo) -> tuple[str, str]:
     key, _, suffix = member.name.rpartition(".")
-    if not member.isreg() or not _KEY.fullmatch(key) or suffix not in _LIMITS:
+    if not _KEY.fullmatch(key) or suffix not in _LIMITS:
         raise DataError(f"{path}: {member.name!r} is no member of a shard")
-    if member.size > min(_LIMITS[suffix], entry.size_bytes):
+    if member.size > _LIMITS[suffix]:
         raise DataError(f"{path}: {member.name} has {member.size} bytes, over the limit of {_LIMITS[suffix]}")
     return key, suffix
 
@@ -150,14 +199,18 @@ def _sample(path: Path, key: str, files: dict[str, bytes]) -> Sample:
     if len(images) != 1 or "txt" not in files or "json" not in files:
         raise DataError(f"{path}: sample {key} has .{', .'.join(sorted(files))} instead of one picture, .txt and .json")
     try:
-        facts: Any = json.loads(files["json"])
-        return Sample(
-            key=key,
-            image=files[images[0]],
-            suffix=images[0],
-            caption=files["txt"].decode(),
-            source=str(facts["source"]),
-            license=str(facts["license"]),
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: sample {key} has unreadable text: {error!r}") from None
+        caption = files["txt"].decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: {key}.txt is not UTF-8 ({error.reason} at byte {error.start})") from None
+    try:
+        facts = _Facts.model_validate_json(files["json"])
+    except ValidationError as error:
+        raise DataError(f"{path}: {key}.json is not a sample's facts ({error.errors()[0]['msg']})") from None
+    return Sample(
+        key=key,
+        image=files[images[0]],
+        suffix=images[0],
+        caption=caption,
+        source=facts.source,
+        license=facts.license,
+    )
