@@ -18,7 +18,8 @@
         `-- HardwareError      this machine cannot run what was asked
 
 A message is one sentence for a person; it names the field, file or address and what to do. `exit_code` is what the
-command line returns, and each of them is distinct so that a script or a service manager can tell them apart.
+command line returns: one for each consequence, so that a script or a service manager can tell them apart. 1 is a fault
+of the program, 2 a wrong command line.
 """
 
 from __future__ import annotations
@@ -125,12 +126,13 @@ class IntegrityError(StopProcess):
     exit_code: ClassVar[int] = 11
 
 
-_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PLACE_ERRORS = {errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's disk errors below `path` into one `StorageError` sentence."""
+    """Turn what the operating system says about writing below `path` into one `StorageError` sentence."""
     try:
         yield
     except PermissionError as error:
@@ -138,6 +140,10 @@ def storage_errors(path: Path) -> Iterator[None]:
             f"{path} is not writable ({error.strerror}): change its owner or choose another folder"
         ) from error
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+        if error.errno in _DISK_ERRORS:
+            remedy = "free some space and start again"
+        elif error.errno in _PLACE_ERRORS:
+            remedy = "choose another place"
+        else:
             raise
-        raise StorageError(f"cannot write below {path} ({error.strerror}): free some space and start again") from error
+        raise StorageError(f"cannot write below {path} ({error.strerror}): {remedy}") from error

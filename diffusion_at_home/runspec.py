@@ -6,12 +6,13 @@ From it and the initial seed a model is built whose layout both sides compare; n
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from diffusion_at_home.config.run import RunConfig
-from diffusion_at_home.config.toml import Section
+from diffusion_at_home.config.toml import Section, first_mistake
 from diffusion_at_home.data.manifest import DataManifest
 from diffusion_at_home.errors import DataError
 
@@ -19,13 +20,20 @@ MAX_SPEC_BYTES: Final = 16 * 2**20
 """No run needs more; a larger one is refused before it is read."""
 
 
+def _without_folders(config: RunConfig) -> RunConfig:
+    data = config.data.model_copy(update={"path": Path(config.data.path.name)})
+    return config.model_copy(update={"data": data})
+
+
 class RunSpec(Section):
     """The run's public specification."""
 
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
     """run.name and 8 random hex digits of the run's creation: two runs of one name are not one run."""
-    config: RunConfig
+    config: Annotated[RunConfig, AfterValidator(_without_folders)]
+    """The run's settings; of data.path only the last name, for the rest is nobody's business."""
     data: DataManifest
+    """The shards that are leased, and those that are held out."""
     tokenizer: str
     """tokenizer.json."""
 
@@ -44,4 +52,4 @@ class RunSpec(Section):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            raise DataError(f"the run's specification does not parse ({error.errors()[0]['msg']}): upgrade") from None
+            raise DataError(f"the run's specification does not parse ({first_mistake(error)}): upgrade") from None

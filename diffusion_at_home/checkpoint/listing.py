@@ -6,7 +6,8 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from diffusion_at_home.checkpoint.manifest import CheckpointName, Sha256
+from diffusion_at_home.checkpoint.manifest import CheckpointName, RunId, Sha256, Weights
+from diffusion_at_home.config.run import Name
 from diffusion_at_home.config.toml import Section
 
 LISTING_PATH: Final = "/checkpoints.json"
@@ -17,24 +18,34 @@ class ListedCheckpoint(Section):
     """One checkpoint in short."""
 
     name: CheckpointName
+    """Unique in its run."""
     version: int
+    """Outer steps, which is the number of rounds."""
     images: int
+    """Images trained."""
     held_out_loss: float | None
     """Of its default weights; None when it was not finite."""
-    default_weights: str
+    default_weights: Weights
+    """What loads without a variant."""
     size_bytes: int
+    """Of all files but the manifest."""
     created: str
     """ISO 8601, UTC."""
     manifest_sha256: Sha256
+    """From it everything else is checked."""
 
 
 class CheckpointListing(Section):
     """All checkpoints, oldest first, and the two that have a name."""
 
-    run_id: str
-    run: str
+    run_id: RunId
+    """`RunSpec.run_id`."""
+    run: Name
+    """run.name of the config."""
     checkpoints: Annotated[tuple[ListedCheckpoint, ...], Field(max_length=100_000)]
+    """Oldest first."""
     latest: CheckpointName | None
+    """Name of the newest; None before the first."""
     best: CheckpointName | None
     """Lowest held-out loss."""
 

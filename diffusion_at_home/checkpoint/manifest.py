@@ -6,12 +6,13 @@ It comes from a server that nobody trusts: paths are plain and relative, sizes a
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from diffusion_at_home.config.toml import Section
+from diffusion_at_home.config.run import Name
+from diffusion_at_home.config.toml import Section, first_mistake
 from diffusion_at_home.errors import IntegrityError
 
 MANIFEST_NAME: Final = "manifest.json"
@@ -30,62 +31,89 @@ def _plain_path(path: str) -> str:
     return path
 
 
+def _a_tree(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+    if MANIFEST_NAME in files:
+        raise ValueError(f"{MANIFEST_NAME} is listed in itself")
+    for path in files:
+        for parent in PurePosixPath(path).parents:
+            if str(parent) in files:
+                raise ValueError(f"{str(parent)!r} is listed as a file and as a folder")
+    return files
+
+
 FilePath = Annotated[str, AfterValidator(_plain_path)]
 """Relative, with '/', of plain names."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 CheckpointName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,127}$")]
+RunId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
+Weights = Literal["raw", "ema"]
 
 
 class FileEntry(Section):
     """One file."""
 
     sha256: Sha256
+    """Of the whole file (hex)."""
     size_bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
+    """Of the whole file."""
 
 
 class Contributor(Section):
     """One worker's part in a version."""
 
     worker_id: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    """`diffusion_at_home.identity.WorkerId`."""
     display_name: Annotated[str, Field(max_length=64)]
     """What the volunteer calls itself: never trusted, always escaped."""
     images: Annotated[int, Field(ge=0)]
+    """Images credited up to that version."""
 
 
 class DataOrigin(Section):
     """What the weights were trained on."""
 
     name: str
+    """`DataManifest.name`."""
     digest: Sha256
     """Of the data set's manifest."""
     source: str
+    """Where the pictures come from."""
     license: str
+    """Of the pictures."""
     images: int
+    """Train images in the data set."""
 
 
 class CheckpointManifest(Section):
     """Everything that can be checked of a checkpoint, and where it comes from."""
 
     format: Literal[1] = 1
+    """Of this file."""
     name: CheckpointName
-    run_id: str
-    run: str
+    """Unique in its run."""
+    run_id: RunId
+    """`RunSpec.run_id`."""
+    run: Name
+    """run.name of the config."""
     title: str
+    """run.title of the config: one line for people."""
     version: int
     """Outer steps, which is the number of rounds."""
     images: int
     """Images trained."""
     weights_digest: Sha256
     """Of the run's published version, which all workers held."""
-    default_weights: Literal["raw", "ema"]
+    default_weights: Weights
     """What loads without a variant; the other one is the variant of its name."""
-    held_out_loss: dict[Literal["raw", "ema"], float | None]
+    held_out_loss: dict[Weights, float | None]
     """None when it was not finite."""
     held_out_bins: tuple[float | None, ...]
     """Of the default weights, by time."""
     parameters: int
+    """Trained ones, text encoder included."""
     license: str
+    """SPDX licence of the weights."""
     created: str
     """ISO 8601, UTC."""
     data: DataOrigin
@@ -96,7 +124,7 @@ class CheckpointManifest(Section):
     """Versions of what wrote it."""
     call: dict[str, Any]
     """Keyword arguments the pipeline needs besides the prompt, and the sampling the run recommends."""
-    files: Annotated[dict[FilePath, FileEntry], Field(max_length=_MAX_FILES)]
+    files: Annotated[dict[FilePath, FileEntry], Field(max_length=_MAX_FILES), AfterValidator(_a_tree)]
     """Every file of the folder but this one."""
 
     @property
@@ -112,9 +140,7 @@ def parse_manifest(data: bytes, source: str) -> CheckpointManifest:
     try:
         return CheckpointManifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])[:200]
-        raise IntegrityError(f"{source} is not a checkpoint's manifest ({where}: {first['msg'][:200]})") from None
+        raise IntegrityError(f"{source} is not a checkpoint's manifest ({first_mistake(error)})") from None
 
 
 def load_manifest(folder: Path) -> CheckpointManifest:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,7 @@ Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
@@ -91,7 +92,7 @@ class TextEncoderSection(Section):
 class ModelSection(Section):
     """The denoiser."""
 
-    kind: Annotated[str, Field(pattern="^prx$")] = "prx"
+    kind: Literal["prx"] = "prx"
     """Model family: prx (PRXTransformer2DModel in pixels)."""
     image_size: Positive
     """Side of the square pictures drawn by default (pixels)."""
@@ -113,11 +114,11 @@ class ModelSection(Section):
     def _shapes_fit(self) -> Self:
         if self.image_size % self.patch_size:
             raise ValueError(
-                f"image_size = {self.image_size} is not a multiple of {self.patch_size}: change patch_size"
+                f"image_size = {self.image_size} is not a multiple of {self.patch_size}: change model.patch_size"
             )
         if self.hidden_size % (self.heads * 4):
             raise ValueError(
-                f"hidden_size = {self.hidden_size} is not a multiple of 4 x heads = {4 * self.heads}: change heads"
+                f"hidden_size = {self.hidden_size} is not a multiple of 4 x heads = {4 * self.heads}: change model.heads"
             )
         return self
 
@@ -144,9 +145,9 @@ class InnerSection(Section):
     """Images in one inner step."""
     learning_rate: Rate = 1e-3
     """Peak inner learning rate (per step)."""
-    beta1: Fraction = 0.9
+    beta1: Decay = 0.9
     """AdamW's first decay (per step)."""
-    beta2: Fraction = 0.95
+    beta2: Decay = 0.95
     """AdamW's second decay (per step); low, because the state starts fresh in each lease."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay, scaled by the learning rate (per step)."""
@@ -217,9 +218,9 @@ class OuterSection(Section):
     """nesterov, sgd, or adamw (for leases of one step: plain gradient averaging)."""
     learning_rate: Rate = 0.7
     """Outer learning rate (per round)."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Decay = 0.9
     """Nesterov momentum, or AdamW's beta1 (per round)."""
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    beta2: Decay = 0.95
     """AdamW's second decay (per round)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled weight decay (per round)."""
@@ -276,6 +277,8 @@ class ServerSection(Section):
     """Port of the run's address: pages, blobs, checkpoints; 0 picks a free one."""
     grpc_port: Annotated[int, Field(ge=0, le=65535)] = 8401
     """Port of the worker protocol; 0 picks a free one."""
+    threads: Count = 0
+    """CPU threads of aggregation and evaluation; 0 takes all cores. The weights do not depend on it."""
 
 
 class RunConfig(Section):

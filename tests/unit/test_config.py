@@ -1,0 +1,177 @@
+"""Every mistake in a settings file is one sentence that names the key, and every key says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from diffusion_at_home.checkpoint.listing import CheckpointListing
+from diffusion_at_home.checkpoint.manifest import CheckpointManifest
+from diffusion_at_home.config.run import InnerKind, OuterKind, RunConfig
+from diffusion_at_home.config.toml import Section, load_toml, parse
+from diffusion_at_home.data.manifest import DataManifest
+from diffusion_at_home.errors import ConfigError
+from diffusion_at_home.runinfo import RunInfo
+from diffusion_at_home.runspec import RunSpec
+from tests.unit.tiny_run import REPOSITORY, tiny_config
+from worker.settings import WorkerSettings
+
+SHIPPED = sorted((REPOSITORY / "configs").glob("*.toml"))
+DIGITS = REPOSITORY / "configs/digits.toml"
+SCHEMAS = (RunConfig, WorkerSettings, DataManifest, CheckpointManifest, CheckpointListing, RunInfo, RunSpec)
+
+
+def refusal(*overrides: str, path: Path | None = DIGITS) -> str:
+    """What is said about a config that is wrong."""
+    with pytest.raises(ConfigError) as refused:
+        load_toml(path, RunConfig, overrides)
+    sentence = str(refused.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.name for path in SHIPPED])
+def test_every_shipped_config_loads(path: Path) -> None:
+    load_toml(path, WorkerSettings if path.name == "worker.toml" else RunConfig)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("rum.name='x'", "unknown key 'rum'; did you mean 'run'?"),
+        ("run.total_imags=5", "unknown key 'run.total_imags'; did you mean 'total_images'?"),
+        ("model.text.max_token=5", "unknown key 'model.text.max_token'; did you mean 'max_tokens'?"),
+        ("codec.zzz=1", "unknown key 'codec.zzz'; known keys are delta, update"),
+    ],
+)
+def test_a_misspelt_key_is_named_with_the_nearest_real_one(override: str, sentence: str) -> None:
+    assert refusal(override).endswith(sentence)
+
+
+def test_a_missing_key_is_named_with_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text(DIGITS.read_text().replace("total_images = 128_000\n", ""))
+    said = refusal(path=path)
+    assert said == f"{path}: key 'run.total_images' is missing (Images after which the run is complete)"
+
+
+def test_a_missing_section_is_named() -> None:
+    assert (
+        refusal("run.name='x'", path=None)
+        == "--set: key 'run.total_images' is missing (Images after which the run is complete)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("round.images='many'", "round.images = 'many': input should be a valid integer"),
+        ("round.images=0", "round.images = 0: input should be greater than 0"),
+        ("round=3", "'round' must be a section of keys, not 3"),
+        ("run.name='My Run'", "lower-case letters, digits"),
+        ("model.kind='unet'", "model.kind = 'unet': input should be 'prx'"),
+        ("inner.learning_rate=nan", "inner.learning_rate = nan: input should be"),
+        ("inner.beta2=1.0", "inner.beta2 = 1.0: input should be less than 1"),
+        ("inner.optimizer='sgd'", "input should be 'adamw8bit', 'adamw' or 'gradient'"),
+        ("checkpoint.grid_prompts=['a', 3]", "checkpoint.grid_prompts.1 = 3: input should be a valid string"),
+        ("server.http_port=70000", "server.http_port = 70000: input should be less than or equal to 65535"),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_key(override: str, said: str) -> None:
+    assert said in refusal(override)
+
+
+def test_a_long_wrong_value_is_cut_short() -> None:
+    assert len(refusal(f"round.images='{'9' * 10_000}x'")) < 300
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key_to_change"),
+    [
+        (["model.image_size=9"], "model.patch_size"),
+        (["model.heads=5"], "model.heads"),
+        (["lease.min_steps=60"], "lease.min_steps"),
+        (["lease.timeout_seconds=1.5"], "lease.timeout_seconds"),
+        ([f"inner.optimizer='{InnerKind.GRADIENT.value}'"], "inner.optimizer"),
+        ([f"outer.optimizer='{OuterKind.ADAMW.value}'"], "inner.optimizer"),
+        (["lease.min_steps=40", "round.images=1279"], "round.images"),
+        (["schedule.warmup_images=100", "schedule.decay_images=128000"], "schedule.decay_images"),
+    ],
+)
+def test_settings_that_contradict_each_other_name_the_one_to_change(overrides: list[str], key_to_change: str) -> None:
+    said = refusal(*overrides)
+    assert key_to_change in said.rpartition(": ")[2].rpartition("; ")[2]
+
+
+def test_the_least_that_fits_together_is_accepted() -> None:
+    load_toml(DIGITS, RunConfig, ["lease.min_steps=40", "round.images=1280", "schedule.decay_images=128000"])
+    load_toml(DIGITS, RunConfig, ["inner.optimizer='gradient'", "outer.optimizer='adamw'"])
+
+
+@pytest.mark.parametrize(
+    ("override", "name"), [("run.name='other'", "other"), ("run.name=other", "other"), (" run.name =other", "other")]
+)
+def test_an_override_is_toml_or_a_bare_word(override: str, name: str) -> None:
+    assert load_toml(DIGITS, RunConfig, [override]).run.name == name
+
+
+def test_the_last_override_wins() -> None:
+    assert load_toml(DIGITS, RunConfig, ["run.seed=1", "run.seed=2"]).run.seed == 2
+
+
+@pytest.mark.parametrize("override", ["run.seed", "=3", ""])
+def test_an_override_without_key_or_value_is_refused(override: str) -> None:
+    assert refusal(override) == f"--set {override!r} must look like section.key=value"
+
+
+def test_an_override_below_a_value_is_refused() -> None:
+    assert refusal("run.name.deep=1") == "--set 'run.name.deep=1': 'name' is a value, not a section"
+
+
+def test_what_an_override_breaks_is_not_blamed_on_the_file_alone() -> None:
+    assert refusal("run.seed=-1").startswith(f"{DIGITS} with --set: run.seed = -1")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    broken, binary = tmp_path / "broken.toml", tmp_path / "binary.toml"
+    broken.write_text("[run\n")
+    binary.write_bytes(b"\xff\xfe")
+    assert f"{tmp_path / 'none.toml'} does not exist" in refusal(path=tmp_path / "none.toml")
+    assert f"{broken} is not valid TOML" in refusal(path=broken)
+    assert f"{binary} cannot be read" in refusal(path=binary)
+    assert f"{tmp_path} cannot be read" in refusal(path=tmp_path)
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        tiny_config().run.seed = 5
+
+
+def test_a_config_survives_its_json() -> None:
+    config = tiny_config()
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_parsed_data_names_its_source() -> None:
+    with pytest.raises(ConfigError, match=r"^the run at http://x: key 'run' is missing$"):
+        parse({}, RunConfig, source="the run at http://x")
+
+
+def fields(schema: type[BaseModel], prefix: str) -> Iterator[tuple[str, str | None]]:
+    """Every field below `schema` that is not a section itself, with what it says of itself."""
+    for name, field in schema.model_fields.items():
+        types = (field.annotation, *get_args(field.annotation))
+        section = next((t for t in types if isinstance(t, type) and issubclass(t, Section)), None)
+        if section is None:
+            yield f"{prefix}.{name}", field.description
+        else:
+            yield from fields(section, f"{prefix}.{name}")
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=[schema.__name__ for schema in SCHEMAS])
+def test_every_field_says_what_it_is(schema: type[Section]) -> None:
+    assert [name for name, description in fields(schema, schema.__name__) if not description] == []
