@@ -25,6 +25,8 @@ _COMMANDS: Final = {
 
 
 class _LazyGroup(TyperGroup):
+    """Loads a group's module when its command is named; every page of help looks like the first one, plain text."""
+
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 -- click's signature
         return list(_COMMANDS)
 
@@ -32,6 +34,7 @@ class _LazyGroup(TyperGroup):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"diffusion_at_home.cli.{cmd_name}")
+        module.app.rich_markup_mode = None
         command = typer.main.get_command(module.app)
         command.name = cmd_name
         return command

@@ -40,12 +40,10 @@ def list_(url: Url, as_json: Json = False) -> None:
 def download(
     url: Url,
     which: Annotated[str, typer.Option(help="latest, best, or a name from `dah checkpoint list`.")] = "latest",
-    out: Annotated[Path, typer.Option(help="Folder of the checkpoint; a broken-off download goes on.")] = Path(
-        "checkpoint"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder to put it in; a broken-off download goes on.")] = Path("checkpoint"),
     as_json: Json = False,
 ) -> None:
-    """Download a checkpoint of the run at URL and verify every file."""
+    """Download a checkpoint from URL and verify every file."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
@@ -85,15 +83,15 @@ def verify(folder: Folder, as_json: Json = False) -> None:
 @app.command()
 def sample(
     folder: Folder,
-    prompt: Annotated[str, typer.Argument(help="What to draw.")],
-    out: Annotated[Path, typer.Option(help="The picture.")] = Path("sample.png"),
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],
+    out: Annotated[Path, typer.Option(help="The picture, a PNG.")] = Path("sample.png"),
     seed: Annotated[int, typer.Option(help="The same seed gives the same picture.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps instead of the run's.")] = None,
     guidance: Annotated[float | None, typer.Option(min=1.0, help="Guidance instead of the run's.")] = None,
-    variant: Annotated[str | None, typer.Option(help="raw or ema: the weights that are not the default.")] = None,
+    variant: Annotated[str | None, typer.Option(help="raw or ema; the default weights if left out.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Verify the checkpoint in DIR, then draw PROMPT with stock diffusers."""
+    """Draw PROMPT with the checkpoint in DIR. It is verified first, and drawn with by stock diffusers."""
     from diffusion_at_home.checkpoint.draw import draw
 
     size = draw(folder, prompt, out, seed=seed, steps=steps, guidance=guidance, variant=variant)

@@ -21,7 +21,7 @@ def build(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of the data set.")],
     as_json: Json = False,
 ) -> None:
-    """Make the data set SOURCE in OUT; one that is there already is checked and left alone."""
+    """Make the data set SOURCE in OUT. One that is there already is checked and left alone."""
     from diffusion_at_home.data import build as builder
 
     manifest = builder.build(source, out)

@@ -34,9 +34,12 @@ def run_command(command: Callable[[], object], *, debug: bool) -> int:
         command()
     except DahError as error:
         return _say(str(error), error.exit_code, debug=debug)
-    except TyperException as error:  # a wrong option, or no command at all, which shows the help
+    except TyperException as error:  # a wrong option, or no command at all, whose message is the help
         text = error.format_message()
-        return _say(text, error.exit_code, debug=False, prefix="" if "\n" in text else "dah: ")
+        if "\n" not in text:
+            return _say(f"{text}{_where_help_is(error)}", error.exit_code, debug=False)
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        return error.exit_code
     except (KeyboardInterrupt, Abort):
         return 130
     except BrokenPipeError:
@@ -46,15 +49,25 @@ def run_command(command: Callable[[], object], *, debug: bool) -> int:
         return error.code if isinstance(error.code, int) else 1
     except Exception as error:  # noqa: BLE001 -- the command line's boundary
         sentence = f"a fault of this program ({type(error).__name__}: {error}): run it with `dah --debug` and report it"
-        return _say(" ".join(sentence.split()), 1, debug=debug)
+        return _say(sentence, 1, debug=debug)
     return 0
 
 
-def _say(sentence: str, code: int, *, debug: bool, prefix: str = "dah: ") -> int:
+def _say(sentence: str, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"{prefix}{sentence}", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"dah: {_one_line(sentence)}", file=sys.stderr, flush=True)  # noqa: T201
     return code
+
+
+def _where_help_is(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)  # of a UsageError
+    return "" if context is None else f" See `{context.command_path} --help`."
+
+
+def _one_line(text: str) -> str:
+    """`text` without line ends and control characters: some of it was written by the other side."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _plain(value: Any) -> Any:
@@ -76,4 +89,4 @@ def _shown(value: Any) -> str:
         return ", ".join(_shown(item) for item in value) or "none"
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else _one_line(str(value))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train for a run on this machine.")
 
-Config = Annotated[Path | None, typer.Option("--config", help="Settings instead of the default file's.")]
+Config = Annotated[Path | None, typer.Option("--config", help="File of settings instead of the default one.")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")
 ]
@@ -33,7 +33,7 @@ def join(
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
-    """Be admitted to the run at URL and remember it; `dah worker run` then works for it."""
+    """Be admitted to the run at URL and remember it. `dah worker run` then works for it."""
     from worker.joining import join_run
 
     settings = _settings(config, overrides, state_dir)
@@ -44,7 +44,7 @@ def join(
 @app.command()
 def run(
     url: Annotated[
-        str | None, typer.Argument(metavar="[URL]", help="The run's address; the last joined one if left out.")
+        str | None, typer.Argument(metavar="URL", help="The run's address; the last joined one if left out.")
     ] = None,
     config: Config = None,
     overrides: Overrides = None,
@@ -53,7 +53,7 @@ def run(
     images: Annotated[int | None, typer.Option(min=1, help="Stop after this many images were credited.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Work until Ctrl-C: once to hand in what is trained and leave, twice to leave at once."""
+    """Train until Ctrl-C. Once: hand in what is trained, then leave. Twice: leave at once."""
     from worker.joining import workplace
     from worker.state_folder import StateFolder
 
