@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
+import torch
 from grpc_health.v1 import _async as _health
 from grpc_health.v1 import health_pb2_grpc
 
-from coordinator.blobs import BlobStore
+from coordinator.blobs import BlobStore, allow_many_files, read_spec
 from coordinator.checkpoints import Checkpoints
 from coordinator.dispatcher import Dispatcher, IdleReason
 from coordinator.exporter import Exporter
@@ -35,11 +36,10 @@ from coordinator.web.server import WebServer, bind
 from diffusion_at_home import PROTOCOL_VERSION, events
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.config.run import ServerSection
-from diffusion_at_home.errors import IntegrityError, PortInUse
+from diffusion_at_home.errors import PortInUse
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.rpc.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
 from diffusion_at_home.runinfo import RunInfo
-from diffusion_at_home.runspec import RunSpec
 from diffusion_at_home.wire.layout import Layout
 
 _STOP_GRACE_SECONDS: Final = 5.0
@@ -50,6 +50,9 @@ _GRPC_OPTIONS: Final = [
     ("grpc.max_receive_message_length", MAX_CHUNK_BYTES + 64 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # A line that died silently in mid-upload must not keep its lease from being handed in over another.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
 ]
 
 _log = events.logger("coordinator")
@@ -63,7 +66,7 @@ class Coordinator:
         ledger = Ledger(folder.ledger)
         history = ledger.versions()
         blobs = BlobStore(folder.blobs, folder.staging)
-        spec = _read_spec(blobs, ledger.spec_sha256())
+        spec = read_spec(blobs, ledger.spec_sha256())
         config = spec.config
         model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
         layout = Layout.of(model)
@@ -97,6 +100,7 @@ class Coordinator:
             dispatcher=self._dispatcher,
             versions=self._versions,
             exporter=self._exporter,
+            intake=self._intake,
             ledger=self._ledger,
             metrics=self._metrics,
         )
@@ -106,6 +110,11 @@ class Coordinator:
     def server(self) -> ServerSection:
         """Where the run's config wants it to listen."""
         return self._spec.config.server
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the run's model."""
+        return self._versions.layout.num_elements
 
     @property
     def version(self) -> int:
@@ -119,9 +128,16 @@ class Coordinator:
 
         Raises `PortInUse`, or whatever killed a background task.
         """
+        allow_many_files()
+        if server.threads:
+            torch.set_num_threads(server.threads)
         listener = bind(server.host, server.http_port, "server.http_port")
         grpc_server = grpc.aio.server(options=_GRPC_OPTIONS)
-        grpc_port = self._listen(grpc_server, server)
+        try:
+            grpc_port = self._listen(grpc_server, server)
+        except PortInUse:
+            listener.close()
+            raise
         web = WebServer(self._web_app(grpc_port))
         await grpc_server.start()
         url = f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}"
@@ -216,11 +232,3 @@ class Coordinator:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _read_spec(blobs: BlobStore, sha256: str) -> RunSpec:
-    with blobs.open(sha256) as data:
-        spec = RunSpec.from_bytes(bytes(data))
-    if spec.sha256 != sha256:
-        raise IntegrityError(f"blob {sha256} does not have that digest: restore it from a backup")
-    return spec

@@ -6,6 +6,7 @@ import hashlib
 import mmap
 import os
 import re
+import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Final
 
 from diffusion_at_home.errors import IntegrityError, storage_errors
 from diffusion_at_home.outer.state import sync_folder
+from diffusion_at_home.runspec import RunSpec
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -22,7 +24,7 @@ class BlobStore:
     """A folder of blobs and a staging folder beside it, on one file system, so that a rename adds a blob."""
 
     def __init__(self, folder: Path, staging: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self.staging = staging
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -30,17 +32,17 @@ class BlobStore:
 
     def path(self, sha256: str) -> Path | None:
         """The blob's file, or None if there is no such blob or that is no sha256."""
-        path = self._folder / sha256
+        path = self.folder / sha256
         return path if _SHA256.fullmatch(sha256) and path.is_file() else None
 
     def add_file(self, staged: Path, sha256: str) -> None:
         """Move `staged`, whose digest the caller has checked, in as a blob; durable when it returns."""
         assert _SHA256.fullmatch(sha256)
-        with storage_errors(self._folder):
+        with storage_errors(self.folder):
             with staged.open("rb") as file:
                 os.fsync(file.fileno())
-            staged.replace(self._folder / sha256)
-            sync_folder(self._folder)
+            staged.replace(self.folder / sha256)
+            sync_folder(self.folder)
 
     def add_bytes(self, data: bytes) -> str:
         """Store `data`; returns its sha256."""
@@ -64,21 +66,21 @@ class BlobStore:
 
     def keep_only(self, names: set[str]) -> None:
         """Delete what nothing refers to: what was stored just before a process died."""
-        for path in self._folder.iterdir():
+        for path in self.folder.iterdir():
             if path.name not in names:
                 path.unlink()
 
     def remove(self, sha256: str) -> None:
         """Delete a blob; whoever reads it now reads on."""
         assert _SHA256.fullmatch(sha256)
-        (self._folder / sha256).unlink(missing_ok=True)
+        (self.folder / sha256).unlink(missing_ok=True)
 
     @contextmanager
     def open(self, sha256: str) -> Iterator[memoryview]:
         """The blob's bytes as a memory map. Raises `IntegrityError` if it is not there."""
         path = self.path(sha256)
         if path is None:
-            raise IntegrityError(f"blob {sha256} is missing from {self._folder}: restore it from a backup")
+            raise IntegrityError(f"blob {sha256} is missing from {self.folder}: restore it from a backup")
         with mapped(path) as view:
             yield view
 
@@ -86,12 +88,25 @@ class BlobStore:
 @contextmanager
 def mapped(path: Path) -> Iterator[memoryview]:
     """The bytes of a non-empty file, read only, without reading them."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        view = memoryview(data)
-        try:
-            yield view
-        finally:
-            view.release()
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    # Unmapped with its last view: a decoder's traceback may hold one longer than the caller's block.
+    yield memoryview(data)
+
+
+def read_spec(blobs: BlobStore, sha256: str) -> RunSpec:
+    """The run's specification. Raises `IntegrityError`."""
+    with blobs.open(sha256) as data:
+        spec = RunSpec.from_bytes(bytes(data))
+    if spec.sha256 != sha256:
+        raise IntegrityError(f"blob {sha256} does not have that digest: restore it from a backup")
+    return spec
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files as far as it may: a round maps each of its contributions."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def file_sha256(path: Path) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
@@ -36,6 +37,8 @@ _LIVE_HEARTBEATS: Final = 3
 _UPCOMING: Final = 4
 """Shards that a grant announces."""
 
+_SOON: Final = timedelta(seconds=1)
+
 T = TypeVar("T")
 _log = events.logger("coordinator")
 
@@ -60,7 +63,8 @@ class Order(StrEnum):
 @dataclass(slots=True)
 class _Active:
     lease: Lease
-    granted_at: float
+    granted_at: float | None
+    """None if that was before a restart: then nobody knows how long it took."""
     heard_at: float
 
 
@@ -96,6 +100,7 @@ class Dispatcher:
         self._progress = Progress(0, 0)
         self._images_before = 0
         self._active: dict[LeaseId, _Active] = {}
+        self._late: dict[LeaseId, Lease] = {}
         self._heard: dict[WorkerId, float] = {}
         self._speeds = SpeedBook()
 
@@ -105,6 +110,10 @@ class Dispatcher:
     def progress(self) -> Progress:
         """The live round's, or the last one's."""
         return self._progress
+
+    @property
+    def _takes_late(self) -> bool:
+        return self._config.round.late_weight > 0
 
     @property
     def round_number(self) -> int | None:
@@ -143,8 +152,10 @@ class Dispatcher:
                 await self._ledger.run(Ledger.open_round, opened)
             accepted = await self._ledger.run(Ledger.contributions, opened.number)
             leases = await self._ledger.run(Ledger.active_leases)
+            missed = await self._ledger.run(Ledger.missed_leases, opened.number - 2) if self._takes_late else []
             now = self._clock.now()
-            self._active = {lease.lease_id: _Active(lease, now, now) for lease in leases}
+            self._active = {lease.lease_id: _Active(lease, None, now) for lease in leases}
+            self._set_late(missed)
             smallest = self._config.lease.min_steps * self._config.inner.batch_images
             self._progress = Progress(opened.target_images, smallest)
             self._progress.leased_images = sum(lease.quota_images for lease in leases)
@@ -170,12 +181,21 @@ class Dispatcher:
                 Ledger.close_round, self._round.number, reason.value, [lease.lease_id for lease in missed], pool
             )
             self._pool, self._active = pool, {}
+            self._set_late(missed)
             accepted = self._progress.accepted_images
             _log.info(
                 "round_closed", round=self._round.number, reason=reason.value, images=accepted, missed=len(missed)
             )
             self._round = None
         self.changed.ring()
+
+    def _set_late(self, missed: Sequence[Lease]) -> None:
+        """Remember what missed the last round and may still count in the next."""
+        self._late = {lease.lease_id: lease for lease in missed} if self._takes_late else {}
+
+    def expected(self) -> set[LeaseId]:
+        """The leases whose contributions may still count."""
+        return {*self._active, *self._late}
 
     # -- leases -------------------------------------------------------------------------------------------------
 
@@ -227,11 +247,14 @@ class Dispatcher:
         return lease_images(self._config, demand, self._speeds.get(worker), known)
 
     def heartbeat(self, worker: WorkerId, lease_id: LeaseId) -> Order:
-        """Keep a lease alive. ABANDON if it is not, or no longer, an active lease of `worker`."""
+        """Keep a lease alive. ABANDON if it is not, or no longer, a lease of `worker` that may count."""
         now = self._clock.now()
         self._heard[worker] = now
         if lease_id == 0:
             return Order.CONTINUE
+        late = self._late.get(lease_id)
+        if late is not None and late.worker_id == worker:
+            return Order.HAND_IN
         active = self._active.get(lease_id)
         if active is None or active.lease.worker_id != worker:
             return Order.ABANDON
@@ -244,6 +267,11 @@ class Dispatcher:
         """Take a lease back from its worker; its data goes to somebody else. Raises `Refused`."""
         await self.owned(worker, lease_id)
         await _finish(self._end(lease_id, LeaseState.RELEASED))
+
+    async def release_all(self, worker: WorkerId) -> None:
+        """Take back what `worker` holds by our books: it was killed and started again, or a grant never reached it."""
+        for lease_id in [held for held, active in self._active.items() if active.lease.worker_id == worker]:
+            await _finish(self._end(lease_id, LeaseState.RELEASED))
 
     async def expire(self) -> int:
         """Take back the leases that nobody has kept alive; returns how many."""
@@ -263,6 +291,8 @@ class Dispatcher:
             self._pool = pool
             del self._active[lease_id]
             self._progress.leased_images -= active.lease.quota_images
+            if self._progress.accepted_images == 0 and not self._active:
+                self._progress.started_at = None  # everybody has left: the clock waits for the next first lease
             _log.info("lease_ended", lease=lease_id, worker=active.lease.worker_id, state=state.value)
         self.changed.ring()
 
@@ -290,10 +320,10 @@ class Dispatcher:
                 raise Refused(
                     Refusal.REFUSAL_LEASE_EXPIRED, f"lease {lease.lease_id} has ended: its data went to others"
                 )
-        late_weight = self._config.round.late_weight
-        one_late = self._round is not None and self._round.number == lease.round_number + 1
-        if late_weight > 0 and one_late:
-            return late_weight
+        if lease.lease_id in self._late:
+            if self._round is None:
+                raise Refused(Refusal.REFUSAL_BUSY, "the next round, in which this counts, opens soon", _SOON)
+            return self._config.round.late_weight
         raise Refused(
             Refusal.REFUSAL_ROUND_CLOSED, f"round {lease.round_number} has closed without lease {lease.lease_id}"
         )
@@ -336,7 +366,9 @@ class Dispatcher:
             if active is not None:
                 del self._active[work.lease.lease_id]
                 self._progress.leased_images -= work.lease.quota_images
-                self._speeds.learn(work.lease.worker_id, work.images, self._clock.now() - active.granted_at)
+                if active.granted_at is not None:
+                    self._speeds.learn(work.lease.worker_id, work.images, self._clock.now() - active.granted_at)
+            self._late.pop(work.lease.lease_id, None)
             self._count(work.images)
         self.changed.ring()
         return contribution

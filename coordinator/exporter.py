@@ -77,10 +77,7 @@ class Exporter:
         checkpoint = final or self._crossed(version, self._spec.config.checkpoint.every_images)
         if not checkpoint and not self._crossed(version, self._spec.config.evaluation.every_images):
             return
-        done = {record.version for record in await self._ledger.run(Ledger.checkpoints)}
-        if not checkpoint:
-            done |= {record.version for record in await self._ledger.run(Ledger.evaluations)}
-        if version.version in done:
+        if await self._ledger.run(_is_done, version.version, checkpoint):
             return
         kind = "checkpoint" if checkpoint else "evaluation"
         link = self._folder.exports / f"{version.version:09d}-{kind}.safetensors"
@@ -97,8 +94,11 @@ class Exporter:
             if due is None:
                 await self._changed.wait(1.0)
                 continue
-            contributors = await self._ledger.run(_contributors, due.version.version)
             try:
+                if await self._ledger.run(_is_done, due.version.version, due.checkpoint):
+                    due.state.unlink(missing_ok=True)  # a process died between the ledger and this line
+                    continue
+                contributors = await self._ledger.run(_contributors, due.version.version)
                 evaluations, checkpoint = await loop.run_in_executor(self._executor, self._do, due, contributors)
                 await self._ledger.run(Ledger.add_evaluations, evaluations)
                 if checkpoint is not None:
@@ -202,6 +202,14 @@ class Exporter:
             manifest_sha256=hashlib.sha256((out / MANIFEST_NAME).read_bytes()).hexdigest(),
             created_at_ms=created_at_ms,
         )
+
+
+def _is_done(ledger: Ledger, version: int, checkpoint: bool) -> bool:
+    """Whether the ledger has what is due at `version`: a published checkpoint must never be written again."""
+    done = {record.version for record in ledger.checkpoints()}
+    if not checkpoint:
+        done |= {record.version for record in ledger.evaluations()}
+    return version in done
 
 
 def _contributors(ledger: Ledger, last_round: int) -> tuple[Contributor, ...]:

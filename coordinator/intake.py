@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
 from coordinator.records import Contribution, Lease
 from coordinator.refused import Refused
-from coordinator.screening import screen_file, screen_header
+from coordinator.screening import check_sha256, screen_file, screen_header
 from coordinator.uploads import Uploads
 from diffusion_at_home import events
 from diffusion_at_home.config.run import RunConfig
@@ -48,8 +48,7 @@ class Intake:
 
     def received_bytes(self, lease: Lease, sha256: str) -> int:
         """How much of a contribution is here."""
-        if len(sha256) != 64 or not sha256.isalnum():
-            raise Refused(pb.REFUSAL_MALFORMED, "sha256 must be 64 hexadecimal digits")
+        check_sha256(sha256)
         return self._uploads.received_bytes(lease.lease_id, sha256)
 
     async def take(
@@ -61,11 +60,13 @@ class Intake:
             return same_or_refused(before, header.sha256)
         self._dispatcher.check_acceptable(lease)
         screen_header(header, lease, self._codec, self._num_elements)
-        path = await self._uploads.receive(header, self._keeping_alive(lease, requests))
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, self._screen_and_store, path, header.sha256)
-        work = Work(lease, header.sha256, header.size_bytes, header.images, header.mean_loss, header.train_ms)
-        receipt = await self._dispatcher.accept(work)
+        async with self._uploads.receive(header, self._keeping_alive(lease, requests)) as path:
+            await self._in_thread(self._screen, path, header.sha256)
+            # Again, as receiving may have taken long: what cannot count must not become a blob.
+            self._dispatcher.check_acceptable(await self._dispatcher.owned(lease.worker_id, lease.lease_id))
+            await self._in_thread(self._blobs.add_file, path, header.sha256)
+            work = Work(lease, header.sha256, header.size_bytes, header.images, header.mean_loss, header.train_ms)
+            receipt = await self._dispatcher.accept(work)
         self._metrics.images.inc(receipt.images)
         self._metrics.contributions.inc()
         self._metrics.uplink.inc(receipt.size_bytes)
@@ -86,13 +87,19 @@ class Intake:
             self._dispatcher.touch(lease.lease_id)
             yield request
 
-    def _screen_and_store(self, path: Path, sha256: str) -> None:
+    def _screen(self, path: Path, sha256: str) -> None:
         try:
             screen_file(path, sha256, self._codec, self._num_elements)
         except Refused:
             path.unlink(missing_ok=True)
             raise
-        self._blobs.add_file(path, sha256)
+
+    async def _in_thread(self, work: Callable[[Path, str], None], path: Path, sha256: str) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._executor, work, path, sha256)
+
+    def tidy(self) -> None:
+        """Delete what has come in for leases that cannot count any more."""
+        self._uploads.forget_all_but(self._dispatcher.expected())
 
     def close(self) -> None:
         """Finish what is being screened."""

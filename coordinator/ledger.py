@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
@@ -27,6 +28,7 @@ from coordinator.records import (
     LeaseState,
     Round,
     RoundState,
+    Totals,
     Version,
     Worker,
     now_ms,
@@ -50,6 +52,8 @@ class Ledger:
         self._path = path
         self._engine = _engine(path, read_only=read_only)
         with self._begin() as tx:
+            if not sa.inspect(tx).has_table(tables.run.name):
+                raise IntegrityError(f"{path} is no ledger: restore it from a backup")
             found = tx.execute(sa.select(tables.run.c.format)).scalar_one_or_none()
         if found != FORMAT:
             raise IntegrityError(f"{path} has format {found} instead of {FORMAT}: use the software that made it")
@@ -133,6 +137,12 @@ class Ledger:
         """All that are neither handed in nor given up."""
         return self._records(Lease, sa.select(tables.leases).where(tables.leases.c.state == LeaseState.ACTIVE))
 
+    def missed_leases(self, base_version: int) -> list[Lease]:
+        """All from `base_version` that their round closed without."""
+        rows = tables.leases.c
+        query = sa.select(tables.leases).where(rows.state == LeaseState.MISSED, rows.base_version == base_version)
+        return self._records(Lease, query)
+
     def accept(self, contribution: Contribution, pool: DataPool) -> Contribution:
         """Store a contribution, end its lease, and give what it left undone back to the pool: all or nothing.
 
@@ -162,13 +172,19 @@ class Ledger:
         found = self._records(Contribution, query)
         return sorted(found, key=lambda c: (c.first_range, c.contribution_id))
 
-    def contribution_totals(self) -> tuple[int, int]:
-        """Number and bytes of all contributions."""
-        rows = tables.contributions.c
-        query = sa.select(sa.func.count(rows.contribution_id), sa.func.coalesce(sa.func.sum(rows.size_bytes), 0))
+    def totals(self) -> Totals:
+        """The whole run in numbers."""
+        given, active = tables.contributions.c, tables.leases.c.state == LeaseState.ACTIVE
+        counts = {
+            "contributions": sa.select(sa.func.count(given.contribution_id)),
+            "contributors": sa.select(sa.func.count(given.worker_id.distinct())),
+            "uplink_bytes": sa.select(sa.func.sum(given.size_bytes)),
+            "downlink_bytes": sa.select(sa.func.sum(tables.versions.c.update_bytes)),
+            "joined": sa.select(sa.func.count(tables.workers.c.worker_id)),
+            "active_leases": sa.select(sa.func.count(tables.leases.c.lease_id)).where(active),
+        }
         with self._begin() as tx:
-            count, size_bytes = tx.execute(query).one()
-        return int(count), int(size_bytes)
+            return Totals(**{name: int(tx.execute(query).scalar_one() or 0) for name, query in counts.items()})
 
     def blob_names(self) -> set[str]:
         """sha256 of every update, snapshot and contribution, and of the specification."""
@@ -208,6 +224,11 @@ class Ledger:
         with self._begin() as tx:
             tx.execute(sa.insert(tables.versions).values(dataclasses.asdict(version)))
             tx.execute(sa.update(rounds).where(rounds.c.number == version.version).values(state=RoundState.CLOSED))
+
+    def newest_version(self) -> Version:
+        """The last published one."""
+        query = sa.select(tables.versions).order_by(tables.versions.c.version.desc()).limit(1)
+        return self._records(Version, query)[0]
 
     def versions(self) -> list[Version]:
         """All versions, oldest first."""
@@ -270,7 +291,8 @@ class Ledger:
 
 def _engine(path: Path, *, read_only: bool) -> sa.Engine:
     mode = "ro" if read_only else "rwc"
-    engine = sa.create_engine(f"sqlite:///file:{path}?mode={mode}&uri=true", connect_args={"timeout": 10})
+    url = sa.URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"})
+    engine = sa.create_engine(url, connect_args={"timeout": 10})
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, record: Any) -> None:  # noqa: ARG001

@@ -159,6 +159,22 @@ class Checkpoint:
     created_at_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """A run in numbers."""
+
+    contributions: int
+    contributors: int
+    """Workers that have any."""
+    uplink_bytes: int
+    """Of all contributions."""
+    downlink_bytes: int
+    """Of all updates, for one worker that took each."""
+    joined: int
+    """Keys that ever joined."""
+    active_leases: int
+
+
 def now_ms() -> int:
     """Milliseconds since 1970, for records."""
     return time.time_ns() // 1_000_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from typing import Final
@@ -28,6 +29,7 @@ class Registry:
         self._run_id = run_id
         self._ledger = ledger
         self._workers = {worker.worker_id: worker for worker in workers}
+        self._lock = asyncio.Lock()
         self._by_token = {worker.token_sha256: worker.worker_id for worker in workers}
 
     def names(self) -> dict[str, str]:
@@ -38,6 +40,10 @@ class Registry:
         """Open a session; returns the worker and the token, which is stored only as a hash. Raises `Refused`."""
         check_version(request.protocol_version)
         _check_fields(request)
+        async with self._lock:  # the same Join twice at once must not open two sessions
+            return await self._join(request)
+
+    async def _join(self, request: JoinRequest) -> tuple[WorkerId, str]:
         worker = worker_id(request.public_key)
         known = self._workers.get(worker)
         if not join_is_signed(request.public_key, self._run_id, request.signed_at_ms, request.signature):

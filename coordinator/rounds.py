@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from coordinator.dispatcher import Dispatcher, IdleReason
 from coordinator.exporter import Exporter
+from coordinator.intake import Intake
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
@@ -22,7 +23,7 @@ from diffusion_at_home.errors import StorageError
 _TICK_SECONDS: Final = 0.25
 """Longest that a deadline is noticed late."""
 
-_STORAGE_RETRY_SECONDS: Final = 30.0
+_STORAGE_RETRY_SECONDS: Final = 5.0
 
 T = TypeVar("T")
 _log = events.logger("coordinator")
@@ -38,6 +39,7 @@ class Rounds:
         dispatcher: Dispatcher,
         versions: Versions,
         exporter: Exporter,
+        intake: Intake,
         ledger: LedgerThread,
         metrics: Metrics,
     ) -> None:
@@ -45,6 +47,7 @@ class Rounds:
         self._dispatcher = dispatcher
         self._versions = versions
         self._exporter = exporter
+        self._intake = intake
         self._ledger = ledger
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tensors")
@@ -63,6 +66,7 @@ class Rounds:
             if live.state is RoundState.OPEN:
                 await self._collect()
             version = await self._publish(live)
+            self._intake.tidy()
             await self._exporter.consider(version, final=self.complete)
         await self._exporter.idle()
         self._dispatcher.idle_reason = IdleReason.COMPLETE

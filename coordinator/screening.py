@@ -21,10 +21,15 @@ from diffusion_at_home.wire.vector import VectorReader, size_bounds
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
+def check_sha256(sha256: str) -> None:
+    """Refuse what cannot name a contribution."""
+    if not _SHA256.fullmatch(sha256):
+        raise Refused(Refusal.REFUSAL_MALFORMED, "sha256 must be 64 hexadecimal digits in lower case")
+
+
 def screen_header(header: SubmitHeader, lease: Lease, codec: Codec, num_elements: int) -> None:
     """Check what a Submit announces, before a byte of it is stored. Raises `Refused`."""
-    if not _SHA256.fullmatch(header.sha256):
-        raise Refused(Refusal.REFUSAL_MALFORMED, "sha256 must be 64 hexadecimal digits in lower case")
+    check_sha256(header.sha256)
     lowest, highest = size_bounds(codec, num_elements)
     if not lowest <= header.size_bytes <= highest:
         raise Refused(

@@ -111,6 +111,7 @@ class CoordinatorService(CoordinatorServicer):
 
     async def _lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
         worker = self._caller(request.protocol_version, context)
+        await self._dispatcher.release_all(worker)  # who asks for a lease has none
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(request.wait_ms, _MAX_WAIT_MS) / 1000
         while True:

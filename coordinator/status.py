@@ -64,19 +64,18 @@ class LiveStatus:
 
 def read_status(ledger: Ledger) -> RunStatus:
     """The durable part."""
-    versions = ledger.versions()
-    contributions, uplink_bytes = ledger.contribution_totals()
+    newest, totals = ledger.newest_version(), ledger.totals()
     return RunStatus(
         run_id=ledger.run_id(),
-        version=versions[-1].version,
-        rounds=len(versions) - 1,
-        images=versions[-1].images,
-        workers=len(ledger.images_by_worker(versions[-1].version + 1)),
-        joined=len(ledger.workers()),
-        contributions=contributions,
-        uplink_bytes=uplink_bytes,
-        downlink_bytes=sum(version.update_bytes for version in versions),
-        active_leases=len(ledger.active_leases()),
+        version=newest.version,
+        rounds=newest.version,
+        images=newest.images,
+        workers=totals.contributors,
+        joined=totals.joined,
+        contributions=totals.contributions,
+        uplink_bytes=totals.uplink_bytes,
+        downlink_bytes=totals.downlink_bytes,
+        active_leases=totals.active_leases,
         evaluations=tuple(ledger.evaluations()),
         checkpoints=tuple(ledger.checkpoints()),
     )

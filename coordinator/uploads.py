@@ -1,13 +1,13 @@
 """Contributions on their way in: one growing file a lease in the staging folder, which survives restarts.
 
 A stream may end at any byte and go on from there later; nothing larger than the size its header was checked for is ever
-written. Only one stream writes to a lease at a time.
+written. Only one stream has a lease's upload at a time, from its first chunk to the receipt.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -35,10 +35,11 @@ class Uploads:
         path = self._path(lease_id, sha256)
         return path.stat().st_size if path.is_file() else 0
 
+    @asynccontextmanager
     async def receive(
         self, header: SubmitHeader, requests: AsyncIterator[SubmitRequest], max_chunk_bytes: int = MAX_CHUNK_BYTES
-    ) -> Path:
-        """Write the stream's chunks; returns the file when it is whole. Raises `Refused`, `StorageError`.
+    ) -> AsyncIterator[Path]:
+        """Write the stream's chunks; within, the file is whole and nobody else's. Raises `Refused`, `StorageError`.
 
         Chunks go to the page cache from the loop: a write of a MiB takes less than a hop to a thread.
         """
@@ -59,7 +60,7 @@ class Uploads:
                     file.write(chunk)
                 if file.tell() < header.size_bytes:
                     raise Refused(Refusal.REFUSAL_WRONG_OFFSET, "the stream ended early: ask SubmitOffset and go on")
-        return path
+            yield path
 
     def forget(self, lease_id: LeaseId, keep: Path | None = None) -> None:
         """Delete what has come in for a lease, but for `keep`."""

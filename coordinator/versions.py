@@ -7,7 +7,7 @@ the same bits again, for the round's contributions are fixed and summed in a fix
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -39,6 +39,10 @@ class Versions:
         self._blobs = blobs
         self._folder = folder
         self._state = self._load()
+        self._snapshots = [v.version for v in self.history if blobs.path(v.snapshot_sha256)]
+        if not self._snapshots:
+            raise IntegrityError(f"no snapshot of any version is left in {blobs.folder}: restore one from a backup")
+        self._forget_old_snapshots()
         for stray in folder.glob("state-*"):
             if stray != state_file(folder, self.newest.version):
                 stray.unlink()
@@ -66,13 +70,10 @@ class Versions:
             raise
 
     def _make(self, contributions: Sequence[Contribution]) -> Version:
-        state, images = self._state, sum(c.images for c in contributions)
+        state = self._state
         staged = self._blobs.staging / f"update-{state.version + 1}"
-        with ExitStack() as stack:
-            readers = [self._open_delta(stack, c.sha256) for c in contributions]
-            mean = weighted_mean(readers, [c.weight for c in contributions])
-            chunks = state.advance(self._config, mean, images)
-            update_sha256, update_bytes = self._write(staged, self._config.codec.update, chunks)
+        write_update(staged, state, self._config, contributions, self._blobs)
+        update_sha256, update_bytes = self._add(staged)
         snapshot_sha256, snapshot_bytes = self._snapshot_if_due(update_bytes)
         state.save(state_file(self._folder, state.version))
         return Version(
@@ -91,14 +92,13 @@ class Versions:
         assert version.version == self.newest.version + 1
         self.state_file.unlink(missing_ok=True)
         self.history.append(version)
-        snapshots = [v.snapshot_sha256 for v in self.history if v.snapshot_sha256]
-        for sha256 in snapshots[:-KEPT_SNAPSHOTS]:
-            self._blobs.remove(sha256)
+        if version.snapshot_sha256:
+            self._snapshots.append(version.version)
+            self._forget_old_snapshots()
 
     def catch_up(self, held_version: int | None) -> list[Blob]:
         """The fewest bytes from `held_version` (None: nothing) to the newest: updates, or a snapshot and updates."""
-        newest = self.newest.version
-        base = max(v.version for v in self.history if self._blobs.path(v.snapshot_sha256) is not None)
+        newest, base = self.newest.version, self._snapshots[-1]
         from_snapshot = [self._snapshot(self.history[base]), *self._updates(base)]
         if held_version is None or held_version > newest:
             return from_snapshot
@@ -114,26 +114,28 @@ class Versions:
             raise IntegrityError(f"{path} is not the published version {self.newest.version}: restore it from a backup")
         return state
 
-    def _open_delta(self, stack: ExitStack, sha256: str) -> VectorReader:
-        data = stack.enter_context(self._blobs.open(sha256))
-        return VectorReader(data, self._config.codec.delta, self.layout.num_elements)
-
-    def _write(self, staged: Path, codec: Codec, chunks: Iterator[bytes]) -> tuple[str, int]:
-        with storage_errors(staged), staged.open("wb") as file:
-            write_vector(file, codec, self.layout.num_elements, chunks)
-            size_bytes = file.tell()
-        sha256 = file_sha256(staged)
+    def _add(self, staged: Path) -> tuple[str, int]:
+        """Make the staged file a blob; returns its name and size."""
+        sha256, size_bytes = file_sha256(staged), staged.stat().st_size
         self._blobs.add_file(staged, sha256)
         return sha256, size_bytes
 
     def _snapshot_if_due(self, update_bytes: int) -> tuple[str, int]:
         """A snapshot as soon as the updates since the last one weigh as much: nobody downloads more than twice one."""
-        last = max(v.version for v in self.history if v.snapshot_sha256)
+        last = self._snapshots[-1]
         since = update_bytes + sum(v.update_bytes for v in self.history[last + 1 :])
         if since < self.history[last].snapshot_bytes:
             return "", 0
         staged = self._blobs.staging / f"snapshot-{self._state.version}"
-        return self._write(staged, Codec.FP32, encode_chunks(Codec.FP32, self._state.published))
+        _write_snapshot(staged, self._state)
+        return self._add(staged)
+
+    def _forget_old_snapshots(self) -> None:
+        kept = {self.history[version].snapshot_sha256 for version in self._snapshots[-KEPT_SNAPSHOTS:]}
+        for version in self._snapshots[:-KEPT_SNAPSHOTS]:
+            if (sha256 := self.history[version].snapshot_sha256) not in kept:  # two versions may be the same bits
+                self._blobs.remove(sha256)
+        del self._snapshots[:-KEPT_SNAPSHOTS]
 
     def _updates(self, after: int) -> list[Blob]:
         return [
@@ -158,6 +160,23 @@ class Versions:
         )
 
 
+def write_update(
+    path: Path, state: RunState, config: RunConfig, contributions: Sequence[Contribution], blobs: BlobStore
+) -> None:
+    """Step `state` by `contributions` in the order given, and write the update that takes replicas there to `path`.
+
+    The one way from a version to the next. When it raises, the state is neither and must be loaded again.
+    """
+    num_elements = len(state.published)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(blobs.open(c.sha256)) for c in contributions]
+        deltas = [VectorReader(data, config.codec.delta, num_elements) for data in opened]
+        mean = weighted_mean(deltas, [c.weight for c in contributions])
+        chunks = state.advance(config, mean, sum(c.images for c in contributions))
+        with storage_errors(path), path.open("wb") as file:
+            write_vector(file, config.codec.update, num_elements, chunks)
+
+
 def state_file(folder: Path, version: int) -> Path:
     """Where the state of `version` lies."""
     return folder / f"state-{version}.safetensors"
@@ -167,10 +186,13 @@ def first_version(state: RunState, *, layout: Layout, blobs: BlobStore, folder: 
     """Store version 0 of a run: its snapshot and its state."""
     folder.mkdir(parents=True, exist_ok=True)
     staged = blobs.staging / "snapshot-0"
-    with storage_errors(staged), staged.open("wb") as file:
-        write_vector(file, Codec.FP32, layout.num_elements, encode_chunks(Codec.FP32, state.published))
-        size_bytes = file.tell()
-    sha256 = file_sha256(staged)
+    _write_snapshot(staged, state)
+    sha256, size_bytes = file_sha256(staged), staged.stat().st_size
     blobs.add_file(staged, sha256)
     state.save(state_file(folder, 0))
     return Version(0, 0, layout.weights_digest(state.published), "", 0, sha256, size_bytes, now_ms())
+
+
+def _write_snapshot(path: Path, state: RunState) -> None:
+    with storage_errors(path), path.open("wb") as file:
+        write_vector(file, Codec.FP32, len(state.published), encode_chunks(Codec.FP32, state.published))

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-from diffusion_at_home.errors import LeaseLost, RetryCall
+from diffusion_at_home.errors import LeaseLost, RetryCall, StorageError
 from worker.blobs import BlobFetcher, BlobRef
 
 _LOOK_SECONDS: Final = 0.5
@@ -40,5 +40,5 @@ class Prefetcher:
                 continue
             try:
                 self._blobs.fetch(blob, ended)
-            except (RetryCall, LeaseLost):
+            except (RetryCall, LeaseLost, StorageError):  # a cache without room for more is not the end
                 continue

@@ -6,18 +6,30 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterator
+from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
 
 from diffusion_at_home.errors import ConfigError, PortInUse
 
+_STOP_GRACE_SECONDS: Final = 5
+"""What a download has left when we stop; it may be resumed later."""
+
 
 class WebServer(uvicorn.Server):
     """uvicorn without its signal handlers: the process has its own."""
 
     def __init__(self, app: Starlette) -> None:
-        super().__init__(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=_STOP_GRACE_SECONDS,
+            )
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

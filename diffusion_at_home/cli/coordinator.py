@@ -51,6 +51,7 @@ def run(
     host: Annotated[str | None, typer.Option(help="Address to listen on instead of server.host.")] = None,
     http_port: Annotated[int | None, typer.Option(help="Port of the run's address; 0 picks a free one.")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="Port of the worker protocol; 0 picks a free one.")] = None,
+    threads: Annotated[int | None, typer.Option(min=0, help="CPU threads instead of server.threads.")] = None,
     exit_when_complete: Annotated[
         bool, typer.Option("--exit-when-complete", help="Stop after the last checkpoint instead of serving on.")
     ] = False,
@@ -63,7 +64,7 @@ def run(
     place = RunFolder(folder.absolute())
     with place.locked():
         events.configure(place.log)
-        changes = {"host": host, "http_port": http_port, "grpc_port": grpc_port}
+        changes = {"host": host, "http_port": http_port, "grpc_port": grpc_port, "threads": threads}
         given = {key: value for key, value in changes.items() if value is not None}
         version = asyncio.run(_serve(place, given, exit_when_complete=exit_when_complete))
     emit({"version": version}, as_json)
@@ -98,6 +99,15 @@ def status(folder: Folder, as_json: Json = False) -> None:
         },
         as_json,
     )
+
+
+@app.command()
+def replay(folder: Folder, as_json: Json = False) -> None:
+    """Recompute every version of the run in DIR from its contributions and compare it with what was published."""
+    from coordinator.replay import replay as replayed
+    from coordinator.run_folder import RunFolder
+
+    emit(dataclasses.asdict(replayed(RunFolder(folder.absolute()))), as_json)
 
 
 async def _serve(place: RunFolder, changes: dict[str, Any], *, exit_when_complete: bool) -> int:

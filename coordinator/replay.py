@@ -1,0 +1,93 @@
+"""Recomputes a whole run from its ledger and blobs, and compares every version with what was published.
+
+Reads only: the run may be stopped or live. Every step is the coordinator's own (`write_update`), in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.blobs import BlobStore, allow_many_files, file_sha256, read_spec
+from coordinator.ledger import Ledger
+from coordinator.records import Contribution, Version
+from coordinator.run_folder import RunFolder
+from coordinator.versions import write_update
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.errors import IntegrityError
+from diffusion_at_home.model.build import build_model
+from diffusion_at_home.outer.state import RunState
+from diffusion_at_home.wire.codecs import DecodeError
+from diffusion_at_home.wire.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A run whose every version is what its contributions make of its seed."""
+
+    run_id: str
+    versions: int
+    """Published, version 0 included."""
+    contributions: int
+    """That count in them."""
+    images: int
+    weights_digest: str
+    """Of the newest version."""
+
+
+def replay(folder: RunFolder) -> Replayed:
+    """Recompute the run in `folder`. Raises `IntegrityError` that names the first version or blob that differs."""
+    allow_many_files()
+    with closing(Ledger(folder.ledger, read_only=True)) as ledger, tempfile.TemporaryDirectory() as scratch:
+        blobs = BlobStore(folder.blobs, Path(scratch))
+        spec = read_spec(blobs, ledger.spec_sha256())
+        config, history = spec.config, ledger.versions()
+        model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
+        layout = Layout.of(model)
+        state = RunState.initial(config, layout.flatten(model))
+        _compare(history[0], state, layout, update_sha256="")
+        num_contributions = 0
+        for published in history[1:]:
+            contributions = ledger.contributions(published.version)
+            update = _step(state, config, contributions, blobs, published)
+            _compare(published, state, layout, update_sha256=file_sha256(update))
+            num_contributions += len(contributions)
+    return Replayed(spec.run_id, len(history), num_contributions, state.images, history[-1].weights_digest)
+
+
+def _step(
+    state: RunState, config: RunConfig, contributions: Sequence[Contribution], blobs: BlobStore, target: Version
+) -> Path:
+    """Move `state` to `target`; returns the update."""
+    for contribution in contributions:
+        path = blobs.path(contribution.sha256)
+        if path is not None and file_sha256(path) != contribution.sha256:
+            raise IntegrityError(
+                f"version {target.version} differs: {path}, contribution {contribution.contribution_id}, "
+                "does not have the digest of its name: restore it from a backup"
+            )
+    update = blobs.staging / "update"
+    try:
+        write_update(update, state, config, contributions, blobs)
+    except DecodeError as error:
+        raise IntegrityError(
+            f"version {target.version} differs: a contribution cannot be decoded ({error}): use the software that made it"
+        ) from None
+    return update
+
+
+def _compare(published: Version, state: RunState, layout: Layout, *, update_sha256: str) -> None:
+    facts = {
+        "images": (published.images, state.images),
+        "the weights' digest": (published.weights_digest, layout.weights_digest(state.published)),
+        "the update's sha256": (published.update_sha256, update_sha256),
+    }
+    for name, (there, here) in facts.items():
+        if there != here:
+            raise IntegrityError(
+                f"version {published.version} differs: {name} is {there} in the ledger and {here} when recomputed: "
+                "do not trust this run's weights from there on"
+            )
