@@ -1,0 +1,159 @@
+"""The ledger: what it returns from is on disk, and counts once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from coordinator.data_pool import DataPool
+from coordinator.ledger import Ledger
+from coordinator.records import Contribution, Lease, LeaseId, LeaseState, RoundState, Totals
+from diffusion_at_home.data.order import DataCursor, ShardRange
+from diffusion_at_home.errors import IntegrityError, StorageError
+from tests.unit.desk import ANNA, BERT, SHA, a_round, a_version, a_worker, new_ledger
+
+RANGES = (ShardRange(epoch=0, shard=1, start=0, count=10), ShardRange(epoch=0, shard=0, start=4, count=6))
+POOL = DataPool(DataCursor(0, 1, 10))
+REST = DataPool(DataCursor(0, 1, 10), (RANGES[1],))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    ledger = new_ledger(path)
+    ledger.open_round(a_round(1))
+    yield ledger
+    ledger.close()
+
+
+def a_lease(ranges: tuple[ShardRange, ...] = RANGES) -> Lease:
+    return Lease(LeaseId(0), ANNA, 0, ranges, 7, 16, 1e-3, LeaseState.ACTIVE, 1)
+
+
+def a_contribution(lease: Lease, images: int = 10) -> Contribution:
+    first = lease.ranges[0]
+    return Contribution(0, lease.lease_id, ANNA, 1, first, SHA, 100, images, float(images), 0.5, 1000, 1)
+
+
+def test_everything_is_there_after_opening_it_again(ledger: Ledger, path: Path) -> None:
+    lease = ledger.grant(a_lease(), POOL)
+    again = Ledger(path)
+    assert again.active_leases() == [lease] == [again.lease(lease.lease_id)]
+    assert again.pool() == POOL
+    assert again.versions() == [a_version(0)]
+    assert again.latest_round() == a_round(1)
+    assert {worker.worker_id for worker in again.workers()} >= {ANNA, BERT}
+    again.close()
+
+
+def test_contribution_its_lease_and_the_data_it_left_change_together(ledger: Ledger) -> None:
+    lease = ledger.grant(a_lease(), POOL)
+    stored = ledger.accept(a_contribution(lease), REST)
+    assert stored.contribution_id == 1
+    assert ledger.contribution_of(lease.lease_id) == stored
+    assert ledger.active_leases() == []
+    assert ledger.pool() == REST
+
+
+def test_lease_that_has_a_contribution_takes_no_second_one_and_nothing_changes(ledger: Ledger) -> None:
+    lease = ledger.grant(a_lease(), POOL)
+    ledger.accept(a_contribution(lease), REST)
+    with pytest.raises(sa.exc.IntegrityError):
+        ledger.accept(a_contribution(lease), POOL)
+    assert len(ledger.contributions(1)) == 1
+    assert ledger.pool() == REST
+
+
+def test_contributions_come_in_the_order_of_the_data_whatever_the_order_of_arrival(ledger: Ledger) -> None:
+    later = ledger.grant(a_lease((ShardRange(epoch=0, shard=10, start=0, count=16),)), POOL)
+    earlier = ledger.grant(a_lease((ShardRange(epoch=0, shard=2, start=0, count=16),)), POOL)
+    ledger.accept(a_contribution(later), POOL)
+    ledger.accept(a_contribution(earlier), POOL)
+    assert [contribution.lease_id for contribution in ledger.contributions(1)] == [earlier.lease_id, later.lease_id]
+
+
+def test_number_of_a_lease_is_never_used_again(ledger: Ledger, path: Path) -> None:
+    first = ledger.grant(a_lease(), POOL)
+    with sqlite3.connect(path) as raw:
+        raw.execute("DELETE FROM leases")
+    raw.close()
+    assert ledger.grant(a_lease(), POOL).lease_id > first.lease_id
+
+
+def test_closing_fixes_a_round_and_its_version_closes_it(ledger: Ledger) -> None:
+    lease = ledger.grant(a_lease(), POOL)
+    ledger.close_round(1, "time", [lease.lease_id], REST)
+    closing = ledger.latest_round()
+    assert closing is not None
+    assert (closing.state, closing.close_reason) == (RoundState.CLOSING, "time")
+    assert [missed.lease_id for missed in ledger.missed_leases(0)] == [lease.lease_id]
+    assert ledger.pool() == REST
+    ledger.publish(a_version(1, images=16))
+    closed = ledger.latest_round()
+    assert closed is not None
+    assert closed.state is RoundState.CLOSED
+    assert ledger.newest_version() == a_version(1, images=16)
+
+
+def test_worker_that_joins_again_keeps_its_first_join(ledger: Ledger) -> None:
+    ledger.join(a_worker(ANNA, token="new"))
+    anna = next(worker for worker in ledger.workers() if worker.worker_id == ANNA)
+    assert anna.token_sha256.startswith("new")
+    assert anna.joined_at_ms == 1
+
+
+def test_totals_are_sums_of_what_is_there(ledger: Ledger) -> None:
+    lease, _ = ledger.grant(a_lease(), POOL), ledger.grant(a_lease(), POOL)
+    ledger.accept(a_contribution(lease), POOL)
+    ledger.publish(a_version(1))
+    assert ledger.totals() == Totals(
+        contributions=1, contributors=1, uplink_bytes=100, downlink_bytes=10, joined=3, active_leases=1
+    )
+    assert ledger.images_by_worker(1) == {ANNA: 10}
+
+
+def test_reader_sees_what_a_writer_has_stored_and_cannot_write(ledger: Ledger, path: Path) -> None:
+    reader = Ledger(path, read_only=True)
+    lease = ledger.grant(a_lease(), POOL)
+    assert reader.active_leases() == [lease]
+    with pytest.raises(StorageError, match="readonly"):
+        reader.grant(a_lease(), POOL)
+    reader.close()
+
+
+def test_ledger_of_another_format_is_refused(path: Path) -> None:
+    new_ledger(path).close()
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE run SET format = 99")
+    raw.close()
+    with pytest.raises(IntegrityError, match="has format 99 instead of 1"):
+        Ledger(path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a database at all" * 1000])
+def test_file_that_is_no_ledger_is_named(path: Path, damage: bytes) -> None:
+    path.write_bytes(damage)
+    with pytest.raises(IntegrityError, match=r"ledger\.sqlite is .*restore it from a backup"):
+        Ledger(path)
+
+
+def test_missing_ledger_says_how_to_make_one(path: Path) -> None:
+    with pytest.raises(IntegrityError, match="dah coordinator init"):
+        Ledger(path)
+
+
+def test_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "what? 100%25 #1 & more"
+    folder.mkdir()
+    new_ledger(folder / "ledger.sqlite").close()
+    ledger = Ledger(folder / "ledger.sqlite", read_only=True)
+    assert ledger.run_id() == "tiny-00000000"
+    ledger.close()
