@@ -316,6 +316,8 @@ class Dispatcher:
         match lease.state:
             case LeaseState.ACTIVE if lease.lease_id in self._active:
                 return 1.0
+            case LeaseState.SUBMITTED:
+                raise Refused(Refusal.REFUSAL_DUPLICATE, f"lease {lease.lease_id} already has its contribution")
             case LeaseState.EXPIRED | LeaseState.RELEASED:
                 raise Refused(
                     Refusal.REFUSAL_LEASE_EXPIRED, f"lease {lease.lease_id} has ended: its data went to others"

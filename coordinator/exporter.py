@@ -75,7 +75,8 @@ class Exporter:
     async def consider(self, version: Version, *, final: bool) -> None:
         """Note what is due at `version`, the newest one; `final` always ends in a checkpoint."""
         checkpoint = final or self._crossed(version, self._spec.config.checkpoint.every_images)
-        if not checkpoint and not self._crossed(version, self._spec.config.evaluation.every_images):
+        evaluation = version.version == 0 or self._crossed(version, self._spec.config.evaluation.every_images)
+        if not checkpoint and not evaluation:
             return
         if await self._ledger.run(_is_done, version.version, checkpoint):
             return
@@ -122,9 +123,9 @@ class Exporter:
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _crossed(self, version: Version, every_images: int) -> bool:
-        """Whether a multiple of `every_images` lies between the version before and this one; version 0 counts."""
+        """Whether a multiple of `every_images` lies between the version before and this one."""
         if version.version == 0:
-            return every_images == self._spec.config.evaluation.every_images
+            return False
         before = self._versions.history[version.version - 1].images
         return version.images // every_images > before // every_images
 

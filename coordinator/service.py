@@ -165,7 +165,7 @@ class CoordinatorService(CoordinatorServicer):
             self._dispatcher.check_acceptable(await self._dispatcher.owned(worker, lease_id))
         except Refused as refused:
             return refused.refusal
-        return pb.REFUSAL_DUPLICATE  # handed in, or about to count late: nothing is left to train
+        raise AssertionError(f"lease {lease_id} was given up and still counts")
 
     async def _submit_offset(self, request: pb.SubmitOffsetRequest, context: Context) -> pb.SubmitOffsetReply:
         worker = self._caller(request.protocol_version, context)

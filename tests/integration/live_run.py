@@ -175,17 +175,21 @@ class Volunteer:
     def submit(self, grant: pb.LeaseGrant, data: bytes, **changes: Any) -> pb.SubmitReply:
         """Hand in `data`; `changes` are the header's lies, and `upto` ends the stream early."""
         upto = changes.pop("upto", len(data))
-        fields: dict[str, Any] = {
+        header = self.header(grant, data, **changes)
+        chunks = [data[start : min(start + 30_000, upto)] for start in range(header.offset, upto, 30_000)]
+        return self.send([pb.SubmitRequest(header=header), *(pb.SubmitRequest(chunk=chunk) for chunk in chunks)])
+
+    @staticmethod
+    def header(grant: pb.LeaseGrant, data: bytes, **lies: Any) -> pb.SubmitHeader:
+        honest: dict[str, Any] = {
             "protocol_version": PROTOCOL_VERSION,
             "lease_id": grant.lease_id,
             "sha256": hashlib.sha256(data).hexdigest(),
             "size_bytes": len(data),
             "images": grant.quota_images,
             "mean_loss": 0.5,
-        } | changes
-        header = pb.SubmitHeader(**fields)
-        chunks = [data[start : min(start + 30_000, upto)] for start in range(header.offset, upto, 30_000)]
-        return self.send([pb.SubmitRequest(header=header), *(pb.SubmitRequest(chunk=chunk) for chunk in chunks)])
+        }
+        return pb.SubmitHeader(**(honest | lies))
 
     def send(self, parts: Sequence[pb.SubmitRequest]) -> pb.SubmitReply:
         reply: pb.SubmitReply = self.call("Submit", iter(parts))
