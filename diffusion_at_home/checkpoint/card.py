@@ -71,12 +71,12 @@ def model_card(manifest: CheckpointManifest, prompt: str) -> str:
     other = "raw" if manifest.default_weights == "ema" else "ema"
     losses = ", ".join(f"{which} {_number(loss)}" for which, loss in sorted(manifest.held_out_loss.items()))
     return _CARD.format(
-        license=json.dumps(manifest.license),
+        license=json.dumps(manifest.license.lower()),  # as Hugging Face spells them
         title=escape(manifest.title or manifest.run),
         num_workers=len(manifest.contributors),
         images=manifest.images,
         version=manifest.version,
-        prompt=json.dumps(prompt),
+        prompt=repr(prompt),
         call=", ".join(f"{key}={value!r}" for key, value in manifest.call.items()),
         default_weights=manifest.default_weights,
         other_weights=other,
@@ -99,7 +99,7 @@ def model_card(manifest: CheckpointManifest, prompt: str) -> str:
 def escape(text: str) -> str:
     """`text` as Markdown that stays in its cell: volunteers choose their names, and some choose badly."""
     flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&:@-])", r"\\\1", flat)
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&:@.-])", r"\\\1", flat)
 
 
 def _contributors(manifest: CheckpointManifest) -> str:

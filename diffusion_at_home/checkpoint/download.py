@@ -12,6 +12,7 @@ from typing import Final
 import httpx2
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from diffusion_at_home import __version__
 from diffusion_at_home.checkpoint.listing import (
     LISTING_PATH,
     MAX_LISTING_BYTES,
@@ -37,13 +38,13 @@ Progress = Callable[[int, int], None]
 
 
 def list_checkpoints(url: str) -> CheckpointListing:
-    """What the run at `url` has published. Raises `Unreachable`, `IntegrityError`."""
+    """What the run at `url` has published. Raises `Unreachable`, `ConfigError` if it is no run's address."""
     with _client(url) as client:
         data = _small(client, LISTING_PATH, MAX_LISTING_BYTES)
     try:
         return CheckpointListing.model_validate_json(data)
     except ValueError:
-        raise IntegrityError(f"{url}{LISTING_PATH} does not list checkpoints: is this a run's address?") from None
+        raise ConfigError(f"{url} does not list checkpoints: is this a run's address?") from None
 
 
 def download(url: str, which: str, out: Path, on_progress: Progress) -> CheckpointManifest:
@@ -57,30 +58,24 @@ def download(url: str, which: str, out: Path, on_progress: Progress) -> Checkpoi
         IntegrityError: naming the file that is not what the manifest says.
         StorageError: the disk is full.
     """
+    out = out.resolve()
     listed = _choose(list_checkpoints(url), which)
     if (out / MANIFEST_NAME).is_file():
         return _existing(out, listed)
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty: choose a new folder with --out")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"{out} is not an empty folder: choose a new one with --out")
     part = out.with_name(f"{out.name}.part")
     with _client(url) as client:
         data = _small(client, file_path(listed.name, MANIFEST_NAME), MAX_MANIFEST_BYTES)
-        if hashlib.sha256(data).hexdigest() != listed.manifest_sha256:
-            raise IntegrityError(f"{MANIFEST_NAME} of {listed.name} does not have the listed sha256: do not use it")
-        manifest = parse_manifest(data, f"{url}{file_path(listed.name, MANIFEST_NAME)}")
+        manifest = _checked_manifest(data, listed)
         with storage_errors(part):
-            part.mkdir(parents=True, exist_ok=True)
+            _forget_another(part, manifest)
             have = 0
             for path, entry in manifest.files.items():
-                _fetch(client, file_path(manifest.name, path), part / path, entry, _from(have, manifest, on_progress))
-                _keep_if_good(part / path, entry, path)
+                on_bytes = _from(have, manifest, on_progress)
+                _bring(client, file_path(listed.name, path), part / path, entry, on_bytes)
                 have += entry.size_bytes
             (part / MANIFEST_NAME).write_bytes(data)
-    try:
-        verify(part)
-    except IntegrityError:
-        shutil.rmtree(part)  # of another checkpoint, perhaps: start clean next time
-        raise
     with storage_errors(out):
         if out.exists():
             out.rmdir()
@@ -99,24 +94,49 @@ def _choose(listing: CheckpointListing, which: str) -> ListedCheckpoint:
 
 def _existing(out: Path, listed: ListedCheckpoint) -> CheckpointManifest:
     manifest = verify(out)
-    if manifest.name != listed.name:
-        raise ConfigError(f"{out} holds {manifest.name}, not {listed.name}: choose a new folder with --out")
+    if hashlib.sha256((out / MANIFEST_NAME).read_bytes()).hexdigest() != listed.manifest_sha256:
+        raise ConfigError(
+            f"{out} holds the checkpoint {manifest.name} of {manifest.run_id}, not the {listed.name} that is wanted: "
+            "choose a new folder with --out"
+        )
     return manifest
+
+
+def _checked_manifest(data: bytes, listed: ListedCheckpoint) -> CheckpointManifest:
+    if hashlib.sha256(data).hexdigest() != listed.manifest_sha256:
+        raise IntegrityError(f"{MANIFEST_NAME} of {listed.name} does not have the listed sha256: do not use it")
+    return parse_manifest(data, f"{MANIFEST_NAME} of {listed.name}")
+
+
+def _forget_another(part: Path, manifest: CheckpointManifest) -> None:
+    """Make `part` a folder that holds nothing but what `manifest` knows: an earlier download may have been of another."""
+    files = {part / path for path in (*manifest.files, MANIFEST_NAME)}
+    folders = {parent for file in files for parent in file.parents}
+    for found in part.rglob("*"):
+        if found.is_symlink() or found not in (folders if found.is_dir() else files):
+            shutil.rmtree(part)
+            break
+    part.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
 def _client(url: str) -> Iterator[httpx2.Client]:
+    # No compression: what comes is what is hashed, and nothing unpacks to more than it was.
+    headers = {"Accept-Encoding": "identity", "User-Agent": f"diffusion-at-home/{__version__}"}
     try:
-        with httpx2.Client(base_url=url, timeout=_TIMEOUT_SECONDS) as client:
+        if not httpx2.URL(url).host:
+            raise httpx2.InvalidURL("it names no host")
+        with httpx2.Client(base_url=url, timeout=_TIMEOUT_SECONDS, headers=headers, follow_redirects=True) as client:
             yield client
-    except httpx2.TransportError as error:
-        raise Unreachable(f"{url} does not answer ({error}): check the address, or try again later") from None
-    except httpx2.HTTPStatusError as error:
-        raise Unreachable(
-            f"{error.request.url} answers {error.response.status_code}: is this a run's address?"
-        ) from None
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-        raise ConfigError(f"{url!r} is not an address: it looks like http://host:8400") from None
+        raise ConfigError(f"{url!r} is not an address: give one like http://host:8400") from None
+    except httpx2.HTTPStatusError as error:
+        place, status = error.request.url, error.response.status_code
+        if status >= httpx2.codes.INTERNAL_SERVER_ERROR:
+            raise Unreachable(f"{place} answers with HTTP {status}: try again later") from None
+        raise ConfigError(f"{place} answers with HTTP {status}: is {url} a run's address?") from None
+    except httpx2.RequestError as error:
+        raise Unreachable(f"{url} does not answer ({error}): check the address, or try again later") from None
 
 
 def _small(client: httpx2.Client, path: str, max_bytes: int) -> bytes:
@@ -124,19 +144,24 @@ def _small(client: httpx2.Client, path: str, max_bytes: int) -> bytes:
     data = bytearray()
     with client.stream("GET", path) as response:
         response.raise_for_status()
-        for piece in response.iter_bytes():
+        for piece in response.iter_raw():
             data += piece
             if len(data) > max_bytes:
                 raise IntegrityError(f"{path} is larger than {max_bytes} bytes: do not trust this address")
     return bytes(data)
 
 
-def _keep_if_good(file: Path, entry: FileEntry, path: str) -> None:
+def _bring(client: httpx2.Client, path: str, file: Path, entry: FileEntry, on_bytes: Callable[[int], None]) -> None:
+    """Make `file` what `entry` says. What an earlier download left is completed, or fetched anew if it was wrong."""
+    begun = file.exists()
     try:
+        _fetch(client, path, file, entry, on_bytes)
         check_file(file, entry, path)
     except IntegrityError:
         file.unlink(missing_ok=True)  # the next attempt must not find it complete
-        raise
+        if not begun:
+            raise
+        _bring(client, path, file, entry, on_bytes)
 
 
 def _fetch(client: httpx2.Client, path: str, file: Path, entry: FileEntry, on_bytes: Callable[[int], None]) -> None:
@@ -157,15 +182,15 @@ def _append(client: httpx2.Client, path: str, file: Path, size_bytes: int, on_by
     have = file.stat().st_size if file.is_file() else 0
     if have == size_bytes:
         file.touch()
+        on_bytes(have)
         return
-    if have > size_bytes:
-        have = 0
-    with client.stream("GET", path, headers={"Accept-Encoding": "identity", "Range": f"bytes={have}-"}) as response:
+    resume = 0 < have < size_bytes
+    with client.stream("GET", path, headers={"Range": f"bytes={have}-"} if resume else {}) as response:
         response.raise_for_status()
-        resumed = response.status_code == httpx2.codes.PARTIAL_CONTENT
-        have = have if resumed else 0
-        with file.open("ab" if resumed else "wb") as target:
-            for piece in response.iter_bytes():
+        if not resume or response.status_code != httpx2.codes.PARTIAL_CONTENT:
+            have = 0
+        with file.open("ab" if have else "wb") as target:
+            for piece in response.iter_raw():
                 have += len(piece)
                 if have > size_bytes:
                     raise IntegrityError(f"{path} is larger than the {size_bytes} bytes of the manifest: do not use it")

@@ -24,12 +24,14 @@ def draw(
     if variant is not None and variant not in ("raw", "ema"):
         raise ConfigError(f"--variant {variant!r} must be raw or ema")
     chosen = None if variant == manifest.default_weights else variant
-    pipeline = DiffusionPipeline.from_pretrained(folder, variant=chosen, local_files_only=True)
+    pipeline = DiffusionPipeline.from_pretrained(folder, variant=chosen, local_files_only=True, use_safetensors=True)
+    pipeline.set_progress_bar_config(disable=None)  # on a terminal only
     changes = {"num_inference_steps": steps, "guidance_scale": guidance}
     call = {**manifest.call, **{key: value for key, value in changes.items() if value is not None}}
     picture: Image.Image = pipeline(prompt, generator=torch.Generator().manual_seed(seed), **call).images[0]
     size = picture.size
     scale = max(1, _SMALLEST_SIDE // max(size))
     with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
         picture.resize((size[0] * scale, size[1] * scale), Image.Resampling.NEAREST).save(out, format="PNG")
     return size

@@ -1,6 +1,7 @@
 """A checkpoint's manifest: every file with its sha256, and what the weights are made from. `manifest.json` in the folder.
 
-It comes from a server that nobody trusts: paths are plain and relative, sizes and counts are bounded.
+It comes from a server that nobody trusts: paths are plain and relative, sizes and counts are bounded, and no file is of a
+kind that a loader would run or unpickle.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ MAX_MANIFEST_BYTES: Final = 16 * 2**20
 MAX_FILE_BYTES: Final = 2**40
 
 _PART: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_SUFFIXES: Final = (".safetensors", ".json", ".md", ".txt", ".png")
+"""Nothing in these is ever executed or unpickled."""
 _MAX_FILES: Final = 512
 _MAX_CONTRIBUTORS: Final = 1_000_000
 
@@ -28,6 +31,8 @@ def _plain_path(path: str) -> str:
     parts = path.split("/")
     if len(parts) > 8 or not all(_PART.fullmatch(part) for part in parts):
         raise ValueError(f"path {path!r} is not plain and relative")
+    if PurePosixPath(path).suffix not in _SUFFIXES:
+        raise ValueError(f"{path!r} is none of the kinds of file a checkpoint has ({', '.join(_SUFFIXES)})")
     return path
 
 
@@ -122,7 +127,7 @@ class CheckpointManifest(Section):
     """The run's resolved config."""
     software: dict[str, str]
     """Versions of what wrote it."""
-    call: dict[str, Any]
+    call: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z_]{1,64}$")], bool | int | float], Field(max_length=16)]
     """Keyword arguments the pipeline needs besides the prompt, and the sampling the run recommends."""
     files: Annotated[dict[FilePath, FileEntry], Field(max_length=_MAX_FILES), AfterValidator(_a_tree)]
     """Every file of the folder but this one."""

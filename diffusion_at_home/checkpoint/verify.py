@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Final
 
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, FileEntry, load_manifest
 from diffusion_at_home.errors import IntegrityError
+
+_REMEDY: Final = "do not use this checkpoint, delete it and download it again"
 
 
 def verify(folder: Path) -> CheckpointManifest:
@@ -29,10 +32,10 @@ def verify(folder: Path) -> CheckpointManifest:
 def check_file(file: Path, entry: FileEntry, name: str) -> None:
     """Check one file. Raises `IntegrityError`."""
     if not file.is_file() or file.is_symlink():
-        raise IntegrityError(f"{name} is missing: download the checkpoint again")
+        raise IntegrityError(f"{name} is missing: {_REMEDY}")
     if file.stat().st_size != entry.size_bytes:
-        raise IntegrityError(f"{name} has {file.stat().st_size} bytes instead of {entry.size_bytes}: download it again")
+        raise IntegrityError(f"{name} has {file.stat().st_size} bytes instead of {entry.size_bytes}: {_REMEDY}")
     with file.open("rb") as data:
         digest = hashlib.file_digest(data, "sha256").hexdigest()
     if digest != entry.sha256:
-        raise IntegrityError(f"{name} does not have the sha256 of the manifest: do not use it, download it again")
+        raise IntegrityError(f"{name} does not have the sha256 of the manifest: {_REMEDY}")

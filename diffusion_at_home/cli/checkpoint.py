@@ -49,7 +49,9 @@ def download(
 
     from diffusion_at_home.checkpoint import download as downloader
 
-    with Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True)) as bar:
+    console = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("download", total=None)
         manifest = downloader.download(
             url, which, out, lambda have, total: bar.update(task, completed=have, total=total)

@@ -46,7 +46,7 @@ def first_mistake(error: ValidationError) -> str:
     """The first mistake in data that another machine wrote, short: its place, if it has one, and what is wrong there."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{where[:200]}: {first['msg'][:200]}" if where else first["msg"][:200]
+    return f"{where[:200]}: {first['msg'][:300]}" if where else first["msg"][:300]
 
 
 def _read(path: Path) -> dict[str, Any]:
