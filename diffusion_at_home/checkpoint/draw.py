@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
 
+from diffusion_at_home.checkpoint.stock import load_pipeline
 from diffusion_at_home.checkpoint.verify import verify
 from diffusion_at_home.errors import ConfigError, storage_errors
 
@@ -24,8 +24,7 @@ def draw(
     if variant is not None and variant not in ("raw", "ema"):
         raise ConfigError(f"--variant {variant!r} must be raw or ema")
     chosen = None if variant == manifest.default_weights else variant
-    pipeline = DiffusionPipeline.from_pretrained(folder, variant=chosen, local_files_only=True, use_safetensors=True)
-    pipeline.set_progress_bar_config(disable=None)  # on a terminal only
+    pipeline = load_pipeline(folder, chosen)
     changes = {"num_inference_steps": steps, "guidance_scale": guidance}
     call = {**manifest.call, **{key: value for key, value in changes.items() if value is not None}}
     picture: Image.Image = pipeline(prompt, generator=torch.Generator().manual_seed(seed), **call).images[0]

@@ -13,6 +13,6 @@ def load_pipeline(folder: Path, variant: str | None = None) -> DiffusionPipeline
     """The pipeline in `folder`, whose files the caller has verified; `variant` names the weights beside the default."""
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    pipeline = DiffusionPipeline.from_pretrained(folder, variant=variant, local_files_only=True)
+    pipeline = DiffusionPipeline.from_pretrained(folder, variant=variant, local_files_only=True, use_safetensors=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
