@@ -8,10 +8,14 @@ better.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -112,21 +116,60 @@ class Examiner:
         return figures
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training to be examined: everything that its process needs."""
+
+    case: str
+    config: RunConfig
+    workers: int
+    """0 is one node."""
+    keep_state: bool
+    samples: int
+
+    def figures(self) -> dict[str, float]:
+        """Train and examine, on one thread: small matrices gain nothing from more, and one thread is one set of bits."""
+        torch.set_num_threads(1)
+        task = DigitsTask.load(self.config.model.text)
+        examiner = Examiner(self.config, task, self.samples)
+        started = time.monotonic()
+        if self.workers:
+            outcome = fleet(self.config, task, workers=self.workers, keep_state=self.keep_state)
+        else:
+            outcome = one_node(self.config, task)
+        figures = examiner.figures(self.case, outcome)
+        loss, seconds = figures[f"val_loss_{self.case}"], time.monotonic() - started
+        _say(f"{self.case}, seed {self.config.run.seed}: held-out loss {loss:.4f} after {seconds:.0f} s")
+        return figures
+
+
 def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     """See `benchmarks.figures.Benchmark`."""
-    torch.set_num_threads(1)  # small matrices gain nothing from more, and one thread is one set of bits
     own = [text.removeprefix(_PREFIX) for text in overrides if text.startswith(_PREFIX)]
     parity = load_toml(None, ParitySection, [*(_QUICK if quick else ()), *own])
-    config = _shortened(
-        load_toml(_CONFIG, RunConfig, [text for text in overrides if not text.startswith(_PREFIX)]), parity
-    )
-    task = DigitsTask.load(config.model.text)
-    examiner = Examiner(config, task, parity.samples)
-    rate = _best_rate(config, parity, task, examiner)
+    config = load_toml(_CONFIG, RunConfig, [text for text in overrides if not text.startswith(_PREFIX)])
+    config = _shortened(config, parity)
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        rate = _best_rate(config, parity, pool)
+        trainings = [
+            training for seed in range(parity.seeds) for training in _of_seed(config, parity, seed=seed, rate=rate)
+        ]
+        found = list(pool.map(Training.figures, trainings))
+    return _collect(trainings, found)
+
+
+def _collect(trainings: Sequence[Training], found: Sequence[dict[str, float]]) -> dict[str, Figure]:
+    """All figures by metric, and the ratios of each fleet to one node of the same seed."""
     values: dict[str, list[float]] = defaultdict(list)
-    for seed in range(parity.seeds):
-        for name, value in _one_seed(config, parity, task, examiner, seed=seed, rate=rate).items():
+    nodes = {t.config.run.seed: figures for t, figures in zip(trainings, found, strict=True) if not t.workers}
+    for training, figures in zip(trainings, found, strict=True):
+        for name, value in figures.items():
             values[name].append(value)
+        if training.workers:
+            case, node = training.case, nodes[training.config.run.seed]
+            values[f"loss_ratio_{case}"].append(figures[f"val_loss_{case}"] / node["val_loss_one_node"])
+            if training.samples:
+                values[f"frechet_ratio_{case}"].append(figures[f"frechet_{case}"] / node["frechet_one_node"])
     return {name: Figure(tuple(series), _unit(name)) for name, series in values.items()}
 
 
@@ -146,32 +189,26 @@ def _shortened(config: RunConfig, parity: ParitySection) -> RunConfig:
     )
 
 
-def _best_rate(config: RunConfig, parity: ParitySection, task: DigitsTask, examiner: Examiner) -> float:
+def _best_rate(config: RunConfig, parity: ParitySection, pool: Executor) -> float:
+    """One node's best rate by held-out loss on the first seed."""
     if len(parity.learning_rates) == 1:
         return parity.learning_rates[0]
-    losses: dict[float, float] = {}
-    for rate in parity.learning_rates:
-        outcome = one_node(_variant(config, seed=0, rate=rate, codec=Codec.FP32), task)
-        losses[rate] = min(examiner.loss(outcome.published), examiner.loss(outcome.ema))
-        _say(f"one node at {rate:g}: held-out loss {losses[rate]:.4f}")
-    return min(losses, key=lambda rate: losses[rate])
+    sweep = [
+        Training(f"one_node_at_{rate:g}", _variant(config, seed=0, rate=rate, codec=Codec.FP32), 0, False, samples=0)
+        for rate in parity.learning_rates
+    ]
+    losses = [
+        figures[f"val_loss_{t.case}"] for t, figures in zip(sweep, pool.map(Training.figures, sweep), strict=True)
+    ]
+    return parity.learning_rates[losses.index(min(losses))]
 
 
-def _one_seed(
-    config: RunConfig, parity: ParitySection, task: DigitsTask, examiner: Examiner, *, seed: int, rate: float
-) -> dict[str, float]:
-    started = time.monotonic()
-    figures = examiner.figures("one_node", one_node(_variant(config, seed=seed, rate=rate, codec=Codec.FP32), task))
+def _of_seed(config: RunConfig, parity: ParitySection, *, seed: int, rate: float) -> Iterator[Training]:
+    """One node at its best rate, then a fleet a codec at the config's rate."""
+    yield Training("one_node", _variant(config, seed=seed, rate=rate, codec=Codec.FP32), 0, False, parity.samples)
     for codec in parity.codecs:
         of_fleet = _variant(config, seed=seed, rate=config.inner.learning_rate, codec=codec)
-        outcome = fleet(of_fleet, task, workers=parity.workers, keep_state=parity.keep_state)
-        figures |= examiner.figures(codec, outcome)
-        figures[f"loss_ratio_{codec}"] = figures[f"val_loss_{codec}"] / figures["val_loss_one_node"]
-        if parity.samples:
-            figures[f"frechet_ratio_{codec}"] = figures[f"frechet_{codec}"] / figures["frechet_one_node"]
-        _say(f"seed {seed}, {codec}: loss ratio {figures[f'loss_ratio_{codec}']:.4f}")
-    _say(f"seed {seed}: {time.monotonic() - started:.0f} s")
-    return figures
+        yield Training(codec.value, of_fleet, parity.workers, parity.keep_state, parity.samples)
 
 
 def _variant(config: RunConfig, *, seed: int, rate: float, codec: Codec) -> RunConfig:
