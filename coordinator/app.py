@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from coordinator.blobs import BlobStore, allow_many_files, read_spec
 from coordinator.checkpoints import Checkpoints
-from coordinator.dispatcher import Dispatcher, IdleReason
+from coordinator.dispatcher import Dispatcher
 from coordinator.exporter import Exporter
 from coordinator.intake import Intake
 from coordinator.ledger import Ledger
@@ -112,11 +112,6 @@ class Coordinator:
         return self._spec.config.server
 
     @property
-    def num_parameters(self) -> int:
-        """Of the run's model."""
-        return self._versions.layout.num_elements
-
-    @property
     def version(self) -> int:
         """The newest published version."""
         return self._versions.newest.version
@@ -152,8 +147,7 @@ class Coordinator:
             on_ready(url)
             await self._until_stopped(tasks, stopping, exit_when_complete=exit_when_complete)
         finally:
-            self._dispatcher.idle_reason = IdleReason.DRAINING
-            self._dispatcher.changed.ring()
+            self._dispatcher.drain()
             await grpc_server.stop(_STOP_GRACE_SECONDS)
             web.should_exit = True
             for name in ("rounds", "exporter"):

@@ -197,6 +197,12 @@ class Dispatcher:
         """The leases whose contributions may still count."""
         return {*self._active, *self._late}
 
+    def drain(self) -> None:
+        """Grant nothing more. That a run is complete stays the reason: workers that wait leave instead of waiting on."""
+        if self.idle_reason is not IdleReason.COMPLETE:
+            self.idle_reason = IdleReason.DRAINING
+        self.changed.ring()
+
     # -- leases -------------------------------------------------------------------------------------------------
 
     def greet(self, worker: WorkerId, claimed_speed: float) -> None:

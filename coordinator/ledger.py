@@ -209,11 +209,6 @@ class Ledger:
         found = self._records(Round, sa.select(tables.rounds).order_by(tables.rounds.c.number.desc()).limit(1))
         return found[0] if found else None
 
-    def round(self, number: int) -> Round | None:
-        """A round by its number."""
-        found = self._records(Round, sa.select(tables.rounds).where(tables.rounds.c.number == number))
-        return found[0] if found else None
-
     def close_round(self, number: int, reason: str, missed: Sequence[LeaseId], pool: DataPool) -> None:
         """Fix a round's contributions: nothing is accepted for it from here on."""
         values = {"state": RoundState.CLOSING, "close_reason": reason}

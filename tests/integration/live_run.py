@@ -8,6 +8,7 @@ import io
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import grpc
@@ -16,13 +17,17 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.app import Coordinator
+from coordinator.blobs import BlobStore, read_spec
+from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.identity import Identity
+from diffusion_at_home.model.build import build_model
 from diffusion_at_home.refusals import REFUSAL_METADATA
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorStub
+from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import encode_chunks, write_vector
 
 DEADLINE_SECONDS = 20.0
@@ -31,9 +36,9 @@ DEADLINE_SECONDS = 20.0
 class LiveRun:
     """A coordinator that serves, as everybody else sees it."""
 
-    def __init__(self, url: str, coordinator: Coordinator) -> None:
+    def __init__(self, url: str, folder: RunFolder) -> None:
         self.url = url
-        self.coordinator = coordinator
+        self.folder = folder
         self.grpc_target = f"127.0.0.1:{self.get('/run.json').json()['grpc_port']}"
 
     def get(self, path: str, **headers: str) -> httpx2.Response:
@@ -74,7 +79,6 @@ class _Server:
         self._folder = folder
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
-        self._coordinator: Coordinator | None = None
         self._url = ""
         self._error: BaseException | None = None
 
@@ -88,7 +92,7 @@ class _Server:
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._coordinator = coordinator = Coordinator(self._folder)
+        coordinator = Coordinator(self._folder)
 
         def on_ready(url: str) -> None:
             self._url = url
@@ -102,8 +106,7 @@ class _Server:
 
     def live_run(self) -> LiveRun:
         self.raise_if_dead()
-        assert self._coordinator is not None
-        return LiveRun(self._url, self._coordinator)
+        return LiveRun(self._url, self._folder)
 
     def stop(self) -> None:
         if self._loop is not None and self._stop is not None and not self._loop.is_closed():
@@ -209,9 +212,19 @@ def volunteers(run: LiveRun, count: int) -> Iterator[list[Volunteer]]:
             volunteer.channel.close()
 
 
+@cache
+def num_parameters(folder: RunFolder) -> int:
+    """Of the run's model."""
+    ledger = Ledger(folder.ledger, read_only=True)
+    spec = read_spec(BlobStore(folder.blobs, folder.staging), ledger.spec_sha256())
+    ledger.close()
+    config = spec.config
+    return Layout.of(build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)).num_elements
+
+
 def encoded(run: LiveRun, value: float = 0.0, codec: Codec = Codec.INT8) -> bytes:
     """A delta whose every element is `value`."""
-    num_elements = run.coordinator.num_parameters
+    num_elements = num_parameters(run.folder)
     buffer = io.BytesIO()
     write_vector(buffer, codec, num_elements, encode_chunks(codec, torch.full((num_elements,), value)))
     return buffer.getvalue()

@@ -1,0 +1,154 @@
+"""Real processes of `dah`, to be stopped, killed and starved. Each is forked from one that has imported everything."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, TypeVar
+
+from coordinator.run_folder import RunFolder
+from diffusion_at_home.cli import main
+from tests.integration.live_run import LiveRun
+
+PATIENCE_SECONDS = 60.0
+"""Longest that anything here is waited for; a fault that takes longer is one that was not survived."""
+
+T = TypeVar("T")
+
+_fork = multiprocessing.get_context("forkserver")
+_fork.set_forkserver_preload(["coordinator.app", "worker.daemon", "tests.faults.processes"])
+
+
+class Process:
+    """One `dah` command; what it prints goes to a file."""
+
+    def __init__(self, arguments: Sequence[str], out: Path) -> None:
+        self._out = out
+        self._process: BaseProcess = _fork.Process(target=_run, args=(list(arguments), str(out)), daemon=True)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid
+        assert pid is not None
+        return pid
+
+    @property
+    def output(self) -> str:
+        return self._out.read_text() if self._out.exists() else ""
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The JSON object that its last line is."""
+        found: dict[str, Any] = json.loads(self.output.strip().splitlines()[-1])
+        return found
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._process.kill()
+        self._process.join()
+
+    def terminate(self) -> int:
+        """SIGTERM; returns the exit code."""
+        os.kill(self.pid, signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """The exit code."""
+        self._process.join(PATIENCE_SECONDS)
+        assert self._process.exitcode is not None, f"still running:\n{self.output}"
+        return self._process.exitcode
+
+    def must_live(self) -> None:
+        assert self._process.exitcode is None, self.output
+
+
+def _run(arguments: list[str], out: str) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.argv = ["dah", *arguments]
+    main()
+
+
+class House:
+    """The processes of one test and where they live; all are gone when it ends."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._processes: list[Process] = []
+        self._ports = free_ports()
+
+    def start(self, name: str, *arguments: str) -> Process:
+        process = Process(arguments, self._root / f"{name}.out")
+        self._processes.append(process)
+        return process
+
+    def coordinator(self, folder: RunFolder, *options: str) -> tuple[Process, LiveRun]:
+        """One that is open; the next one of this house has the same ports."""
+        folder.address.unlink(missing_ok=True)  # left by one that was killed
+        ports = ("--http-port", str(self._ports[0]), "--grpc-port", str(self._ports[1]))
+        process = self.start("coordinator", "coordinator", "run", str(folder.root), *ports, *options, "--json")
+        url = wait_until(lambda: folder.address.read_text() if folder.address.is_file() else None, process)
+        return process, LiveRun(url, folder)
+
+    def worker(self, name: str, run: LiveRun, *options: str) -> tuple[Process, Path]:
+        """A worker, and where its status is."""
+        state = self._root / name
+        settings = ("--set", "threads=1", "--set", "device='cpu'", "--set", "retry_ceiling_seconds=1")
+        place = ("--state-dir", str(state))
+        return self.start(name, "worker", "run", run.url, *settings, *place, *options, "--json"), state / "status.json"
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+
+@contextmanager
+def house(root: Path) -> Iterator[House]:
+    made = House(root)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def free_ports() -> tuple[int, int]:
+    """Two that nobody listens on now."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+def wait_until(found: Callable[[], T | None], *processes: Process) -> T:
+    """What `found` returns once it is neither None nor false; `processes` must live until then."""
+    deadline, pause = time.monotonic() + PATIENCE_SECONDS, threading.Event()
+    while not (result := found()):
+        for process in processes:
+            process.must_live()
+        assert time.monotonic() < deadline, "\n".join(process.output for process in processes)
+        pause.wait(0.02)
+    return result
+
+
+def status_of(path: Path) -> dict[str, Any]:
+    """What a worker says of itself; empty before its first word."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def is_training(path: Path) -> bool:
+    """Whether the worker whose status is at `path` is in the middle of a lease."""
+    status = status_of(path)
+    return status.get("state") == "training" and 0 < status["lease_images"] < status["lease_quota_images"]

@@ -1,0 +1,35 @@
+"""Workers outlive a coordinator that is killed: they wait, say so, and what they trained meanwhile counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from coordinator.replay import replay
+from tests.faults.coverage import assert_every_sample_once
+from tests.faults.processes import house, is_training, status_of, wait_until
+from tests.unit.tiny_data import tiny_run_folder
+
+
+def test_worker_trains_on_waits_and_hands_in_to_the_next_coordinator(tmp_path: Path) -> None:
+    folder = tiny_run_folder(
+        tmp_path,
+        "run.total_images=2400",
+        "round.images=800",
+        "lease.probe_steps=100",
+        "lease.heartbeat_seconds=0.2",
+        "lease.timeout_seconds=20",
+        "evaluation.every_images=100000",
+        "checkpoint.every_images=100000",
+    )
+    with house(tmp_path) as home:
+        coordinator, run = home.coordinator(folder)
+        worker, status = home.worker("worker", run)
+        wait_until(lambda: is_training(status), worker)
+        coordinator.kill()
+        wait_until(lambda: "waiting for the coordinator" in status_of(status)["reason"], worker)
+        home.coordinator(folder, "--exit-when-complete")
+        assert worker.wait() == 0, worker.output
+        assert status_of(status)["refusals"] == {}
+    found = replay(folder)
+    assert found.images == 2400
+    assert_every_sample_once(folder)
