@@ -6,6 +6,7 @@ Every group is a module here with a `typer.Typer` named `app`; `_COMMANDS` names
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Annotated, Any, Final
 
@@ -37,6 +38,8 @@ class _LazyGroup(TyperGroup):
         module.app.rich_markup_mode = None
         command = typer.main.get_command(module.app)
         command.name = cmd_name
+        for member in getattr(command, "commands", {}).values():
+            member.short_help = member.help  # wrapped; left to itself, the list would cut it off
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
@@ -62,6 +65,7 @@ def root(
 
 def main() -> None:
     """The console entry point."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else gRPC writes lines of its own beside our one sentence
     command = typer.main.get_command(app)
     code = run_command(lambda: command.main(prog_name="dah", standalone_mode=False), debug="--debug" in sys.argv[1:2])
     sys.exit(code)

@@ -77,7 +77,9 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def _sentence(error: ValidationError, schema: type[Section]) -> str:
-    first = error.errors()[0]
+    mistakes = error.errors()
+    # A misspelt key is also a missing one: the misspelling tells more.
+    first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
     path = [str(part) for part in first["loc"]]
     dotted = ".".join(path)
     match first["type"]:
