@@ -13,6 +13,9 @@ from starlette.applications import Starlette
 
 from diffusion_at_home.errors import ConfigError, PortInUse
 
+_BACKLOG: Final = 1024
+"""Connections that may wait to be accepted: all workers of a run may come back at once."""
+
 _STOP_GRACE_SECONDS: Final = 5
 """What a download has left when we stop; it may be resumed later."""
 
@@ -44,6 +47,7 @@ def bind(host: str, port: int, key: str) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(_BACKLOG)  # from here on nobody is turned away, though the server answers a moment later
     except OSError as error:
         listener.close()
         if isinstance(error, socket.gaierror):

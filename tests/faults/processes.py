@@ -73,6 +73,29 @@ class Process:
         assert self._process.exitcode is None, self.output
 
 
+class Worker(Process):
+    """A volunteer's process, and what it says of itself."""
+
+    def __init__(self, arguments: Sequence[str], out: Path, status: Path) -> None:
+        super().__init__(arguments, out)
+        self._status = status
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Empty before its first word."""
+        found: dict[str, Any] = json.loads(self._status.read_text()) if self._status.is_file() else {}
+        return found if found.get("pid") == self.pid else {}
+
+    @property
+    def worker_id(self) -> str:
+        return str(self.status["worker_id"])
+
+    def is_training(self) -> bool:
+        """Whether it is in the middle of a lease."""
+        status = self.status
+        return status.get("state") == "training" and 0 < status["lease_images"] < status["lease_quota_images"]
+
+
 def _run(arguments: list[str], out: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -103,12 +126,14 @@ class House:
         url = wait_until(lambda: folder.address.read_text() if folder.address.is_file() else None, process)
         return process, LiveRun(url, folder)
 
-    def worker(self, name: str, run: LiveRun, *options: str) -> tuple[Process, Path]:
-        """A worker, and where its status is."""
+    def worker(self, name: str, run: LiveRun, *options: str) -> Worker:
+        """A worker; one of the same name has the same key."""
         state = self._root / name
         settings = ("--set", "threads=1", "--set", "device='cpu'", "--set", "retry_ceiling_seconds=1")
-        place = ("--state-dir", str(state))
-        return self.start(name, "worker", "run", run.url, *settings, *place, *options, "--json"), state / "status.json"
+        arguments = ("worker", "run", run.url, *settings, "--state-dir", str(state), *options, "--json")
+        worker = Worker(arguments, self._root / f"{name}.out", state / "status.json")
+        self._processes.append(worker)
+        return worker
 
     def close(self) -> None:
         for process in self._processes:
@@ -141,14 +166,3 @@ def wait_until(found: Callable[[], T | None], *processes: Process) -> T:
         assert time.monotonic() < deadline, "\n".join(process.output for process in processes)
         pause.wait(0.02)
     return result
-
-
-def status_of(path: Path) -> dict[str, Any]:
-    """What a worker says of itself; empty before its first word."""
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def is_training(path: Path) -> bool:
-    """Whether the worker whose status is at `path` is in the middle of a lease."""
-    status = status_of(path)
-    return status.get("state") == "training" and 0 < status["lease_images"] < status["lease_quota_images"]

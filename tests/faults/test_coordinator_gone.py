@@ -6,7 +6,7 @@ from pathlib import Path
 
 from coordinator.replay import replay
 from tests.faults.coverage import assert_every_sample_once
-from tests.faults.processes import house, is_training, status_of, wait_until
+from tests.faults.processes import house, wait_until
 from tests.unit.tiny_data import tiny_run_folder
 
 
@@ -23,13 +23,13 @@ def test_worker_trains_on_waits_and_hands_in_to_the_next_coordinator(tmp_path: P
     )
     with house(tmp_path) as home:
         coordinator, run = home.coordinator(folder)
-        worker, status = home.worker("worker", run)
-        wait_until(lambda: is_training(status), worker)
+        worker = home.worker("worker", run)
+        wait_until(worker.is_training, worker)
         coordinator.kill()
-        wait_until(lambda: "waiting for the coordinator" in status_of(status)["reason"], worker)
+        wait_until(lambda: "waiting for the coordinator" in worker.status["reason"], worker)
         home.coordinator(folder, "--exit-when-complete")
         assert worker.wait() == 0, worker.output
-        assert status_of(status)["refusals"] == {}
+        assert worker.status["refusals"] == {}
     found = replay(folder)
     assert found.images == 2400
     assert_every_sample_once(folder)

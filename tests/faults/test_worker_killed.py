@@ -7,7 +7,7 @@ from pathlib import Path
 from coordinator.records import LeaseState
 from coordinator.replay import replay
 from tests.faults.coverage import assert_every_sample_once, leases_of
-from tests.faults.processes import house, is_training, status_of, wait_until
+from tests.faults.processes import house, wait_until
 from tests.integration.live_run import serving
 from tests.unit.tiny_data import tiny_run_folder
 
@@ -27,13 +27,13 @@ LONG_LEASES = (
 def test_killed_worker_s_data_is_trained_by_others_and_the_run_completes(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *LONG_LEASES)
     with serving(folder) as run, house(tmp_path) as home:
-        victim, victim_status = home.worker("victim", run)
-        survivor, survivor_status = home.worker("survivor", run)
-        wait_until(lambda: is_training(victim_status), victim)
+        victim = home.worker("victim", run)
+        survivor = home.worker("survivor", run)
+        wait_until(victim.is_training, victim)
         victim.kill()
         assert survivor.wait() == 0, survivor.output
-        assert status_of(survivor_status)["reason"] == "the run is complete"
-    assert leases_of(folder, status_of(victim_status)["worker_id"])[-1].state is LeaseState.EXPIRED
+        assert survivor.status["reason"] == "the run is complete"
+    assert leases_of(folder, victim.worker_id)[-1].state is LeaseState.EXPIRED
     assert_every_sample_once(folder)
     assert replay(folder).images == 3200
 
@@ -41,10 +41,10 @@ def test_killed_worker_s_data_is_trained_by_others_and_the_run_completes(tmp_pat
 def test_worker_that_starts_again_with_its_key_goes_on_at_once(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *LONG_LEASES, "lease.timeout_seconds=600", "run.total_images=1600")
     with serving(folder) as run, house(tmp_path) as home:
-        killed, status = home.worker("worker", run)
-        wait_until(lambda: is_training(status), killed)
+        killed = home.worker("worker", run)
+        wait_until(killed.is_training, killed)
         killed.kill()
-        again, _ = home.worker("worker", run)
+        again = home.worker("worker", run)
         assert again.wait() == 0, again.output
         assert run.status()["joined"] == 1
     assert_every_sample_once(folder)
