@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before anything loads torch, and for the processes that tests start: small tensors gain nothing from more threads.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 _GOLDENS = Path(__file__).parent / "goldens"
 
