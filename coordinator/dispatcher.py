@@ -37,6 +37,9 @@ _LIVE_HEARTBEATS: Final = 3
 _UPCOMING: Final = 4
 """Shards that a grant announces."""
 
+_ABOUT_TO_CLOSE_SECONDS: Final = 1.0
+"""Left when a heartbeat orders to hand in; before, the worker plans by the announced time and trains on."""
+
 _SOON: Final = timedelta(seconds=1)
 
 T = TypeVar("T")
@@ -161,6 +164,7 @@ class Dispatcher:
             self._progress.leased_images = sum(lease.quota_images for lease in leases)
             self._progress.started_at = now if leases or accepted else None
             self._round, self._images_before = opened, images_before
+            self._heard = {worker: self._heard[worker] for worker in self.live_workers()}
             for contribution in accepted:
                 self._count(contribution.images)
         _log.info("round_opened", round=opened.number, target_images=opened.target_images, leases=len(leases))
@@ -243,6 +247,8 @@ class Dispatcher:
             return lease
 
     def _quota(self, worker: WorkerId) -> int:
+        if self._progress.unleased_images == 0:  # the usual answer while many wait: it must be cheap
+            return 0
         left = self.seconds_to_close()
         demand = Demand(
             target_images=self._progress.target_images,
@@ -266,8 +272,7 @@ class Dispatcher:
             return Order.ABANDON
         active.heard_at = now
         left = self.seconds_to_close()
-        closing = left is not None and left <= self._config.lease.heartbeat_seconds
-        return Order.HAND_IN if closing else Order.CONTINUE
+        return Order.HAND_IN if left is not None and left <= _ABOUT_TO_CLOSE_SECONDS else Order.CONTINUE
 
     async def release(self, worker: WorkerId, lease_id: LeaseId) -> None:
         """Take a lease back from its worker; its data goes to somebody else. Raises `Refused`."""

@@ -60,14 +60,15 @@ class Rounds:
 
     async def run(self) -> None:
         """Until the run is complete and its last checkpoint is out."""
-        await self._exporter.consider(self._versions.newest, final=self.complete)
+        self._metrics.version.set(self._versions.newest.version)
+        await self._export(self._versions.newest)
         while not self.complete:
             live = await self._open()
             if live.state is RoundState.OPEN:
                 await self._collect()
             version = await self._publish(live)
             self._intake.tidy()
-            await self._exporter.consider(version, final=self.complete)
+            await self._export(version)
         await self._exporter.idle()
         self._dispatcher.idle_reason = IdleReason.COMPLETE
         self._dispatcher.changed.ring()
@@ -107,6 +108,9 @@ class Rounds:
         self._metrics.version.set(version.version)
         _log.info("version_published", version=version.version, images=version.images, seconds=round(seconds, 3))
         return version
+
+    async def _export(self, version: Version) -> None:
+        await self._until_stored(lambda: self._exporter.consider(version, final=self.complete))
 
     async def _until_stored(self, work: Callable[[], Awaitable[T]]) -> T:
         """Repeat `work` while the disk is full: an operator can free space without losing the round."""

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from diffusion_at_home.errors import ConfigError, storage_errors
+
+_LOCK_TRIES: Final = 5
+_LOCK_PAUSE_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class RunFolder:
                 f"{self.root} is not a run: make one with `dah coordinator init {self.root} --config FILE`"
             )
         with storage_errors(self.root), (self.root / "lock").open("a+") as file:
-            if not _try_lock(file.fileno()):
+            if not _lock(file.fileno()):
                 file.seek(0)
                 raise ConfigError(f"{self.root} is in use by process {file.read().strip() or '?'}: stop it first")
             file.truncate(0)
@@ -86,6 +91,15 @@ class RunFolder:
             return False
         with lock.open("r+") as file:
             return not _try_lock(file.fileno())
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock, or see that somebody keeps it: who only asks (`is_running`) has it for a moment."""
+    for _ in range(_LOCK_TRIES):
+        if _try_lock(descriptor):
+            return True
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    return False
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -197,7 +197,9 @@ def test_heartbeat_orders(desk: Desk) -> None:
     lease = desk.lease(ANNA)
     assert desk.dispatcher.heartbeat(ANNA, lease.lease_id) is Order.CONTINUE
     assert desk.dispatcher.heartbeat(BERT, lease.lease_id) is Order.ABANDON
-    desk.clock.advance(71.0)  # the round closes after 100 s and the next heartbeat is due in 30
+    desk.clock.advance(98.0)
+    assert desk.dispatcher.heartbeat(ANNA, lease.lease_id) is Order.CONTINUE
+    desk.clock.advance(1.0)  # the round closes after 100 s
     assert desk.dispatcher.heartbeat(ANNA, lease.lease_id) is Order.HAND_IN
 
 
