@@ -145,7 +145,9 @@ def parse_manifest(data: bytes, source: str) -> CheckpointManifest:
     try:
         return CheckpointManifest.model_validate_json(data)
     except ValidationError as error:
-        raise IntegrityError(f"{source} is not a checkpoint's manifest ({first_mistake(error)})") from None
+        raise IntegrityError(
+            f"{source} is not a checkpoint's manifest ({first_mistake(error)}): do not use this checkpoint"
+        ) from None
 
 
 def load_manifest(folder: Path) -> CheckpointManifest:

@@ -12,7 +12,7 @@ from typing import Any
 from typer import Abort
 from typer.exceptions import TyperException
 
-from diffusion_at_home.errors import DahError
+from diffusion_at_home.errors import DahError, HardwareError
 
 
 def emit(result: Mapping[str, Any], as_json: bool) -> None:
@@ -48,8 +48,7 @@ def run_command(command: Callable[[], object], *, debug: bool) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except Exception as error:  # noqa: BLE001 -- the command line's boundary
-        sentence = f"a fault of this program ({type(error).__name__}: {error}): run it with `dah --debug` and report it"
-        return _say(sentence, 1, debug=debug)
+        return _say(*_fault(error), debug=debug)
     return 0
 
 
@@ -58,6 +57,12 @@ def _say(sentence: str, code: int, *, debug: bool) -> int:
         traceback.print_exc()
     print(f"dah: {_one_line(sentence)}", file=sys.stderr, flush=True)  # noqa: T201
     return code
+
+
+def _fault(error: Exception) -> tuple[str, int]:
+    if isinstance(error, ModuleNotFoundError):  # listing and downloading need no torch, drawing and training do
+        return f"{error.name} is not installed: pip install 'diffusion-at-home[all]'", HardwareError.exit_code
+    return f"a fault of this program ({type(error).__name__}: {error}): run it with `dah --debug` and report it", 1
 
 
 def _where_help_is(error: TyperException) -> str:

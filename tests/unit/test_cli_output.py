@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from diffusion_at_home.cli.output import emit, run_command
 from diffusion_at_home.errors import ConfigError, PortInUse
 
+INSTALL = "pip install 'diffusion-at-home[all]'"
+
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=["Cs"]))
 results = st.dictionaries(st.text("abc_", min_size=1), st.recursive(plain, st.lists, max_leaves=5))
 
@@ -37,6 +39,7 @@ def test_success_is_zero_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (ConfigError("change run.name"), 3, "dah: change run.name\n"),
         (PortInUse("port 1 is in use"), 10, "dah: port 1 is in use\n"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), 8, f"dah: torch is not installed: {INSTALL}\n"),
         (KeyboardInterrupt(), 130, ""),
         (typer.Abort(), 130, ""),
         (SystemExit(7), 7, ""),
