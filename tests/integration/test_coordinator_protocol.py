@@ -164,6 +164,21 @@ def test_broken_stream_goes_on_from_where_it_is(run: LiveRun, anna: Volunteer) -
     assert anna.submit(lease, data, offset=half).images == lease.quota_images
 
 
+def test_second_stream_of_a_lease_is_told_to_come_back(run: LiveRun, anna: Volunteer) -> None:
+    lease, data = anna.lease(), encoded(run, 0.5)
+
+    def parts() -> Iterator[pb.SubmitRequest]:
+        yield pb.SubmitRequest(header=anna.header(lease, data))
+        yield pb.SubmitRequest(chunk=data[:10_000])
+        while anna.offset(lease.lease_id, data) < 10_000:
+            pass
+        assert_refused(run, "BUSY", lambda: anna.submit(lease, data, offset=10_000))
+        yield pb.SubmitRequest(chunk=data[10_000:])
+
+    receipt = anna.call("Submit", parts())
+    assert receipt.images == lease.quota_images
+
+
 def test_submitting_twice_counts_once(run: LiveRun, anna: Volunteer) -> None:
     lease, data = anna.lease(), encoded(run)
     before = run.status()["contributions"]
