@@ -33,6 +33,8 @@ from diffusion_at_home.wire.vector import encode_chunks, write_vector
 
 DEADLINE_SECONDS = 20.0
 
+_RECONNECT_AT_ONCE = [(f"grpc.{which}_reconnect_backoff_ms", 100) for which in ("initial", "min", "max")]
+
 
 class LiveRun:
     """A coordinator that serves, as everybody else sees it."""
@@ -124,7 +126,7 @@ class Volunteer:
     def __init__(self, run: LiveRun) -> None:
         self.run = run
         self.identity = Identity(Ed25519PrivateKey.generate())
-        self.channel = grpc.insecure_channel(run.grpc_target)
+        self.channel = grpc.insecure_channel(run.grpc_target, options=_RECONNECT_AT_ONCE)
         self.stub = CoordinatorStub(self.channel)  # type: ignore[no-untyped-call]  # generated
         self.signed_at_ms = 0
         self.token = ""
