@@ -98,7 +98,7 @@ class Progress:
         """Within, the worker waits for the coordinator; afterwards it is back where it was."""
         before = self._status
         _log.warning("waiting_for_coordinator", reason=str(why))
-        self.enter(WorkerState.WAITING, f"waiting for the coordinator: {why}")
+        self.enter(WorkerState.WAITING, str(why))
         try:
             yield
         finally:

@@ -54,7 +54,7 @@ def find_run(address: RunAddress, http: httpx2.Client) -> RunInfo:
             status = response.status_code
             body = _read_bounded(response)
     except httpx2.TransportError:
-        raise Unreachable(f"nobody answers at {address.url}") from None
+        raise Unreachable(f"nobody answers at {address.url}: check the address, or try again later") from None
     if status >= 500:
         raise Unreachable(f"{address.url} answers with HTTP {status}")
     try:

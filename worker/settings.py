@@ -40,11 +40,11 @@ class WorkerSettings(Section):
     """auto (CUDA where there is one), cpu or cuda."""
     precision: Precision = Precision.AUTO
     """auto (bf16 on a CUDA device that has it, else fp32), fp32 or bf16."""
-    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    threads: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
     """CPU threads to compute with; 0 takes all cores."""
-    cache_gib: Annotated[float, Field(gt=0)] = 20.0
+    cache_gib: Annotated[float, Field(gt=0, strict=True)] = 20.0
     """Most disk for downloaded shards and weights (GiB); the longest unused go first."""
-    retry_ceiling_seconds: Annotated[float, Field(ge=1)] = 300.0
+    retry_ceiling_seconds: Annotated[float, Field(ge=1, strict=True)] = 300.0
     """Longest pause between two tries to reach the coordinator (seconds)."""
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP))
     """Folder of the worker's key, joined runs, log and unsent work."""

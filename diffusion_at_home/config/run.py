@@ -13,12 +13,14 @@ from pydantic import Field, model_validator
 
 from diffusion_at_home.config.toml import Section
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(gt=0)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(gt=0, strict=True)]
+Count = Annotated[int, Field(ge=0, strict=True)]
+Port = Annotated[int, Field(ge=0, le=65535, strict=True)]
+Seconds = Annotated[float, Field(gt=0, strict=True)]
+Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
+Rate = Annotated[float, Field(gt=0, strict=True)]
+Amount = Annotated[float, Field(ge=0, strict=True)]
+Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
@@ -149,7 +151,7 @@ class InnerSection(Section):
     """AdamW's first decay (per step)."""
     beta2: Decay = 0.95
     """AdamW's second decay (per step); low, because the state starts fresh in each lease."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Amount = 0.0
     """Decoupled weight decay, scaled by the learning rate (per step)."""
     clip_norm: Rate = 1.0
     """Largest global norm of one step's gradient."""
@@ -203,9 +205,9 @@ class RoundSection(Section):
     """Images after which a round closes at once."""
     max_seconds: Seconds = 1200.0
     """Time box: a round that has anything closes after this long (seconds)."""
-    quorum: Annotated[float, Field(gt=0, le=1)] = 0.6
+    quorum: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.6
     """Share of `images` whose arrival starts the grace."""
-    grace: Annotated[float, Field(ge=0)] = 0.5
+    grace: Amount = 0.5
     """Grace after the quorum, as a share of the time that the quorum took; the closing time is announced when it starts."""
     late_weight: Fraction = 0.0
     """Weight of a delta that missed its round by one version, in the next round; 0 refuses it (stale deltas diverge)."""
@@ -222,7 +224,7 @@ class OuterSection(Section):
     """Nesterov momentum, or AdamW's beta1 (per round)."""
     beta2: Decay = 0.95
     """AdamW's second decay (per round)."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Amount = 0.0
     """AdamW's decoupled weight decay (per round)."""
 
 
@@ -264,7 +266,7 @@ class CheckpointSection(Section):
     """Pictures a prompt."""
     sampling_steps: Positive = 24
     """Denoising steps of the grid and of the evaluation."""
-    guidance_scale: Annotated[float, Field(ge=1)] = 2.0
+    guidance_scale: Annotated[float, Field(ge=1, strict=True)] = 2.0
     """Classifier-free guidance of the grid and of the evaluation."""
 
 
@@ -273,9 +275,9 @@ class ServerSection(Section):
 
     host: str = "127.0.0.1"
     """Address to listen on."""
-    http_port: Annotated[int, Field(ge=0, le=65535)] = 8400
+    http_port: Port = 8400
     """Port of the run's address: pages, blobs, checkpoints; 0 picks a free one."""
-    grpc_port: Annotated[int, Field(ge=0, le=65535)] = 8401
+    grpc_port: Port = 8401
     """Port of the worker protocol; 0 picks a free one."""
     threads: Count = 0
     """CPU threads of aggregation and evaluation; 0 takes all cores. The weights do not depend on it."""

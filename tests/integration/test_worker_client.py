@@ -163,7 +163,7 @@ def test_another_protocol_version_is_refused_before_a_session_is_opened(
 
 
 def test_an_address_where_nobody_listens_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Unreachable, match=r"nobody answers at http://127\.0\.0\.1:9$") as raised:
+    with pytest.raises(Unreachable, match=r"nobody answers at http://127\.0\.0\.1:9: check the address") as raised:
         join_run(WorkerSettings(state_dir=tmp_path), "http://127.0.0.1:9", lambda: pb.Hardware(device="cpu"))
     assert raised.value.exit_code == 5
 

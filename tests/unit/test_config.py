@@ -175,3 +175,12 @@ def fields(schema: type[BaseModel], prefix: str) -> Iterator[tuple[str, str | No
 @pytest.mark.parametrize("schema", SCHEMAS, ids=[schema.__name__ for schema in SCHEMAS])
 def test_every_field_says_what_it_is(schema: type[Section]) -> None:
     assert [name for name, description in fields(schema, schema.__name__) if not description] == []
+
+
+@pytest.mark.parametrize("text", ["inner.batch_images='128'", "inner.batch_images=true", "round.quorum='0.5'"])
+def test_a_number_is_a_number_and_not_a_word_that_looks_like_one(text: str) -> None:
+    assert text.partition("=")[0] in refusal(text)
+
+
+def test_a_whole_number_will_do_where_a_fraction_may_stand() -> None:
+    assert load_toml(DIGITS, RunConfig, ["round.quorum=1"]).round.quorum == 1.0

@@ -19,7 +19,7 @@ def test_the_file_says_why_the_worker_waits(path: Path) -> None:
     progress.enter(WorkerState.FETCHING, "shards")
     with progress.waiting(Unreachable("nobody answers at host:8401")):
         assert read_status(path).state is WorkerState.WAITING
-        assert read_status(path).reason == "waiting for the coordinator: nobody answers at host:8401"
+        assert read_status(path).reason == "nobody answers at host:8401"
     assert (read_status(path).state, read_status(path).reason) == (WorkerState.FETCHING, "shards")
 
 
