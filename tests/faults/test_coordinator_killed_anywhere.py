@@ -10,9 +10,11 @@ from typing import TypeVar
 
 import grpc
 
+from coordinator.blobs import file_sha256
 from coordinator.ledger import Ledger
 from coordinator.replay import replay
 from coordinator.run_folder import RunFolder
+from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from tests.faults.coverage import assert_every_sample_once
 from tests.faults.processes import house
@@ -69,8 +71,10 @@ def test_every_receipt_counts_once_wherever_it_is_killed(tmp_path: Path) -> None
         "round.images=48",
         "lease.probe_steps=1",
         "lease.max_steps=2",
-        "evaluation.every_images=1000000",
-        "checkpoint.every_images=1000000",
+        "evaluation.every_images=48",
+        "evaluation.draws=1",
+        "checkpoint.every_images=96",
+        "checkpoint.sampling_steps=1",
     )
     moments, over = random.Random(7), threading.Event()
     with house(tmp_path) as home:
@@ -93,6 +97,15 @@ def test_every_receipt_counts_once_wherever_it_is_killed(tmp_path: Path) -> None
     assert len(receipts) > KILLS
     assert replay(folder).versions > 1
     assert_every_sample_once(folder)
+    assert_checkpoints_are_as_published(folder)
+
+
+def assert_checkpoints_are_as_published(folder: RunFolder) -> None:
+    ledger = Ledger(folder.ledger, read_only=True)
+    for checkpoint in ledger.checkpoints():
+        manifest = folder.checkpoints / checkpoint.name / MANIFEST_NAME
+        assert file_sha256(manifest) == checkpoint.manifest_sha256
+    ledger.close()
 
 
 def assert_each_counts_once(folder: RunFolder, receipts: list[pb.SubmitReply]) -> None:
