@@ -6,18 +6,27 @@ measurements of the alternative).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-import bitsandbytes as bnb
 import torch
 from torch import Tensor, nn
 
 from diffusion_at_home.config.run import InnerKind, InnerSection
 from diffusion_at_home.wire.layout import Layout
+from worker.step.masters import Master
+from worker.step.muon import Muon, is_hidden_matrix
+from worker.step.plan import StepPlan
+from worker.step.rules import AdamW32, UpdateRule, adamw8bit
+from worker.step.updates import LeaseUpdates, TensorUpdate
+from worker.step.weights import TrainedWeights
 
 
 class InnerOptimizer(Protocol):
     """One lease's optimizer."""
+
+    def backward(self) -> AbstractContextManager[None]:
+        """What a backward pass runs within."""
 
     def step(self, num_images: int) -> None:
         """Consume the gradient of the mean loss over `num_images`."""
@@ -26,30 +35,29 @@ class InnerOptimizer(Protocol):
         """What the lease learned from `base`, fp32 (n,): base minus trained weights, or the mean gradient."""
 
 
-class LocalAdamW:
-    """Local steps: AdamW with 8-bit (bitsandbytes) or 32-bit state, clipping and a warm-up inside the lease."""
+class LocalSteps:
+    """Local steps: AdamW or Muon on the exact weights, with clipping and a warm-up inside the lease."""
 
-    def __init__(self, section: InnerSection, model: nn.Module, layout: Layout, learning_rate: float) -> None:
-        self._section = section
-        self._model = model
-        self._layout = layout
-        self._learning_rate = learning_rate
-        self._steps = 0
-        self._optimizer = _adamw(section, model, learning_rate)
+    def __init__(self, section: InnerSection, weights: TrainedWeights, plan: StepPlan, learning_rate: float) -> None:
+        self._weights = weights
+        self._release = plan.release
+        updates = [
+            _update(section, parameter, master)
+            for parameter, master in zip(weights.parameters, weights.masters, strict=True)
+        ]
+        self._updates = LeaseUpdates(section, updates, learning_rate)
+
+    def backward(self) -> AbstractContextManager[None]:
+        """See `InnerOptimizer.backward`."""
+        return self._updates.released() if self._release else nullcontext()
 
     def step(self, num_images: int) -> None:  # noqa: ARG002 -- a step is a step whatever the batch
         """See `InnerOptimizer.step`."""
-        self._steps += 1
-        if self._steps <= self._section.warmup_steps + 1:
-            for group in self._optimizer.param_groups:
-                group["lr"] = self._learning_rate * min(1.0, self._steps / (self._section.warmup_steps + 1))
-        nn.utils.clip_grad_norm_(self._model.parameters(), self._section.clip_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._updates.step()
 
     def delta(self, base: Tensor) -> Tensor:
         """See `InnerOptimizer.delta`."""
-        return base - self._layout.flatten(self._model)
+        return self._weights.delta(base)
 
 
 class GradientMean:
@@ -60,6 +68,10 @@ class GradientMean:
         self._layout = layout
         self._sum = torch.zeros(layout.num_elements)
         self._images = 0
+
+    def backward(self) -> AbstractContextManager[None]:
+        """See `InnerOptimizer.backward`."""
+        return nullcontext()
 
     def step(self, num_images: int) -> None:
         """See `InnerOptimizer.step`."""
@@ -76,21 +88,27 @@ class GradientMean:
         return self._sum / max(self._images, 1)
 
 
-def inner_optimizer(section: InnerSection, model: nn.Module, layout: Layout, learning_rate: float) -> InnerOptimizer:
-    """The lease's optimizer over `model`, with fresh state."""
+def inner_optimizer(
+    section: InnerSection,
+    model: nn.Module,
+    layout: Layout,
+    weights: TrainedWeights,
+    plan: StepPlan,
+    learning_rate: float,
+) -> InnerOptimizer:
+    """The lease's optimizer over `model`, whose exact values are `weights`, with fresh state."""
     if section.optimizer is InnerKind.GRADIENT:
         return GradientMean(model, layout)
-    return LocalAdamW(section, model, layout, learning_rate)
+    return LocalSteps(section, weights, plan, learning_rate)
 
 
-def _adamw(section: InnerSection, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    betas = (section.beta1, section.beta2)
-    if section.optimizer is InnerKind.ADAMW8BIT:
-        # Tensors under 4,096 elements (norms, biases) keep 32-bit state: bitsandbytes' own default.
-        optimizer: torch.optim.Optimizer = bnb.optim.AdamW8bit(
-            model.parameters(), lr=learning_rate, betas=betas, weight_decay=section.weight_decay
-        )
-        return optimizer
-    return torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=betas, weight_decay=section.weight_decay, fused=True
-    )
+def _update(section: InnerSection, parameter: nn.Parameter, master: Master) -> TensorUpdate:
+    device, num_elements = parameter.device, parameter.numel()
+    rule: UpdateRule
+    if section.optimizer is InnerKind.MUON and is_hidden_matrix(parameter):
+        rule = Muon(section, parameter.shape, device)
+    elif section.optimizer is InnerKind.ADAMW:
+        rule = AdamW32(section, num_elements, device)
+    else:
+        rule = adamw8bit(section, num_elements, device)
+    return TensorUpdate(parameter, master, rule, whole=isinstance(rule, Muon))

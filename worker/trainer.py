@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.config.run import ClipKind, RunConfig
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.objective import drop_captions, flow_loss, sample_times
 from diffusion_at_home.wire.layout import Layout
 from worker.optimizers import inner_optimizer
+from worker.step.masters import WeightKind
+from worker.step.plan import StepPlan
+from worker.step.weights import DTYPES, TrainedWeights
+
+_PLAIN = StepPlan()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +52,24 @@ class Trained:
 class LeaseTrainer:
     """Holds the model on the device from lease to lease."""
 
-    def __init__(self, config: RunConfig, model: DiffusionModel, layout: Layout, accelerator: Accelerator) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        model: DiffusionModel,
+        layout: Layout,
+        accelerator: Accelerator,
+        plan: StepPlan = _PLAIN,
+    ) -> None:
+        """`plan` must suit the run: releasing gradients needs inner.clip = "tensor" and whole batches."""
+        assert not plan.release or (config.inner.clip is ClipKind.TENSOR and not plan.micro_batch_images)
         self._config = config
         self._accelerator = accelerator
         self._layout = layout
-        self._model = model.to(accelerator.device)
+        self._plan = plan
+        self._model = model.to(device=accelerator.device, dtype=DTYPES[plan.weights])
+        if plan.checkpointing:
+            self._model.recompute_activations()
+        self._weights = TrainedWeights(self._model, layout, plan.weights)
 
     def train(
         self,
@@ -72,13 +91,16 @@ class LeaseTrainer:
             should_stop: asked after each step; True hands in what there is.
             on_step: told the images trained so far and the loss of each step.
         """
-        self._layout.load(self._model, base)
+        self._weights.load(base, seed)
         self._model.train()
-        optimizer = inner_optimizer(self._config.inner, self._model, self._layout, learning_rate)
+        optimizer = inner_optimizer(
+            self._config.inner, self._model, self._layout, self._weights, self._plan, learning_rate
+        )
         generator = torch.Generator().manual_seed(seed)
         started, images, loss_sum = time.monotonic(), 0, 0.0
         for batch in batches:
-            loss = self._backward(batch, generator)
+            with optimizer.backward():
+                loss = self._backward(batch, generator)
             optimizer.step(len(batch.captions))
             images += len(batch.captions)
             loss_sum += loss * len(batch.captions)
@@ -89,15 +111,27 @@ class LeaseTrainer:
 
     def _backward(self, batch: Batch, generator: torch.Generator) -> float:
         """Gradients of the batch's mean loss into the model; returns that loss."""
-        objective, device = self._config.objective, self._accelerator.device
-        num_images = len(batch.captions)
+        objective, num_images = self._config.objective, len(batch.captions)
         t_B = sample_times(num_images, objective, generator)
         eps_BCHW = torch.randn(batch.images_BCHW.shape, generator=generator)
-        tokens = self._model.tokenize(drop_captions(batch.captions, objective.caption_dropout, generator))
-        with self._accelerator.autocast():
+        captions = drop_captions(batch.captions, objective.caption_dropout, generator)
+        size = self._plan.micro_batch_images or num_images
+        return sum(
+            self._backward_part(batch.images_BCHW[part], captions[part], t_B[part], eps_BCHW[part], num_images)
+            for part in (slice(begin, begin + size) for begin in range(0, num_images, size))
+        )
+
+    def _backward_part(
+        self, x_BCHW: Tensor, captions: list[str], t_B: Tensor, eps_BCHW: Tensor, num_images: int
+    ) -> float:
+        """Adds the gradients of these images' part of the mean over `num_images`; returns that part."""
+        device = self._accelerator.device
+        tokens = self._model.tokenize(captions)
+        precision = self._accelerator.autocast() if self._plan.weights is WeightKind.FP32 else nullcontext()
+        with precision:
             loss_B = flow_loss(
-                self._model, batch.images_BCHW.to(device), tokens, t_B.to(device), eps_BCHW.to(device), objective
+                self._model, x_BCHW.to(device), tokens, t_B.to(device), eps_BCHW.to(device), self._config.objective
             )
-        loss = loss_B.float().mean()
+        loss = loss_B.float().sum() / num_images
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
         return float(loss.detach())

@@ -43,7 +43,15 @@ class InnerKind(StrEnum):
 
     ADAMW8BIT = "adamw8bit"
     ADAMW = "adamw"
+    MUON = "muon"
     GRADIENT = "gradient"
+
+
+class ClipKind(StrEnum):
+    """Whose norm inner.clip_norm bounds."""
+
+    GLOBAL = "global"
+    TENSOR = "tensor"
 
 
 class OuterKind(StrEnum):
@@ -142,7 +150,8 @@ class InnerSection(Section):
     """Training inside a lease."""
 
     optimizer: InnerKind = InnerKind.ADAMW8BIT
-    """adamw8bit (bitsandbytes), adamw, or gradient: no step at all, the delta is the mean gradient of the lease."""
+    """adamw8bit (bitsandbytes), adamw, muon (for matrices; the rest as adamw8bit), or gradient: no step at all, the delta is
+    the mean gradient of the lease."""
     batch_images: Positive
     """Images in one inner step."""
     learning_rate: Rate = 1e-3
@@ -153,8 +162,11 @@ class InnerSection(Section):
     """AdamW's second decay (per step); low, because the state starts fresh in each lease."""
     weight_decay: Amount = 0.0
     """Decoupled weight decay, scaled by the learning rate (per step)."""
+    clip: ClipKind = ClipKind.GLOBAL
+    """Whose norm clip_norm bounds: global (all gradients together) or tensor (each its own; lets cards with little memory
+    update each tensor inside the backward pass)."""
     clip_norm: Rate = 1.0
-    """Largest global norm of one step's gradient."""
+    """Largest norm of one step's gradient."""
     warmup_steps: Count = 0
     """Steps at the start of each lease over which the learning rate rises from zero."""
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -51,6 +52,15 @@ class DiffusionModel(nn.Module, ABC):
     @abstractmethod
     def pipeline_call(self) -> dict[str, Any]:
         """Keyword arguments that the stock pipeline's call needs besides the prompt (sizes, binning)."""
+
+    @abstractmethod
+    def recompute_activations(self) -> None:
+        """From now on compute activations again in the backward pass instead of keeping them."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of what the network computes with outside of autocast."""
+        return next(self.parameters()).dtype
 
     @property
     def num_parameters(self) -> int:

@@ -70,13 +70,18 @@ class PrxPixels(DiffusionModel):
         mask_BL = tokens.mask_BL.to(x_BCHW.device)
         text_BLD = self.text_encoder(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
         predicted_BCHW: Tensor = self.transformer(
-            hidden_states=x_BCHW,
+            hidden_states=x_BCHW.to(self.dtype),
             timestep=t_B,
             encoder_hidden_states=text_BLD,
             attention_mask=mask_BL,
             return_dict=False,
         )[0]
         return predicted_BCHW
+
+    def recompute_activations(self) -> None:
+        """See `DiffusionModel.recompute_activations`."""
+        self.transformer.enable_gradient_checkpointing()
+        self.text_encoder.activation_checkpointing_enable()
 
     def pipeline(self) -> DiffusionPipeline:
         """See `DiffusionModel.pipeline`; noise of unit scale and an unshifted time grid, as in training."""

@@ -11,7 +11,10 @@ from diffusion_at_home.config.run import InnerKind, InnerSection
 from diffusion_at_home.model.objective import drop_captions, flow_loss, sample_times
 from diffusion_at_home.wire.layout import Layout
 from tests.unit.tiny_run import batches, tiny_config, tiny_model
-from worker.optimizers import GradientMean, LocalAdamW, inner_optimizer
+from worker.optimizers import GradientMean, InnerOptimizer, inner_optimizer
+from worker.step.masters import WeightKind
+from worker.step.plan import StepPlan
+from worker.step.weights import TrainedWeights
 from worker.trainer import LeaseTrainer, Trained
 
 
@@ -103,11 +106,17 @@ def test_gradient_of_a_lease_is_the_gradient_of_its_mean_loss() -> None:
     assert trained.mean_loss == pytest.approx(float(loss.detach()), rel=1e-5)
 
 
+def optimizer_of(section: InnerSection, model: nn.Module) -> InnerOptimizer:
+    layout = Layout.of(model)
+    weights = TrainedWeights(model, layout, WeightKind.FP32)
+    return inner_optimizer(section, model, layout, weights, StepPlan(), 1e-2)
+
+
 def walk(section: InnerSection, gradient: Callable[[int], Tensor], steps: int) -> Tensor:
     """Weights after `steps` of the lease's optimizer on one matrix of ones."""
     model = nn.Linear(64, 64, bias=False)
     nn.init.ones_(model.weight)
-    optimizer = inner_optimizer(section, model, Layout.of(model), 1e-2)
+    optimizer = optimizer_of(section, model)
     for step in range(steps):
         model.weight.grad = gradient(step)
         optimizer.step(8)
@@ -146,17 +155,6 @@ def test_steps_follow_adamw_with_clipping_and_warm_up(
     walked, naive = walk(section, gradients, 6), naive_walk(section, 6)
     assert float((naive - 1).abs().mean()) > 1e-2
     assert float((walked - naive).abs().mean()) < tolerance
-
-
-def test_eight_bit_adam_keeps_its_large_states_in_bytes() -> None:
-    model = nn.Linear(64, 64, bias=True)
-    optimizer = inner_optimizer(InnerSection(batch_images=8), model, Layout.of(model), 1e-2)
-    assert isinstance(optimizer, LocalAdamW)
-    model.weight.grad, model.bias.grad = torch.ones(64, 64), torch.ones(64)
-    optimizer.step(8)
-    states = optimizer._optimizer.state
-    assert states[model.weight]["state1"].dtype is states[model.weight]["state2"].dtype is torch.uint8
-    assert states[model.bias]["state1"].dtype is torch.float32
 
 
 def test_gradient_of_no_images_is_zero_and_missing_gradients_count_as_zero() -> None:
