@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -45,6 +45,13 @@ class InnerKind(StrEnum):
     ADAMW = "adamw"
     MUON = "muon"
     GRADIENT = "gradient"
+
+
+class ModelKind(StrEnum):
+    """The denoiser's family."""
+
+    PRX = "prx"
+    UNET = "unet"
 
 
 class ClipKind(StrEnum):
@@ -85,7 +92,7 @@ class DataSection(Section):
 
 
 class TextEncoderSection(Section):
-    """A T5 encoder and its tokenizer, both trained from nothing with the run."""
+    """The text encoder and its tokenizer, both trained from nothing with the run: T5 for prx, CLIP for unet."""
 
     vocab_size: Positive = 512
     """Most tokens the byte-level BPE tokenizer may have (entries)."""
@@ -99,17 +106,11 @@ class TextEncoderSection(Section):
     """Length every caption is padded or cut to (tokens)."""
 
 
-class ModelSection(Section):
-    """The denoiser."""
+class PrxSection(Section):
+    """Shape of a PRXTransformer2DModel."""
 
-    kind: Literal["prx"] = "prx"
-    """Model family: prx (PRXTransformer2DModel in pixels)."""
-    image_size: Positive
-    """Side of the square pictures drawn by default (pixels)."""
-    channels: Positive = 3
-    """Colour channels."""
     patch_size: Positive = 2
-    """Side of one patch (pixels)."""
+    """Side of one patch (pixels, or elements of latents)."""
     hidden_size: Positive = 128
     """Width of the transformer (features)."""
     depth: Positive = 4
@@ -118,17 +119,94 @@ class ModelSection(Section):
     """Attention heads; hidden_size / heads must be a multiple of 4 (two rotary axes)."""
     mlp_ratio: Rate = 3.5
     """Width of the MLP as a multiple of hidden_size."""
-    text: TextEncoderSection = TextEncoderSection()
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size = {self.image_size} is not a multiple of {self.patch_size}: change model.patch_size"
-            )
         if self.hidden_size % (self.heads * 4):
             raise ValueError(
-                f"hidden_size = {self.hidden_size} is not a multiple of 4 x heads = {4 * self.heads}: change model.heads"
+                f"hidden_size = {self.hidden_size} is not a multiple of 4 x heads = {4 * self.heads}: "
+                "change model.prx.heads"
+            )
+        return self
+
+
+class UNetSection(Section):
+    """Shape of a UNet2DConditionModel as Stable Diffusion 1.x has it; the defaults are that one's own."""
+
+    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (320, 640, 1280, 1280)
+    """Features of each resolution, from the finest; each step halves the sides. The last one has no attention."""
+    layers: Positive = 2
+    """Residual blocks of each resolution, on the way down."""
+    heads: Positive = 8
+    """Attention heads."""
+    groups: Positive = 32
+    """Groups of the group norms; must divide every entry of channels."""
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        for width in self.channels:
+            if width % self.groups or width % self.heads:
+                raise ValueError(
+                    f"channels has {width}, which is not a multiple of groups = {self.groups} and of heads = "
+                    f"{self.heads}: change model.unet.channels"
+                )
+        return self
+
+
+class LatentsSection(Section):
+    """What the denoiser works on when it does not work on pixels."""
+
+    autoencoder: str = "none"
+    """Folder or hub id of a diffusers AutoencoderKL; none trains in pixels."""
+    channels: Positive = 4
+    """Channels of its latents."""
+    factor: Positive = 8
+    """Pixels on a side for each element of latents."""
+
+
+class ModelSection(Section):
+    """The denoiser."""
+
+    kind: ModelKind = ModelKind.PRX
+    """Model family: prx (PRXTransformer2DModel, in pixels or latents) or unet (UNet2DConditionModel, in latents)."""
+    image_size: Positive
+    """Side of the square pictures drawn by default (pixels)."""
+    channels: Positive = 3
+    """Colour channels."""
+    latents: LatentsSection = LatentsSection()
+    prx: PrxSection = PrxSection()
+    unet: UNetSection = UNetSection()
+    text: TextEncoderSection = TextEncoderSection()
+
+    @property
+    def in_latents(self) -> bool:
+        """Whether the denoiser works on an autoencoder's latents."""
+        return self.latents.autoencoder != "none"
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what is denoised."""
+        if not self.in_latents:
+            return self.channels, self.image_size, self.image_size
+        side = self.image_size // self.latents.factor
+        return self.latents.channels, side, side
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if self.in_latents and self.image_size % self.latents.factor:
+            raise ValueError(
+                f"image_size = {self.image_size} is not a multiple of latents.factor = {self.latents.factor}: "
+                "change model.image_size"
+            )
+        if self.kind is ModelKind.UNET and not self.in_latents:
+            raise ValueError("kind = 'unet' works on latents: set model.latents.autoencoder")
+        side = self.sample_shape[1]
+        unit = self.prx.patch_size if self.kind is ModelKind.PRX else 2 ** (len(self.unet.channels) - 1)
+        if side % unit:
+            key = "prx.patch_size" if self.kind is ModelKind.PRX else "unet.channels"
+            raise ValueError(
+                f"image_size = {self.image_size} gives a side of {side}, which is not a multiple of {unit}: "
+                f"change model.{key}"
             )
         return self
 

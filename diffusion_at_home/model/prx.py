@@ -1,8 +1,9 @@
-"""PRX in pixels: a rectified-flow transformer that predicts the clean picture, with a T5 encoder trained along.
+"""PRX: a rectified-flow transformer with a T5 encoder trained along, in pixels or in an autoencoder's latents.
 
-Owns `PRXTransformer2DModel`, `T5EncoderModel` and the tokenizer, in the shapes that the stock `PRXPixelPipeline` loads.
-That pipeline subtracts the network's output from its input and divides by the time, so the network must predict
-samples; anything else is refused when the model is built, not when somebody downloads it.
+Owns `PRXTransformer2DModel`, `T5EncoderModel` and the tokenizer, in the shapes that the stock `PRXPixelPipeline` and
+`PRXPipeline` load. The former subtracts the network's output from its input and divides by the time, so in pixels the
+network must predict samples; the latter takes velocities. Anything else is refused when the model is built, not when
+somebody downloads it.
 
 Shapes: B images, C channels, H height, W width, L text tokens, D text features.
 """
@@ -12,53 +13,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, PRXPixelPipeline, PRXTransformer2DModel
+from diffusers import (
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    PRXPipeline,
+    PRXPixelPipeline,
+    PRXTransformer2DModel,
+)
 from torch import Tensor
 
 from diffusion_at_home.config.run import ModelSection, ObjectiveSection, Prediction
 from diffusion_at_home.errors import ConfigError
+from diffusion_at_home.model.autoencoder import load_autoencoder
 from diffusion_at_home.model.base import DiffusionModel, Tokens
-from diffusion_at_home.model.text import build_text_encoder, clean_caption, load_tokenizer
+from diffusion_at_home.model.text import build_t5, clean_caption, load_tokenizer, tokens_of
+
+_PLAIN_CALL_SIZES = (256, 512, 1024)  # the sizes for which the stock pipeline has bins of aspect ratios
 
 
-class PrxPixels(DiffusionModel):
-    """PRX without a VAE; weights are drawn from torch's global generator (`build_model` fences it).
+class Prx(DiffusionModel):
+    """PRX with its text encoder; weights are drawn from torch's global generator (`build_model` fences it).
 
-    Raises `ConfigError` if the objective asks for anything but sample prediction, `DataError` on a bad tokenizer.
+    Raises `ConfigError` if the objective asks for what the pipeline does not take, `DataError` on a bad tokenizer.
     """
 
     def __init__(self, config: ModelSection, objective: ObjectiveSection, tokenizer_json: bytes) -> None:
         super().__init__()
-        if objective.prediction is not Prediction.SAMPLE:
+        wanted = Prediction.VELOCITY if config.in_latents else Prediction.SAMPLE
+        if objective.prediction is not wanted:
             raise ConfigError(
-                f"objective.prediction = {objective.prediction.value!r} does not go with model.kind = {config.kind!r}, "
-                "whose pipeline takes predicted samples: set objective.prediction to 'sample'"
+                f"objective.prediction = {objective.prediction.value!r} does not go with "
+                f"{'latents' if config.in_latents else 'pixels'}, whose pipeline takes {wanted.value}s: set "
+                f"objective.prediction to '{wanted.value}'"
             )
         self._config = config
         self.tokenizer = load_tokenizer(tokenizer_json, config.text)
-        self.text_encoder = build_text_encoder(config.text, len(self.tokenizer))
+        self.text_encoder = build_t5(config.text, len(self.tokenizer))
+        shape = config.prx
         self.transformer = PRXTransformer2DModel(
-            in_channels=config.channels,
-            patch_size=config.patch_size,
+            in_channels=config.sample_shape[0],
+            patch_size=shape.patch_size,
             context_in_dim=config.text.hidden_size,
-            hidden_size=config.hidden_size,
-            mlp_ratio=config.mlp_ratio,
-            num_heads=config.heads,
-            depth=config.depth,
-            axes_dim=[config.hidden_size // config.heads // 2] * 2,  # rows, columns
+            hidden_size=shape.hidden_size,
+            mlp_ratio=shape.mlp_ratio,
+            num_heads=shape.heads,
+            depth=shape.depth,
+            axes_dim=[shape.hidden_size // shape.heads // 2] * 2,  # rows, columns
         )
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """See `DiffusionModel.tokenize`; L is always `model.text.max_tokens`, the last token of a caption is `</s>`."""
-        encoded = self.tokenizer(
-            [clean_caption(caption) for caption in captions],
-            padding="max_length",
-            max_length=self._config.text.max_tokens,
-            truncation=True,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        return Tokens(ids_BL=encoded["input_ids"], mask_BL=encoded["attention_mask"].bool())
+        return tokens_of(self.tokenizer, [clean_caption(caption) for caption in captions])
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, tokens: Tokens) -> Tensor:
         """The predicted clean pictures (B, C, H, W); `tokens` may lie on another device than `x_BCHW`.
@@ -85,20 +90,22 @@ class PrxPixels(DiffusionModel):
 
     def pipeline(self) -> DiffusionPipeline:
         """See `DiffusionModel.pipeline`; noise of unit scale and an unshifted time grid, as in training."""
-        return PRXPixelPipeline(
-            transformer=self.transformer,
-            scheduler=FlowMatchEulerDiscreteScheduler(),
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
-            default_sample_size=self._config.image_size,
-            prompt_max_tokens=self._config.text.max_tokens,
-            noise_scale=1.0,
-        )
+        parts = {
+            "transformer": self.transformer,
+            "scheduler": FlowMatchEulerDiscreteScheduler(),
+            "text_encoder": self.text_encoder,
+            "tokenizer": self.tokenizer,
+            "default_sample_size": self._config.image_size,
+        }
+        if self._config.in_latents:
+            return PRXPipeline(vae=load_autoencoder(self._config.latents), **parts)
+        return PRXPixelPipeline(prompt_max_tokens=self._config.text.max_tokens, noise_scale=1.0, **parts)
 
     def adopt(self, pipeline: DiffusionPipeline) -> None:
         """See `DiffusionModel.adopt`."""
         self.transformer, self.text_encoder = pipeline.transformer, pipeline.text_encoder
 
     def pipeline_call(self) -> dict[str, Any]:
-        """See `DiffusionModel.pipeline_call`; the pipeline has resolution bins for 1,024 pixels only."""
-        return {"use_resolution_binning": False}
+        """See `DiffusionModel.pipeline_call`; the pipelines have resolution bins for some sizes only."""
+        plain = self._config.in_latents and self._config.image_size in _PLAIN_CALL_SIZES
+        return {} if plain else {"use_resolution_binning": False}

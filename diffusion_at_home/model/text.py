@@ -1,4 +1,4 @@
-"""Text: the byte-level BPE tokenizer and the T5 encoder, both made from nothing.
+"""Text: the byte-level BPE tokenizer and the encoders, T5 or CLIP-shaped, all made from nothing.
 
 Owns the path from a caption to the encoder's input. Its invariant: a caption gives the same tokens in training, in the
 exported pipeline and on every machine, so the tokenizer travels as the bytes of one tokenizer.json and captions are
@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator
 
 import ftfy
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from diffusion_at_home.config.run import TextEncoderSection
 from diffusion_at_home.errors import ConfigError, DataError
+from diffusion_at_home.model.base import Tokens
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 """T5's special tokens; their ids are 0, 1 and 2, as T5 has them."""
@@ -102,18 +103,14 @@ def load_tokenizer(data: bytes, config: TextEncoderSection) -> PreTrainedTokeniz
     )
 
 
-def build_text_encoder(config: TextEncoderSection, vocab_size: int) -> T5EncoderModel:
+def build_t5(config: TextEncoderSection, vocab_size: int) -> T5EncoderModel:
     """A T5 v1.1 encoder of random weights, drawn from torch's global generator.
 
     Its MLP is twice as wide as the encoder, gated. There is no dropout: a lease must be recomputable from its seed.
 
     Raises `ConfigError` if the heads do not divide the width.
     """
-    if config.hidden_size % config.heads:
-        raise ConfigError(
-            f"model.text.hidden_size = {config.hidden_size} is not a multiple of model.text.heads = {config.heads}: "
-            "change model.text.heads"
-        )
+    _check_heads(config)
     return T5EncoderModel(
         T5Config(
             vocab_size=vocab_size,
@@ -128,6 +125,50 @@ def build_text_encoder(config: TextEncoderSection, vocab_size: int) -> T5Encoder
             eos_token_id=_SPECIAL_TOKENS.index(EOS),
         )
     )
+
+
+def build_clip(config: TextEncoderSection, vocab_size: int) -> CLIPTextModel:
+    """A text encoder of random weights, shaped as Stable Diffusion 1.x has it; weights from torch's global generator.
+
+    Raises `ConfigError` if the heads do not divide the width.
+    """
+    _check_heads(config)
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocab_size,
+            hidden_size=config.hidden_size,
+            intermediate_size=4 * config.hidden_size,
+            projection_dim=config.hidden_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.max_tokens,
+            attention_dropout=0.0,
+            pad_token_id=_SPECIAL_TOKENS.index(PAD),
+            bos_token_id=_SPECIAL_TOKENS.index(EOS),
+            eos_token_id=_SPECIAL_TOKENS.index(EOS),
+        )
+    )
+
+
+def tokens_of(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tokens:
+    """Captions to tokens; L is always the tokenizer's `model_max_length`, the last token of a caption is `</s>`."""
+    encoded = tokenizer(
+        captions,
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    return Tokens(ids_BL=encoded["input_ids"], mask_BL=encoded["attention_mask"].bool())
+
+
+def _check_heads(config: TextEncoderSection) -> None:
+    if config.hidden_size % config.heads:
+        raise ConfigError(
+            f"model.text.hidden_size = {config.hidden_size} is not a multiple of model.text.heads = {config.heads}: "
+            "change model.text.heads"
+        )
 
 
 def _cleaned(captions: Iterable[str]) -> Iterator[str]:

@@ -47,7 +47,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new run of a tiny model, not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    small = ("model.hidden_size=16", "model.depth=1", "model.heads=2")
+    small = ("model.prx.hidden_size=16", "model.prx.depth=1", "model.prx.heads=2")
     sets = [word for setting in (f"data.path='{data}'", *small) for word in ("--set", setting)]
     made = dah("coordinator", "init", folder, "--config", DIGITS, *sets, "--json").result
     assert made["run_id"].startswith("digits-")

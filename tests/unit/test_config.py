@@ -73,10 +73,10 @@ def test_a_missing_section_is_named() -> None:
         ("round.images=0", "round.images = 0: input should be greater than 0"),
         ("round=3", "'round' must be a section of keys, not 3"),
         ("run.name='My Run'", "lower-case letters, digits"),
-        ("model.kind='unet'", "model.kind = 'unet': input should be 'prx'"),
+        ("model.kind='dit'", "model.kind = 'dit': input should be 'prx' or 'unet'"),
         ("inner.learning_rate=nan", "inner.learning_rate = nan: input should be"),
         ("inner.beta2=1.0", "inner.beta2 = 1.0: input should be less than 1"),
-        ("inner.optimizer='sgd'", "input should be 'adamw8bit', 'adamw' or 'gradient'"),
+        ("inner.optimizer='sgd'", "input should be 'adamw8bit', 'adamw', 'muon' or 'gradient'"),
         ("checkpoint.grid_prompts=['a', 3]", "checkpoint.grid_prompts.1 = 3: input should be a valid string"),
         ("server.http_port=70000", "server.http_port = 70000: input should be less than or equal to 65535"),
     ],
@@ -92,8 +92,8 @@ def test_a_long_wrong_value_is_cut_short() -> None:
 @pytest.mark.parametrize(
     ("overrides", "key_to_change"),
     [
-        (["model.image_size=9"], "model.patch_size"),
-        (["model.heads=5"], "model.heads"),
+        (["model.image_size=9"], "model.prx.patch_size"),
+        (["model.prx.heads=5"], "model.prx.heads"),
         (["lease.min_steps=60"], "lease.min_steps"),
         (["lease.timeout_seconds=1.5"], "lease.timeout_seconds"),
         ([f"inner.optimizer='{InnerKind.GRADIENT.value}'"], "inner.optimizer"),

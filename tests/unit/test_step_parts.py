@@ -24,7 +24,7 @@ RATE = 1e-3
 
 def config_of(*overrides: str) -> RunConfig:
     """Matrices large enough for 8-bit state."""
-    return tiny_config("model.hidden_size=64", "inner.optimizer='adamw8bit'", "inner.clip='tensor'", *overrides)
+    return tiny_config("model.prx.hidden_size=64", "inner.optimizer='adamw8bit'", "inner.clip='tensor'", *overrides)
 
 
 def lease(plan: StepPlan, *overrides: str, steps: int = 4) -> Tensor:
