@@ -12,14 +12,25 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from diffusion_at_home.config.run import InnerKind, InnerSection
+from diffusion_at_home.config.run import InnerKind, InnerSection, RunConfig
 from diffusion_at_home.wire.layout import Layout
 from worker.step.masters import Master
 from worker.step.muon import Muon, is_hidden_matrix
+from worker.step.place import OnDevice, OnHost, StatePlace
 from worker.step.plan import StepPlan
-from worker.step.rules import AdamW32, UpdateRule, adamw8bit
+from worker.step.rules import AdamW32, Codebooks, UpdateRule, adamw8bit
 from worker.step.updates import LeaseUpdates, TensorUpdate
 from worker.step.weights import TrainedWeights
+
+
+class StepParts:
+    """What a plan means on one device."""
+
+    def __init__(self, plan: StepPlan, device: torch.device) -> None:
+        self.plan = plan
+        self.place: StatePlace = OnHost(device) if plan.offload else OnDevice(device)
+        """Of optimizer state and remainders."""
+        self.codebooks = Codebooks(device)
 
 
 class InnerOptimizer(Protocol):
@@ -31,6 +42,9 @@ class InnerOptimizer(Protocol):
     def step(self, num_images: int) -> None:
         """Consume the gradient of the mean loss over `num_images`."""
 
+    def state(self) -> list[Tensor]:
+        """What it keeps between steps."""
+
     def delta(self, base: Tensor) -> Tensor:
         """What the lease learned from `base`, fp32 (n,): base minus trained weights, or the mean gradient."""
 
@@ -38,14 +52,18 @@ class InnerOptimizer(Protocol):
 class LocalSteps:
     """Local steps: AdamW or Muon on the exact weights, with clipping and a warm-up inside the lease."""
 
-    def __init__(self, section: InnerSection, weights: TrainedWeights, plan: StepPlan, learning_rate: float) -> None:
+    def __init__(self, section: InnerSection, weights: TrainedWeights, parts: StepParts, learning_rate: float) -> None:
         self._weights = weights
-        self._release = plan.release
+        self._release = parts.plan.release
         updates = [
-            _update(section, parameter, master)
+            _update(section, parameter, master, parts)
             for parameter, master in zip(weights.parameters, weights.masters, strict=True)
         ]
         self._updates = LeaseUpdates(section, updates, learning_rate)
+
+    def state(self) -> list[Tensor]:
+        """See `InnerOptimizer.state`."""
+        return self._updates.state()
 
     def backward(self) -> AbstractContextManager[None]:
         """See `InnerOptimizer.backward`."""
@@ -73,6 +91,10 @@ class GradientMean:
         """See `InnerOptimizer.backward`."""
         return nullcontext()
 
+    def state(self) -> list[Tensor]:
+        """See `InnerOptimizer.state`."""
+        return [self._sum]
+
     def step(self, num_images: int) -> None:
         """See `InnerOptimizer.step`."""
         gradients = {name: parameter.grad for name, parameter in self._model.named_parameters()}
@@ -89,26 +111,21 @@ class GradientMean:
 
 
 def inner_optimizer(
-    section: InnerSection,
-    model: nn.Module,
-    layout: Layout,
-    weights: TrainedWeights,
-    plan: StepPlan,
-    learning_rate: float,
+    config: RunConfig, model: nn.Module, layout: Layout, weights: TrainedWeights, parts: StepParts, learning_rate: float
 ) -> InnerOptimizer:
     """The lease's optimizer over `model`, whose exact values are `weights`, with fresh state."""
-    if section.optimizer is InnerKind.GRADIENT:
+    if config.inner.optimizer is InnerKind.GRADIENT:
         return GradientMean(model, layout)
-    return LocalSteps(section, weights, plan, learning_rate)
+    return LocalSteps(config.inner, weights, parts, learning_rate)
 
 
-def _update(section: InnerSection, parameter: nn.Parameter, master: Master) -> TensorUpdate:
-    device, num_elements = parameter.device, parameter.numel()
+def _update(section: InnerSection, parameter: nn.Parameter, master: Master, parts: StepParts) -> TensorUpdate:
+    place, num_elements = parts.place, parameter.numel()
     rule: UpdateRule
     if section.optimizer is InnerKind.MUON and is_hidden_matrix(parameter):
-        rule = Muon(section, parameter.shape, device)
+        rule = Muon(section, parameter.shape, place)
     elif section.optimizer is InnerKind.ADAMW:
-        rule = AdamW32(section, num_elements, device)
+        rule = AdamW32(section, num_elements, place)
     else:
-        rule = adamw8bit(section, num_elements, device)
+        rule = adamw8bit(section, num_elements, place, parts.codebooks)
     return TensorUpdate(parameter, master, rule, whole=isinstance(rule, Muon))

@@ -19,7 +19,7 @@ from diffusion_at_home.config.run import ClipKind, RunConfig
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.objective import drop_captions, flow_loss, sample_times
 from diffusion_at_home.wire.layout import Layout
-from worker.optimizers import inner_optimizer
+from worker.optimizers import InnerOptimizer, StepParts, inner_optimizer
 from worker.step.masters import WeightKind
 from worker.step.plan import StepPlan
 from worker.step.weights import DTYPES, TrainedWeights
@@ -34,6 +34,22 @@ class Batch:
     images_BCHW: Tensor
     """fp32 in [-1, 1]."""
     captions: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A batch with what was drawn for it."""
+
+    x_BCHW: Tensor
+    captions: list[str]
+    """Dropped ones are empty."""
+    t_B: Tensor
+    eps_BCHW: Tensor
+
+    def part(self, begin: int, end: int) -> Drawn:
+        """The images from `begin` to `end`."""
+        part = slice(begin, end)
+        return Drawn(self.x_BCHW[part], self.captions[part], self.t_B[part], self.eps_BCHW[part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +81,11 @@ class LeaseTrainer:
         self._config = config
         self._accelerator = accelerator
         self._layout = layout
-        self._plan = plan
+        self._parts = StepParts(plan, accelerator.device)
         self._model = model.to(device=accelerator.device, dtype=DTYPES[plan.weights])
         if plan.checkpointing:
             self._model.recompute_activations()
-        self._weights = TrainedWeights(self._model, layout, plan.weights)
+        self._weights = TrainedWeights(self._model, layout, plan.weights, self._parts.place)
 
     def train(
         self,
@@ -91,17 +107,11 @@ class LeaseTrainer:
             should_stop: asked after each step; True hands in what there is.
             on_step: told the images trained so far and the loss of each step.
         """
-        self._weights.load(base, seed)
-        self._model.train()
-        optimizer = inner_optimizer(
-            self._config.inner, self._model, self._layout, self._weights, self._plan, learning_rate
-        )
+        optimizer = self.start(base, seed, learning_rate)
         generator = torch.Generator().manual_seed(seed)
         started, images, loss_sum = time.monotonic(), 0, 0.0
         for batch in batches:
-            with optimizer.backward():
-                loss = self._backward(batch, generator)
-            optimizer.step(len(batch.captions))
+            loss = float(self.step(self._draw(batch, generator), optimizer))
             images += len(batch.captions)
             loss_sum += loss * len(batch.captions)
             on_step(images, loss)
@@ -109,29 +119,49 @@ class LeaseTrainer:
                 break
         return Trained(optimizer.delta(base), images, time.monotonic() - started, loss_sum / max(images, 1))
 
-    def _backward(self, batch: Batch, generator: torch.Generator) -> float:
-        """Gradients of the batch's mean loss into the model; returns that loss."""
+    def start(self, base: Tensor, seed: int, learning_rate: float) -> InnerOptimizer:
+        """Weights at `base` and an optimizer of fresh state, as every lease begins."""
+        self._weights.load(base, seed)
+        self._model.train()
+        return inner_optimizer(self._config, self._model, self._layout, self._weights, self._parts, learning_rate)
+
+    def step(self, drawn: Drawn, optimizer: InnerOptimizer) -> Tensor:
+        """One step on `drawn`; its mean loss as a scalar on the device. Nothing here waits for the device."""
+        num_images = len(drawn.captions)
+        size = self._parts.plan.micro_batch_images or num_images
+        with optimizer.backward():
+            losses = [
+                self._backward(drawn.part(begin, begin + size), num_images) for begin in range(0, num_images, size)
+            ]
+        optimizer.step(num_images)
+        return torch.stack(losses).sum()
+
+    def kept(self) -> list[Tensor]:
+        """The remainders of exact weights, for whoever counts memory."""
+        return [master.remainder for master in self._weights.masters if master.remainder is not None]
+
+    def _draw(self, batch: Batch, generator: torch.Generator) -> Drawn:
+        """All that is random in a step, on the CPU."""
         objective, num_images = self._config.objective, len(batch.captions)
         t_B = sample_times(num_images, objective, generator)
         eps_BCHW = torch.randn(batch.images_BCHW.shape, generator=generator)
         captions = drop_captions(batch.captions, objective.caption_dropout, generator)
-        size = self._plan.micro_batch_images or num_images
-        return sum(
-            self._backward_part(batch.images_BCHW[part], captions[part], t_B[part], eps_BCHW[part], num_images)
-            for part in (slice(begin, begin + size) for begin in range(0, num_images, size))
-        )
+        return Drawn(batch.images_BCHW, captions, t_B, eps_BCHW)
 
-    def _backward_part(
-        self, x_BCHW: Tensor, captions: list[str], t_B: Tensor, eps_BCHW: Tensor, num_images: int
-    ) -> float:
-        """Adds the gradients of these images' part of the mean over `num_images`; returns that part."""
+    def _backward(self, drawn: Drawn, num_images: int) -> Tensor:
+        """Adds the gradients of `drawn`'s part of the mean over `num_images` images; returns that part."""
         device = self._accelerator.device
-        tokens = self._model.tokenize(captions)
-        precision = self._accelerator.autocast() if self._plan.weights is WeightKind.FP32 else nullcontext()
-        with precision:
+        tokens = self._model.tokenize(drawn.captions)
+        in_fp32 = self._parts.plan.weights is WeightKind.FP32
+        with self._accelerator.autocast() if in_fp32 else nullcontext():
             loss_B = flow_loss(
-                self._model, x_BCHW.to(device), tokens, t_B.to(device), eps_BCHW.to(device), self._config.objective
+                self._model,
+                drawn.x_BCHW.to(device),
+                tokens,
+                drawn.t_B.to(device),
+                drawn.eps_BCHW.to(device),
+                self._config.objective,
             )
         loss = loss_B.float().sum() / num_images
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
-        return float(loss.detach())
+        return loss.detach()

@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from worker.step.masters import Fp32Master, Master, SplitMaster, StochasticMaster, join, round_stochastically, split
+from worker.step.place import OnDevice
+
+PLACE = OnDevice(torch.device("cpu"))
 
 
 def numbers(count: int = 100_000) -> Tensor:
@@ -87,7 +90,7 @@ def test_slices_write_only_what_they_cover(kind: str) -> None:
     makers = {
         "fp32": lambda: Fp32Master(parameter),
         "stochastic": lambda: StochasticMaster(parameter),
-        "split": lambda: SplitMaster(parameter),
+        "split": lambda: SplitMaster(parameter, PLACE),
     }
     master: Master = makers[kind]()
     master.write(8, torch.full((8,), 0.5))
@@ -97,6 +100,9 @@ def test_slices_write_only_what_they_cover(kind: str) -> None:
 
 def test_exact_masters_return_what_was_written() -> None:
     value = numbers(24)
-    for master in (Fp32Master(nn.Parameter(torch.zeros(24))), SplitMaster(nn.Parameter(torch.zeros(24).bfloat16()))):
+    for master in (
+        Fp32Master(nn.Parameter(torch.zeros(24))),
+        SplitMaster(nn.Parameter(torch.zeros(24).bfloat16()), PLACE),
+    ):
         master.write(0, value)
         assert torch.equal(master.read(0, 24), value)

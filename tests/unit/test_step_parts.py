@@ -15,8 +15,9 @@ from diffusion_at_home.model.objective import drop_captions, flow_loss, sample_t
 from diffusion_at_home.wire.layout import Layout
 from tests.unit.tiny_run import batches, spread_weights, tiny_config, tiny_model
 from worker.step.masters import WeightKind, split
+from worker.step.place import OnDevice
 from worker.step.plan import StepPlan
-from worker.step.rules import AdamW8bit, adamw8bit
+from worker.step.rules import AdamW8bit, Codebooks, adamw8bit
 from worker.trainer import LeaseTrainer
 
 RATE = 1e-3
@@ -54,6 +55,14 @@ def test_recomputed_activations_are_the_kept_ones(weights: WeightKind) -> None:
     assert torch.equal(kept, recomputed)
 
 
+@pytest.mark.parametrize("weights", list(WeightKind))
+@pytest.mark.parametrize("kind", [InnerKind.ADAMW8BIT, InnerKind.MUON])
+def test_state_on_the_host_trains_as_state_on_the_device(kind: InnerKind, weights: WeightKind) -> None:
+    inner = f"inner.optimizer='{kind}'"
+    near, far = (lease(StepPlan(weights, release=True, offload=offload), inner) for offload in (False, True))
+    assert torch.equal(near, far)
+
+
 def test_accumulated_micro_batches_are_the_batch() -> None:
     whole, accumulated = (lease(StepPlan(micro_batch_images=size), "inner.optimizer='adamw'") for size in (0, 3))
     assert float((whole - accumulated).abs().max()) < RATE / 10
@@ -76,7 +85,8 @@ def naive_fp32(config: RunConfig, model: DiffusionModel, layout: Layout, steps: 
     parameters = dict(model.named_parameters())
     names = [slot.name for slot in layout.slots]
     exact = {name: parameters[name].detach().clone() for name in names}
-    rules = {name: adamw8bit(config.inner, exact[name].numel(), torch.device("cpu")) for name in names}
+    place, codebooks = OnDevice(torch.device("cpu")), Codebooks(torch.device("cpu"))
+    rules = {name: adamw8bit(config.inner, exact[name].numel(), place, codebooks) for name in names}
     assert any(isinstance(rule, AdamW8bit) for rule in rules.values())
     network = model.to(torch.bfloat16)
     generator = torch.Generator().manual_seed(3)

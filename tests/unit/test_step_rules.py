@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from diffusion_at_home.config.run import InnerSection
 from worker.step.masters import Fp32Master
 from worker.step.muon import Muon, is_hidden_matrix
-from worker.step.rules import AdamW8bit, AdamW32, UpdateRule, adamw8bit
+from worker.step.place import OnDevice, OnHost, StatePlace
+from worker.step.rules import AdamW8bit, AdamW32, Codebooks, UpdateRule, adamw8bit
 from worker.step.updates import TensorUpdate
 
 SECTION = InnerSection(batch_images=1, weight_decay=0.1, beta1=0.8, beta2=0.97)
 CPU = torch.device("cpu")
+PLACE = OnDevice(CPU)
+CODEBOOKS = Codebooks(CPU)
 SHAPE = (96, 80)
 
 
@@ -51,14 +54,14 @@ def test_adamw_is_torchs() -> None:
     library = by_the_library(
         lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, betas=(0.8, 0.97), weight_decay=0.1, fused=True)
     )
-    assert torch.equal(by_the_rule(AdamW32(SECTION, 96 * 80, CPU)), library)
+    assert torch.equal(by_the_rule(AdamW32(SECTION, 96 * 80, PLACE)), library)
 
 
 def test_adamw8bit_is_bitsandbytes() -> None:
     library = by_the_library(
         lambda parameters: bnb.optim.AdamW8bit(parameters, lr=1e-2, betas=(0.8, 0.97), weight_decay=0.1)
     )
-    assert torch.equal(by_the_rule(AdamW8bit(SECTION, 96 * 80, CPU)), library)
+    assert torch.equal(by_the_rule(AdamW8bit(SECTION, 96 * 80, PLACE, CODEBOOKS)), library)
 
 
 def test_muon_is_torchs() -> None:
@@ -67,13 +70,20 @@ def test_muon_is_torchs() -> None:
             parameters, lr=1e-2, momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
         )
     )
-    assert torch.equal(by_the_rule(Muon(SECTION, torch.Size(SHAPE), CPU), whole=True), library)
+    assert torch.equal(by_the_rule(Muon(SECTION, torch.Size(SHAPE), PLACE), whole=True), library)
 
 
-@pytest.mark.parametrize("kind", [AdamW32, AdamW8bit])
-def test_slices_give_the_same_bits_as_the_whole(kind: type[AdamW32 | AdamW8bit]) -> None:
+RULES: dict[str, Callable[[StatePlace], UpdateRule]] = {
+    "adamw": lambda place: AdamW32(SECTION, 96 * 80, place),
+    "adamw8bit": lambda place: AdamW8bit(SECTION, 96 * 80, place, CODEBOOKS),
+}
+
+
+@pytest.mark.parametrize("place", [OnDevice(CPU), OnHost(CPU)], ids=["on device", "on host"])
+@pytest.mark.parametrize("kind", RULES)
+def test_slices_give_the_same_bits_as_the_whole_wherever_the_state_lies(kind: str, place: StatePlace) -> None:
     whole, sliced = start().detach().flatten(), start().detach().flatten()
-    one, other = kind(SECTION, 96 * 80, CPU), kind(SECTION, 96 * 80, CPU)
+    one, other = RULES[kind](PLACE), RULES[kind](place)
     for step in range(4):
         g = gradient(step).flatten()
         one.apply(whole, g, 0, learning_rate=1e-2, step=step + 1)
@@ -83,7 +93,7 @@ def test_slices_give_the_same_bits_as_the_whole(kind: type[AdamW32 | AdamW8bit])
 
 
 def test_eight_bit_state_takes_two_bytes_an_element_and_small_tensors_keep_all_bits() -> None:
-    large, small = adamw8bit(SECTION, 65536, CPU), adamw8bit(SECTION, 100, CPU)
+    large, small = (adamw8bit(SECTION, count, PLACE, CODEBOOKS) for count in (65536, 100))
     assert sum(tensor.nbytes for tensor in large.tensors()) == 2 * 65536 + 2 * 4 * 256
     assert {tensor.dtype for tensor in small.tensors()} == {torch.float32}
 

@@ -11,7 +11,7 @@ from diffusion_at_home.config.run import InnerKind, InnerSection
 from diffusion_at_home.model.objective import drop_captions, flow_loss, sample_times
 from diffusion_at_home.wire.layout import Layout
 from tests.unit.tiny_run import batches, tiny_config, tiny_model
-from worker.optimizers import GradientMean, InnerOptimizer, inner_optimizer
+from worker.optimizers import GradientMean, InnerOptimizer, StepParts, inner_optimizer
 from worker.step.masters import WeightKind
 from worker.step.plan import StepPlan
 from worker.step.weights import TrainedWeights
@@ -107,9 +107,10 @@ def test_gradient_of_a_lease_is_the_gradient_of_its_mean_loss() -> None:
 
 
 def optimizer_of(section: InnerSection, model: nn.Module) -> InnerOptimizer:
-    layout = Layout.of(model)
-    weights = TrainedWeights(model, layout, WeightKind.FP32)
-    return inner_optimizer(section, model, layout, weights, StepPlan(), 1e-2)
+    layout, parts = Layout.of(model), StepParts(StepPlan(), torch.device("cpu"))
+    weights = TrainedWeights(model, layout, WeightKind.FP32, parts.place)
+    config = tiny_config().model_copy(update={"inner": section})
+    return inner_optimizer(config, model, layout, weights, parts, 1e-2)
 
 
 def walk(section: InnerSection, gradient: Callable[[int], Tensor], steps: int) -> Tensor:

@@ -17,6 +17,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from worker.step.place import StatePlace
+
 
 class WeightKind(StrEnum):
     """Which of them."""
@@ -39,7 +41,12 @@ class Master(ABC):
 
     @abstractmethod
     def write(self, begin: int, value: Tensor) -> None:
-        """Replace the elements from `begin` on by fp32 `value`, which may be what `read` returned."""
+        """Replace the elements from `begin` on by fp32 `value`."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether `read` gives the value itself: then what is done to it need not be written."""
+        return False
 
     @property
     def remainder(self) -> Tensor | None:
@@ -50,15 +57,18 @@ class Master(ABC):
 class Fp32Master(Master):
     """The parameter is the value."""
 
+    @property
+    def in_place(self) -> bool:
+        """See `Master.in_place`."""
+        return True
+
     def read(self, begin: int, end: int) -> Tensor:
         """See `Master.read`: a view."""
         return self._flat[begin:end]
 
     def write(self, begin: int, value: Tensor) -> None:
         """See `Master.write`."""
-        target = self._flat[begin : begin + len(value)]
-        if target.data_ptr() != value.data_ptr():
-            target.copy_(value)
+        self._flat[begin : begin + len(value)].copy_(value)
 
 
 class StochasticMaster(Master):
@@ -85,9 +95,10 @@ class SplitMaster(Master):
     two parts be told apart again.
     """
 
-    def __init__(self, parameter: nn.Parameter) -> None:
+    def __init__(self, parameter: nn.Parameter, place: StatePlace) -> None:
         super().__init__(parameter)
-        self._remainder = torch.zeros_like(self._flat, dtype=torch.int16)
+        self._place = place
+        self._remainder = place.zeros(parameter.numel(), torch.int16)
 
     @property
     def remainder(self) -> Tensor | None:
@@ -96,7 +107,8 @@ class SplitMaster(Master):
 
     def read(self, begin: int, end: int) -> Tensor:
         """See `Master.read`: a copy."""
-        return join(self._flat[begin:end], self._remainder[begin:end])
+        with self._place.at_hand(self._remainder[begin:end]) as (rest,):
+            return join(self._flat[begin:end], rest)
 
     def write(self, begin: int, value: Tensor) -> None:
         """See `Master.write`."""

@@ -17,5 +17,7 @@ class StepPlan:
     """Whether activations are computed again in the backward pass instead of kept."""
     release: bool = False
     """Whether each tensor is updated inside the backward pass; needs inner.clip = "tensor"."""
+    offload: bool = False
+    """Whether optimizer state and remainders lie in the host's memory."""
     micro_batch_images: int = 0
     """Images in one forward pass, whose gradients are accumulated; 0 is the whole batch."""

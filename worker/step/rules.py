@@ -6,7 +6,6 @@ Owns bitsandbytes' optimizer kernels. Adam works on each element alone, so its s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import bitsandbytes.functional as bnb
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from diffusion_at_home.config.run import InnerSection
+from worker.step.place import StatePlace
 
 SLICE_ELEMENTS: Final = 1 << 22
 """Updated at once: 16 MiB of fp32. A multiple of the block of 8-bit states."""
@@ -22,6 +22,23 @@ SLICE_ELEMENTS: Final = 1 << 22
 _BLOCK: Final = 256
 _FEWEST_8BIT: Final = 4096
 """Smaller tensors (norms, biases) keep 32-bit state, as bitsandbytes' own optimizers do."""
+
+
+_EPS: Final = 1e-8
+
+# Made when this is loaded: under fake tensors, where memory is planned, they could not be.
+_SIGNED: Final[list[float]] = bnb.create_dynamic_map(signed=True).tolist()
+_UNSIGNED: Final[list[float]] = bnb.create_dynamic_map(signed=False).tolist()
+
+
+class Codebooks:
+    """What the codes of 8-bit state stand for, on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.signed = torch.tensor(_SIGNED, device=device)
+        """Of the first moment."""
+        self.unsigned = torch.tensor(_UNSIGNED, device=device)
+        """Of the second moment."""
 
 
 class UpdateRule(Protocol):
@@ -37,103 +54,83 @@ class UpdateRule(Protocol):
 class AdamW32:
     """AdamW with fp32 state: 8 bytes an element."""
 
-    def __init__(self, section: InnerSection, num_elements: int, device: torch.device) -> None:
+    def __init__(self, section: InnerSection, num_elements: int, place: StatePlace) -> None:
         self._section = section
-        self._state1 = torch.zeros(num_elements, device=device)
-        self._state2 = torch.zeros(num_elements, device=device)
+        self._place = place
+        self._first = place.zeros(num_elements, torch.float32)
+        self._second = place.zeros(num_elements, torch.float32)
 
     def apply(self, weights: Tensor, gradient: Tensor, begin: int, *, learning_rate: float, step: int) -> None:
         """See `UpdateRule.apply`."""
         part = slice(begin, begin + len(weights))
-        adamw(
-            [weights],
-            [gradient],
-            [self._state1[part]],
-            [self._state2[part]],
-            [],
-            [torch.tensor(float(step - 1), device=weights.device)],
-            fused=True,
-            amsgrad=False,
-            beta1=self._section.beta1,
-            beta2=self._section.beta2,
-            lr=learning_rate,
-            weight_decay=self._section.weight_decay,
-            eps=1e-8,
-            maximize=False,
-        )
+        with self._place.at_hand(self._first[part], self._second[part]) as (first, second):
+            adamw(
+                [weights],
+                [gradient],
+                [first],
+                [second],
+                [],
+                [torch.tensor(float(step - 1), device=weights.device)],
+                fused=True,
+                amsgrad=False,
+                beta1=self._section.beta1,
+                beta2=self._section.beta2,
+                lr=learning_rate,
+                weight_decay=self._section.weight_decay,
+                eps=_EPS,
+                maximize=False,
+            )
 
     def tensors(self) -> list[Tensor]:
         """See `UpdateRule.tensors`."""
-        return [self._state1, self._state2]
-
-
-@dataclass(frozen=True, slots=True)
-class _Blocks:
-    codes: Tensor
-    """uint8"""
-    absmax: Tensor
-    """fp32, one for each block."""
-    codebook: Tensor
-
-    @classmethod
-    def zeros(cls, num_elements: int, codebook: Tensor) -> _Blocks:
-        device = codebook.device
-        codes = torch.zeros(num_elements, dtype=torch.uint8, device=device)
-        return cls(codes, torch.zeros(-(-num_elements // _BLOCK), device=device), codebook)
-
-    def part(self, begin: int, end: int) -> tuple[Tensor, Tensor]:
-        return self.codes[begin:end], self.absmax[begin // _BLOCK : -(-end // _BLOCK)]
+        return [self._first, self._second]
 
 
 class AdamW8bit:
-    """AdamW with blockwise 8-bit state by bitsandbytes: 2 bytes an element."""
+    """AdamW with blockwise 8-bit state by bitsandbytes: 2 bytes an element, and a scale for each block of each moment."""
 
-    def __init__(self, section: InnerSection, num_elements: int, device: torch.device) -> None:
+    def __init__(self, section: InnerSection, num_elements: int, place: StatePlace, codebooks: Codebooks) -> None:
         self._section = section
-        self._first = _Blocks.zeros(num_elements, _codebook(device, signed=True))
-        self._second = _Blocks.zeros(num_elements, _codebook(device, signed=False))
+        self._place = place
+        self._codebooks = codebooks
+        num_blocks = -(-num_elements // _BLOCK)
+        self._codes = [place.zeros(num_elements, torch.uint8) for _ in range(2)]
+        self._absmax = [place.zeros(num_blocks, torch.float32) for _ in range(2)]
 
     def apply(self, weights: Tensor, gradient: Tensor, begin: int, *, learning_rate: float, step: int) -> None:
         """See `UpdateRule.apply`."""
         assert begin % _BLOCK == 0
-        end = begin + len(weights)
-        (state1, absmax1), (state2, absmax2) = self._first.part(begin, end), self._second.part(begin, end)
-        bnb.optimizer_update_8bit_blockwise(
-            "adam",
-            gradient,
-            weights,
-            state1,
-            state2,
-            self._section.beta1,
-            self._section.beta2,
-            0.0,  # beta3 and alpha are of another optimizer
-            0.0,
-            1e-8,
-            step,
-            learning_rate,
-            self._first.codebook,
-            self._second.codebook,
-            absmax1,
-            absmax2,
-            weight_decay=self._section.weight_decay,
-        )
+        part = slice(begin, begin + len(weights))
+        blocks = slice(begin // _BLOCK, -(-part.stop // _BLOCK))
+        state = [*(codes[part] for codes in self._codes), *(absmax[blocks] for absmax in self._absmax)]
+        with self._place.at_hand(*state) as (first, second, absmax_first, absmax_second):
+            bnb.optimizer_update_8bit_blockwise(
+                "adam",
+                gradient,
+                weights,
+                first,
+                second,
+                self._section.beta1,
+                self._section.beta2,
+                0.0,  # beta3 and alpha are of another optimizer
+                0.0,
+                _EPS,
+                step,
+                learning_rate,
+                self._codebooks.signed,
+                self._codebooks.unsigned,
+                absmax_first,
+                absmax_second,
+                weight_decay=self._section.weight_decay,
+            )
 
     def tensors(self) -> list[Tensor]:
         """See `UpdateRule.tensors`."""
-        return [self._first.codes, self._first.absmax, self._second.codes, self._second.absmax]
+        return [*self._codes, *self._absmax]
 
 
-def adamw8bit(section: InnerSection, num_elements: int, device: torch.device) -> UpdateRule:
+def adamw8bit(section: InnerSection, num_elements: int, place: StatePlace, codebooks: Codebooks) -> UpdateRule:
     """8-bit state where it pays."""
-    kind = AdamW8bit if num_elements >= _FEWEST_8BIT else AdamW32
-    return kind(section, num_elements, device)
-
-
-_CODEBOOKS: dict[tuple[torch.device, bool], Tensor] = {}
-
-
-def _codebook(device: torch.device, *, signed: bool) -> Tensor:
-    key = (device, signed)
-    if key not in _CODEBOOKS:
-        _CODEBOOKS[key] = bnb.create_dynamic_map(signed=signed).to(device)
-    return _CODEBOOKS[key]
+    if num_elements < _FEWEST_8BIT:
+        return AdamW32(section, num_elements, place)
+    return AdamW8bit(section, num_elements, place, codebooks)

@@ -42,7 +42,8 @@ class TensorUpdate:
             self.rule.apply(
                 weights, part if scale is None else part * scale, begin, learning_rate=learning_rate, step=step
             )
-            self.master.write(begin, weights)
+            if not self.master.in_place:
+                self.master.write(begin, weights)
         self.parameter.grad = None
 
 
@@ -62,6 +63,10 @@ class LeaseUpdates:
         for update in self._updates:
             self._apply(update)
         self._step += 1
+
+    def state(self) -> list[Tensor]:
+        """What all rules keep."""
+        return [tensor for update in self._updates for tensor in update.rule.tensors()]
 
     @contextmanager
     def released(self) -> Iterator[None]:

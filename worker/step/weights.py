@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from diffusion_at_home.wire.layout import Layout
 from worker.step.masters import Fp32Master, Master, SplitMaster, StochasticMaster, WeightKind
+from worker.step.place import StatePlace
 from worker.step.rules import SLICE_ELEMENTS
 
 DTYPES = {WeightKind.FP32: torch.float32, WeightKind.STOCHASTIC: torch.bfloat16, WeightKind.SPLIT: torch.bfloat16}
@@ -16,13 +17,13 @@ DTYPES = {WeightKind.FP32: torch.float32, WeightKind.STOCHASTIC: torch.bfloat16,
 class TrainedWeights:
     """The exact values of all parameters, on the device; a whole copy in fp32 exists on the CPU only."""
 
-    def __init__(self, model: nn.Module, layout: Layout, kind: WeightKind) -> None:
-        """`model` has parameters of the dtype that `kind` wants, on its device."""
+    def __init__(self, model: nn.Module, layout: Layout, kind: WeightKind, place: StatePlace) -> None:
+        """`model` has parameters of the dtype that `kind` wants, on its device; remainders lie in `place`."""
         self._layout = layout
         parameters = dict(model.named_parameters())
         self.parameters = [parameters[slot.name] for slot in layout.slots]
         """In the layout's order."""
-        self.masters = [_master(parameter, kind) for parameter in self.parameters]
+        self.masters = [_master(parameter, kind, place) for parameter in self.parameters]
         """Of `parameters`, in that order."""
 
     def load(self, base: Tensor, seed: int) -> None:
@@ -54,7 +55,7 @@ class TrainedWeights:
         return delta
 
 
-def _master(parameter: nn.Parameter, kind: WeightKind) -> Master:
+def _master(parameter: nn.Parameter, kind: WeightKind, place: StatePlace) -> Master:
     assert parameter.dtype is DTYPES[kind]
     match kind:
         case WeightKind.FP32:
@@ -62,4 +63,4 @@ def _master(parameter: nn.Parameter, kind: WeightKind) -> Master:
         case WeightKind.STOCHASTIC:
             return StochasticMaster(parameter)
         case WeightKind.SPLIT:
-            return SplitMaster(parameter)
+            return SplitMaster(parameter, place)
