@@ -27,6 +27,9 @@ class Halver(DiffusionModel):
     def pipeline(self) -> DiffusionPipeline:
         raise NotImplementedError
 
+    def adopt(self, pipeline: DiffusionPipeline) -> None:
+        raise NotImplementedError
+
     def pipeline_call(self) -> dict[str, object]:
         return {}
 
