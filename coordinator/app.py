@@ -126,6 +126,7 @@ class Coordinator:
         allow_many_files()
         if server.threads:
             torch.set_num_threads(server.threads)
+        await self._rounds.resume()  # before anybody can call
         listener = bind(server.host, server.http_port, "server.http_port")
         grpc_server = grpc.aio.server(options=_GRPC_OPTIONS)
         try:

@@ -197,6 +197,10 @@ class Dispatcher:
         """Remember what missed the last round and may still count in the next."""
         self._late = {lease.lease_id: lease for lease in missed} if self._takes_late else {}
 
+    async def expect_late(self, number: int) -> None:
+        """After a restart between two rounds: what missed round `number` may still count in the next."""
+        self._set_late(await self._ledger.run(Ledger.missed_leases, number - 1) if self._takes_late else [])
+
     def expected(self) -> set[LeaseId]:
         """The leases whose contributions may still count."""
         return {*self._active, *self._late}

@@ -58,6 +58,14 @@ class Rounds:
         """Whether the run has its images, but for fewer than are worth a lease."""
         return self._versions.newest.images + self._smallest_round > self._config.run.total_images
 
+    async def resume(self) -> None:
+        """Know again the leases of the round that was under way; nobody may call before, or theirs would be refused."""
+        latest = await self._ledger.run(Ledger.latest_round)
+        if latest is not None and latest.state is RoundState.OPEN:
+            await self._open()
+        elif latest is not None:
+            await self._dispatcher.expect_late(latest.number)
+
     async def run(self) -> None:
         """Until the run is complete and its last checkpoint is out."""
         self._metrics.version.set(self._versions.newest.version)
@@ -78,7 +86,9 @@ class Rounds:
         """The next round; after a restart, the one that was under way."""
         base = self._versions.newest
         latest = await self._ledger.run(Ledger.latest_round)
-        if latest is not None and latest.state is RoundState.CLOSING:
+        if latest is not None and (
+            latest.state is RoundState.CLOSING or latest.number == self._dispatcher.round_number
+        ):
             return latest
         is_new = latest is None or latest.state is RoundState.CLOSED
         if latest is None or is_new:

@@ -82,7 +82,9 @@ class LeaseTrainer:
         self._accelerator = accelerator
         self._layout = layout
         self._parts = StepParts(plan, accelerator.device)
-        self._model = model.to(device=accelerator.device, dtype=DTYPES[plan.weights])
+        device, dtype = accelerator.device, DTYPES[plan.weights]
+        there = all(parameter.device == device and parameter.dtype is dtype for parameter in model.parameters())
+        self._model = model if there else model.to(device=device, dtype=dtype)  # fake parameters cannot be moved
         if plan.checkpointing:
             self._model.recompute_activations()
         self._weights = TrainedWeights(self._model, layout, plan.weights, self._parts.place)

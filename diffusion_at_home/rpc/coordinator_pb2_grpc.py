@@ -77,7 +77,8 @@ class CoordinatorServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Lease(self, request, context):
-        """Asks for work. Waits up to `wait_ms` for some, then answers with `idle` instead of a grant.
+        """Asks for work. Waits up to `wait_ms` for some, then answers with `idle` instead of a grant. A worker has one lease at
+        a time: whichever this key still holds when it asks is given back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

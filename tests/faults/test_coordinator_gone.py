@@ -26,7 +26,7 @@ def test_worker_trains_on_waits_and_hands_in_to_the_next_coordinator(tmp_path: P
         worker = home.worker("worker", run)
         wait_until(worker.is_training, worker)
         coordinator.kill()
-        wait_until(lambda: "waiting for the coordinator" in worker.status["reason"], worker)
+        wait_until(lambda: "waiting_for_coordinator" in worker.output, worker)
         home.coordinator(folder, "--exit-when-complete")
         assert worker.wait() == 0, worker.output
         assert worker.status["refusals"] == {}

@@ -30,6 +30,7 @@ class Stubborn:
 
     def __init__(self, volunteer: Volunteer, over: threading.Event) -> None:
         self.receipts: list[pb.SubmitReply] = []
+        self.refusals: list[str] = []
         self._volunteer = volunteer
         self._over = over
         self._thread = threading.Thread(target=self._work)
@@ -58,7 +59,9 @@ class Stubborn:
             try:
                 return call()
             except grpc.RpcError as error:
-                if refusal(error)[1] not in {"", "REFUSAL_WRONG_OFFSET", "REFUSAL_BUSY"}:
+                name = refusal(error)[1]
+                if name not in {"", "REFUSAL_WRONG_OFFSET", "REFUSAL_BUSY"}:
+                    self.refusals.append(name)
                     return None
                 self._over.wait(0.02)
         return None
@@ -69,6 +72,7 @@ def test_every_receipt_counts_once_wherever_it_is_killed(tmp_path: Path) -> None
         tmp_path,
         "run.total_images=1000000",
         "round.images=48",
+        "round.quorum=1.0",  # so that no round closes without somebody
         "lease.probe_steps=1",
         "lease.max_steps=2",
         "evaluation.every_images=48",
@@ -92,6 +96,7 @@ def test_every_receipt_counts_once_wherever_it_is_killed(tmp_path: Path) -> None
             for worker in workers:
                 worker.join()
         assert process.terminate() == 0, process.output
+    assert [worker.refusals for worker in workers] == [[], []]
     receipts = [receipt for worker in workers for receipt in worker.receipts]
     assert_each_counts_once(folder, receipts)
     assert len(receipts) > KILLS

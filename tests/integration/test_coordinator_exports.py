@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from coordinator.run_folder import RunFolder
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME
 from tests.integration.live_run import LiveRun, encoded, serving, volunteers
 from tests.unit.tiny_data import tiny_run_folder
@@ -19,10 +18,10 @@ def train(run: LiveRun, versions: int) -> None:
             run.wait_for_version(number)
 
 
-def exported(folder: RunFolder, run: LiveRun) -> list[str]:
-    """The checkpoints once nothing is due."""
-    while any(folder.exports.iterdir()):
-        run.status()
+def exported(run: LiveRun) -> list[str]:
+    """The checkpoints of a run that has all its images, once nothing is due."""
+    while not run.status()["live"]["complete"]:
+        pass
     return [checkpoint["name"] for checkpoint in run.status()["checkpoints"]]
 
 
@@ -31,7 +30,7 @@ def test_checkpoint_follows_every_so_many_images_and_the_end_but_not_the_beginni
     folder = tiny_run_folder(tmp_path, *FEW_PICTURES, *often, "lease.probe_steps=2")
     with serving(folder) as run:
         train(run, 3)
-        assert exported(folder, run) == ["tiny-0000000032", "tiny-0000000048"]
+        assert exported(run) == ["tiny-0000000032", "tiny-0000000048"]
         evaluated = {evaluation["version"] for evaluation in run.status()["evaluations"]}
         assert evaluated == {0, 2, 3}
 
@@ -40,11 +39,12 @@ def test_published_checkpoint_is_never_written_again(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *FEW_PICTURES, "run.total_images=16", "round.images=16", "lease.probe_steps=2")
     with serving(folder) as run:
         train(run, 1)
-        (name,) = exported(folder, run)
+        (name,) = exported(run)
     manifest = folder.checkpoints / name / MANIFEST_NAME
     before = manifest.read_bytes()
     link = folder.exports / "000000001-checkpoint.safetensors"  # as if killed before it was deleted
     link.hardlink_to(folder.state / "state-1.safetensors")
     with serving(folder) as run:
-        assert exported(folder, run) == [name]
+        assert exported(run) == [name]
+    assert not link.exists()
     assert manifest.read_bytes() == before

@@ -82,9 +82,13 @@ class Desk:
 
     def restart(self, number: int = 1) -> None:
         """As after a kill: nothing is left but the ledger, in which round `number` is open."""
+        self.kill()
+        self.open(number, is_new=False)
+
+    def kill(self) -> None:
+        """Leave nothing but the ledger, and start anew."""
         self._ledger.close()
         self._start()
-        self.open(number, is_new=False)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._runner.run(work)

@@ -180,6 +180,18 @@ def test_late_contribution_waits_while_the_next_round_is_not_open(late_desk: Des
     assert refused.value.retry_after is not None
 
 
+def test_late_contribution_waits_also_after_a_restart_between_two_rounds(late_desk: Desk) -> None:
+    late, in_time = late_desk.lease(ANNA), late_desk.lease(BERT)
+    late_desk.accept(in_time)
+    late_desk.close()
+    late_desk.kill()
+    late_desk.run(late_desk.dispatcher.expect_late(1))
+    assert late_desk.dispatcher.heartbeat(ANNA, late.lease_id) is Order.HAND_IN
+    with pytest.raises(Refused) as refused:
+        late_desk.accept(late)
+    assert refusal_of(refused) == Refusal.REFUSAL_BUSY
+
+
 def test_two_rounds_late_is_refused_whatever_the_late_weight(late_desk: Desk) -> None:
     late, first = late_desk.lease(ANNA), late_desk.lease(BERT)
     late_desk.accept(first)

@@ -1,0 +1,1 @@
+"""What a training step needs of memory, known before anything is downloaded."""

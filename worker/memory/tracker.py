@@ -1,0 +1,90 @@
+"""Counts the bytes of live tensors by what they hold, and remembers the moment when they were most.
+
+Sees every tensor that an operation returns, real or fake, and its storage's end. Under fake tensors, which have shapes but no
+memory, a step of any model is counted on any machine.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+class Holds(StrEnum):
+    """What a storage is for."""
+
+    WEIGHTS = "weights"
+    """Parameters, buffers, and the remainders of exact weights."""
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer"
+    ACTIVATIONS = "activations"
+    """Everything else: what the backward pass needs, and what lives for an operation only."""
+    HOST = "host"
+    """Not on the device."""
+
+
+class MemoryTracker(TorchDispatchMode):
+    """Within, storages are counted. Bytes are those of the tensors, not of the allocator's blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: dict[int, Holds] = {}
+        self._ends: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self.now: Counter[Holds] = Counter()
+        """Bytes by what they hold."""
+        self.peak: Counter[Holds] = Counter()
+        """`now` when the device held most."""
+
+    def mark(self, tensors: Iterable[Tensor], holds: Holds) -> None:
+        """Say what `tensors` hold; those not seen yet count from now on."""
+        for tensor in tensors:
+            self._count(tensor.untyped_storage(), holds)
+
+    def forget_peak(self) -> None:
+        """Measure the peak from here on."""
+        self.peak = self.now.copy()
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that the device held."""
+        return _on_device(self.peak)
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for item in tree_iter(result):
+            if isinstance(item, Tensor):
+                storage = item.untyped_storage()
+                if id(storage) not in self._held:
+                    self._count(storage, Holds.ACTIVATIONS)
+        return result
+
+    def _count(self, storage: torch.UntypedStorage, holds: Holds) -> None:
+        key = id(storage)
+        before = self._held.get(key)
+        size = storage.nbytes()
+        if before is None:
+            self._ends[key] = weakref.ref(storage, lambda _: self._end(key, size))
+        else:
+            self.now[before] -= size
+        self._held[key] = holds
+        self.now[holds] += size
+        if _on_device(self.now) > _on_device(self.peak):
+            self.peak = self.now.copy()
+
+    def _end(self, key: int, size: int) -> None:
+        self.now[self._held.pop(key)] -= size
+        del self._ends[key]
+
+
+def _on_device(counted: Counter[Holds]) -> int:
+    return counted.total() - counted[Holds.HOST]
