@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from accelerate import Accelerator
 from rich.console import Console
 
 from diffusion_at_home import events
@@ -36,6 +35,7 @@ from worker.sender import Sender
 from worker.session import Session
 from worker.settings import WorkerSettings
 from worker.state_folder import StateFolder, locked
+from worker.step.compute import Compute
 from worker.stop import Interrupted, StopSignal
 from worker.trainer import LeaseTrainer
 
@@ -86,26 +86,24 @@ class Daemon:
     def _open_loop(self, place: Workplace, goal: Goal, opened: ExitStack) -> WorkerLoop:
         settings, stop, progress, address = self._settings, self.stop, self.progress, place.address
         progress.enter(WorkerState.STARTING, f"looking for {address.url}")
-        accelerator = open_device(settings)
+        compute = open_device(settings)
         http = opened.enter_context(open_http())
         info = self._patience.call(lambda: find_run(address, http), stop.event)
         if place.run_id not in {"", info.run_id}:
             raise LeaveRun(f"{address.url} now serves another run, {info.run_id}: dah worker join {address.url}")
         session = opened.enter_context(
-            new_session(
-                address=address, info=info, settings=settings, folder=self._folder, hardware=describe(accelerator)
-            )
+            new_session(address=address, info=info, settings=settings, folder=self._folder, hardware=describe(compute))
         )
         joined = self._patience.call(lambda: session.open(stop.event), stop.event)
         self._folder.remember(info.run_id, info.title, address.url)
-        progress.identify(run_id=info.run_id, worker_id=joined.worker_id, device=accelerator.device.type)
+        progress.identify(run_id=info.run_id, worker_id=joined.worker_id, device=compute.device.type)
         _log.info("joined", run=info.run_id, worker=joined.worker_id, address=address.url)
         cache = BlobCache(settings.cache_dir / "blobs", settings.cache_bytes)
         blobs = BlobFetcher(
             address=address, http=http, cache=cache, patience=self._patience, on_bytes=progress.received
         )
         spec = self._fetch_spec(session, blobs, info)
-        parts = self._wire(spec, session, blobs, accelerator)
+        parts = self._wire(spec, session, blobs, compute)
         return WorkerLoop(
             parts,
             goal=goal,
@@ -121,7 +119,7 @@ class Daemon:
             raise LeaveRun(f"the specification of {info.run_id} is that of {spec.run_id}: tell the operator of the run")
         return spec
 
-    def _wire(self, spec: RunSpec, session: Session, blobs: BlobFetcher, accelerator: Accelerator) -> Parts:
+    def _wire(self, spec: RunSpec, session: Session, blobs: BlobFetcher, compute: Compute) -> Parts:
         self.progress.enter(WorkerState.STARTING, "building the model")
         config = spec.config
         model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
@@ -134,7 +132,7 @@ class Daemon:
             grants=GrantReader(config, spec.data, layout),
             replica=Replica(layout, config.codec.update, blobs),
             samples=LeaseSamples(spec.data, blobs, batch_images=config.inner.batch_images, seed=config.run.seed),
-            trainer=LeaseTrainer(config, model, layout, accelerator),
+            trainer=LeaseTrainer(config, model, layout, compute),
             outbox=outbox,
             sender=Sender(
                 session=session,

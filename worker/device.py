@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from diffusion_at_home.errors import HardwareError
 from diffusion_at_home.rpc.coordinator_pb2 import Hardware
 from worker.settings import Device, Precision, WorkerSettings
+from worker.step.compute import Compute
 
 
-def open_device(settings: WorkerSettings) -> Accelerator:
+def open_device(settings: WorkerSettings) -> Compute:
     """The device and precision to train with. Raises `HardwareError`."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -27,13 +28,14 @@ def open_device(settings: WorkerSettings) -> Accelerator:
     if settings.precision is Precision.BF16 and use_cuda and not bf16_cuda:
         raise HardwareError("precision = 'bf16', but this CUDA device does not have it: set precision = 'fp32'")
     bf16 = settings.precision is Precision.BF16 or (settings.precision is Precision.AUTO and bf16_cuda)
-    return Accelerator(cpu=not use_cuda, mixed_precision="bf16" if bf16 else "no")
+    accelerator = Accelerator(cpu=not use_cuda, mixed_precision="bf16" if bf16 else "no")
+    return Compute(accelerator.device, autocast=accelerator.mixed_precision == "bf16")
 
 
-def describe(accelerator: Accelerator) -> Hardware:
+def describe(compute: Compute) -> Hardware:
     """What is shown to people of this machine."""
-    if accelerator.device.type == "cuda":
-        properties = torch.cuda.get_device_properties(accelerator.device)
+    if compute.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(compute.device)
         return Hardware(
             device="cuda", device_name=properties.name[:128], num_devices=1, memory_bytes=properties.total_memory
         )

@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from diffusion_at_home.config.run import ClipKind, RunConfig
@@ -20,6 +19,7 @@ from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.objective import drop_captions, flow_loss, sample_times
 from diffusion_at_home.wire.layout import Layout
 from worker.optimizers import InnerOptimizer, StepParts, inner_optimizer
+from worker.step.compute import Compute
 from worker.step.masters import WeightKind
 from worker.step.plan import StepPlan
 from worker.step.weights import DTYPES, TrainedWeights
@@ -73,16 +73,16 @@ class LeaseTrainer:
         config: RunConfig,
         model: DiffusionModel,
         layout: Layout,
-        accelerator: Accelerator,
+        compute: Compute,
         plan: StepPlan = _PLAIN,
     ) -> None:
         """`plan` must suit the run: releasing gradients needs inner.clip = "tensor" and whole batches."""
         assert not plan.release or (config.inner.clip is ClipKind.TENSOR and not plan.micro_batch_images)
         self._config = config
-        self._accelerator = accelerator
+        self._compute = compute
         self._layout = layout
-        self._parts = StepParts(plan, accelerator.device)
-        device, dtype = accelerator.device, DTYPES[plan.weights]
+        self._parts = StepParts(plan, compute.device)
+        device, dtype = compute.device, DTYPES[plan.weights]
         there = all(parameter.device == device and parameter.dtype is dtype for parameter in model.parameters())
         self._model = model if there else model.to(device=device, dtype=dtype)  # fake parameters cannot be moved
         if plan.checkpointing:
@@ -152,10 +152,10 @@ class LeaseTrainer:
 
     def _backward(self, drawn: Drawn, num_images: int) -> Tensor:
         """Adds the gradients of `drawn`'s part of the mean over `num_images` images; returns that part."""
-        device = self._accelerator.device
+        device = self._compute.device
         tokens = self._model.tokenize(drawn.captions)
         in_fp32 = self._parts.plan.weights is WeightKind.FP32
-        with self._accelerator.autocast() if in_fp32 else nullcontext():
+        with self._compute.precision() if in_fp32 else nullcontext():
             loss_B = flow_loss(
                 self._model,
                 drawn.x_BCHW.to(device),

@@ -24,8 +24,8 @@ BOTH_SIDES = ("diffusion_at_home/cli/", "diffusion_at_home/demo/")
 MOST_LINES = 600
 
 OWNERS = {
-    "accelerate": ("worker/daemon.py", "worker/device.py", "worker/trainer.py"),
-    "bitsandbytes": ("diffusion_at_home/wire/int8.py", "worker/optimizers.py"),
+    "accelerate": ("worker/device.py",),
+    "bitsandbytes": ("diffusion_at_home/wire/int8.py", "worker/step/rules.py"),
     "cryptography": ("diffusion_at_home/identity.py",),
     "diffusers": (
         "diffusion_at_home/model/",

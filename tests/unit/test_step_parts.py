@@ -6,7 +6,6 @@ import copy
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from diffusion_at_home.config.run import InnerKind, RunConfig
@@ -14,6 +13,7 @@ from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.objective import drop_captions, flow_loss, sample_times
 from diffusion_at_home.wire.layout import Layout
 from tests.unit.tiny_run import batches, spread_weights, tiny_config, tiny_model
+from worker.step.compute import CPU
 from worker.step.masters import WeightKind, split
 from worker.step.place import OnDevice
 from worker.step.plan import StepPlan
@@ -35,7 +35,7 @@ def lease(plan: StepPlan, *overrides: str, steps: int = 4) -> Tensor:
     spread_weights(model)
     layout = Layout.of(model)
     base = layout.flatten(model)
-    trainer = LeaseTrainer(config, model, layout, Accelerator(cpu=True), plan)
+    trainer = LeaseTrainer(config, model, layout, CPU, plan)
     return trainer.train(base, batches(steps), seed=3, learning_rate=RATE).delta
 
 
@@ -75,7 +75,7 @@ def test_split_weights_train_as_exact_fp32_ones_bit_for_bit() -> None:
     spread_weights(model)
     layout = Layout.of(model)
     base = layout.flatten(model)
-    trainer = LeaseTrainer(config, copy.deepcopy(model), layout, Accelerator(cpu=True), StepPlan(WeightKind.SPLIT))
+    trainer = LeaseTrainer(config, copy.deepcopy(model), layout, CPU, StepPlan(WeightKind.SPLIT))
     trained = trainer.train(base, batches(steps), seed=3, learning_rate=RATE)
     assert torch.equal(trained.delta, base - naive_fp32(config, model, layout, steps))
 
@@ -119,7 +119,7 @@ def test_released_backward_frees_every_gradient_and_leaves_no_hook() -> None:
     config = config_of()
     model = tiny_model(config)
     layout = Layout.of(model)
-    trainer = LeaseTrainer(config, model, layout, Accelerator(cpu=True), StepPlan(release=True))
+    trainer = LeaseTrainer(config, model, layout, CPU, StepPlan(release=True))
     trainer.train(layout.flatten(model), batches(1), seed=0, learning_rate=RATE)
     assert all(parameter.grad is None and not hooks(parameter) for parameter in model.parameters())
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from diffusion_at_home.config.run import InnerKind, InnerSection
@@ -12,6 +11,7 @@ from diffusion_at_home.model.objective import drop_captions, flow_loss, sample_t
 from diffusion_at_home.wire.layout import Layout
 from tests.unit.tiny_run import batches, tiny_config, tiny_model
 from worker.optimizers import GradientMean, InnerOptimizer, StepParts, inner_optimizer
+from worker.step.compute import CPU
 from worker.step.masters import WeightKind
 from worker.step.plan import StepPlan
 from worker.step.weights import TrainedWeights
@@ -24,7 +24,7 @@ def train(
     config = tiny_config(*overrides)
     model = tiny_model(config)
     layout = Layout.of(model)
-    trainer = LeaseTrainer(config, model, layout, Accelerator(cpu=True))
+    trainer = LeaseTrainer(config, model, layout, CPU)
     base = layout.flatten(model)
     asked: list[bool] = []
 
@@ -63,9 +63,7 @@ def test_delta_is_base_minus_trained_weights_and_base_is_untouched() -> None:
     layout = Layout.of(model)
     base = layout.flatten(model)
     kept = base.clone()
-    trained = LeaseTrainer(config, model, layout, Accelerator(cpu=True)).train(
-        base, batches(2), seed=0, learning_rate=1e-2
-    )
+    trained = LeaseTrainer(config, model, layout, CPU).train(base, batches(2), seed=0, learning_rate=1e-2)
     assert torch.equal(trained.delta, kept - layout.flatten(model))
     assert torch.equal(base, kept)
 
@@ -76,7 +74,7 @@ def test_progress_is_told_after_every_step_and_the_mean_loss_is_over_images() ->
     layout = Layout.of(model)
     steps: list[tuple[int, float]] = []
     lease = [*batches(1, images=8), *batches(1, images=2)]
-    trained = LeaseTrainer(config, model, layout, Accelerator(cpu=True)).train(
+    trained = LeaseTrainer(config, model, layout, CPU).train(
         layout.flatten(model), lease, seed=0, learning_rate=1e-2, on_step=lambda *step: steps.append(step)
     )
     assert [images for images, _ in steps] == [8, 10]
@@ -88,9 +86,7 @@ def test_gradient_of_a_lease_is_the_gradient_of_its_mean_loss() -> None:
     model = tiny_model(config)
     layout = Layout.of(model)
     lease = [*batches(1, images=8), *batches(1, images=2)]
-    trained = LeaseTrainer(config, model, layout, Accelerator(cpu=True)).train(
-        layout.flatten(model), lease, seed=3, learning_rate=1.0
-    )
+    trained = LeaseTrainer(config, model, layout, CPU).train(layout.flatten(model), lease, seed=3, learning_rate=1.0)
     generator, losses = torch.Generator().manual_seed(3), []
     for batch in lease:
         t_B = sample_times(len(batch.captions), config.objective, generator)

@@ -35,7 +35,7 @@ class MemoryTracker(TorchDispatchMode):
     """Within, storages are counted. Bytes are those of the tensors, not of the allocator's blocks."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it so
         self._held: dict[int, Holds] = {}
         self._ends: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self.now: Counter[Holds] = Counter()
@@ -60,6 +60,7 @@ class MemoryTracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        """Run the operation and count what it returns."""
         result = func(*args, **(kwargs or {}))
         for item in tree_iter(result):
             if isinstance(item, Tensor):

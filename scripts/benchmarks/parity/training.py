@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from benchmarks.parity.task import DigitsTask
@@ -26,6 +25,7 @@ from diffusion_at_home.outer.schedule import learning_rate
 from diffusion_at_home.outer.state import RunState
 from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import VectorReader, encode_chunks, write_vector
+from worker.step.compute import CPU
 from worker.trainer import Batch, LeaseTrainer, Trained
 
 
@@ -45,7 +45,7 @@ class KeptTrainer(LeaseTrainer):
     """A trainer whose 32-bit AdamW lives as long as the run: what one node does, and what a lease does not."""
 
     def __init__(self, config: RunConfig, model: DiffusionModel, layout: Layout) -> None:
-        super().__init__(config, model, layout, Accelerator(cpu=True))
+        super().__init__(config, model, layout, CPU)
         inner = config.inner
         self._optimizer = torch.optim.AdamW(
             model.parameters(), betas=(inner.beta1, inner.beta2), weight_decay=inner.weight_decay, fused=True
@@ -95,7 +95,7 @@ def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool
     weights = layout.flatten(model)
     state, replica = RunState.initial(config, weights), weights
     kept = [KeptTrainer(config, _model(config, task)[0], layout) for _ in range(workers if keep_state else 0)]
-    fresh = LeaseTrainer(config, model, layout, Accelerator(cpu=True))
+    fresh = LeaseTrainer(config, model, layout, CPU)
     batches = task.batches(config.run.seed, config.inner.batch_images)
     up: list[int] = []
     down: list[int] = []
