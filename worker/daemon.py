@@ -24,6 +24,7 @@ from worker.grant import GrantReader
 from worker.joining import Workplace, new_session, open_http
 from worker.live_line import live_line
 from worker.loop import Goal, Parts, WorkerLoop
+from worker.memory.planning import plan_for_work, this_machine
 from worker.outbox import Outbox
 from worker.patience import Patience
 from worker.prefetch import Prefetcher
@@ -120,8 +121,11 @@ class Daemon:
         return spec
 
     def _wire(self, spec: RunSpec, session: Session, blobs: BlobFetcher, compute: Compute) -> Parts:
-        self.progress.enter(WorkerState.STARTING, "building the model")
         config = spec.config
+        self.progress.enter(WorkerState.STARTING, "planning memory")
+        plan = plan_for_work(config, spec.tokenizer.encode(), this_machine(compute), self._folder.plans)
+        _log.info("memory_planned", plan=str(plan))
+        self.progress.enter(WorkerState.STARTING, "building the model")
         model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
         layout = Layout.of(model)
         if layout.digest != session.layout_sha256:
@@ -132,7 +136,7 @@ class Daemon:
             grants=GrantReader(config, spec.data, layout),
             replica=Replica(layout, config.codec.update, blobs),
             samples=LeaseSamples(spec.data, blobs, batch_images=config.inner.batch_images, seed=config.run.seed),
-            trainer=LeaseTrainer(config, model, layout, compute),
+            trainer=LeaseTrainer(config, model, layout, compute, plan),
             outbox=outbox,
             sender=Sender(
                 session=session,

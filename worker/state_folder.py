@@ -52,6 +52,11 @@ class StateFolder:
         """What the worker does now, see `worker.progress.Status`."""
         return self._path / "status.json"
 
+    @property
+    def plans(self) -> Path:
+        """Memory plans made so far."""
+        return self._path / "plans"
+
     def outbox(self, run_id: str) -> Path:
         """Folder of what was trained and not yet received."""
         return self._path / "pending" / run_id

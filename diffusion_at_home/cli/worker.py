@@ -69,6 +69,43 @@ def run(
 
 
 @app.command()
+def plan(
+    url: Annotated[str | None, typer.Argument(metavar="URL", help="A run's address.")] = None,
+    run_config: Annotated[Path | None, typer.Option("--config", help="A run's config instead of its address.")] = None,
+    vram: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of an imagined GPU, as in 6GiB.")] = None,
+    ram: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of an imagined machine, as in 16GiB.")] = None,
+    try_all: Annotated[bool, typer.Option("--all", help="Measure every way, not only until one fits.")] = False,
+    as_json: Json = False,
+) -> None:
+    """How this machine, or another, would train a run, and in how much memory. Downloads no data, needs no GPU."""
+    from diffusion_at_home.errors import ConfigError
+
+    if (url is None) == (run_config is None):
+        raise ConfigError("name a run's address or, with --config, its config file, and not both")
+    from worker.device import open_device
+    from worker.memory.choice import table
+    from worker.memory.command import plan_command
+
+    made, found = plan_command(
+        run_config or str(url), open_device(_settings(None, None, None)), vram=vram, ram=ram, try_all=try_all
+    )
+    if as_json:
+        emit(found, as_json)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("GiB at the peak", box=None, title=f"{found['run']} on {found['machine']}")
+    for column in ("all", "weights", "grads", "state", "activ.", "host", "time", ""):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for row in table(made.rungs, made.chosen):
+        shown.add_row(*row)
+    console = Console()
+    console.print(shown)
+    console.print(found["reason"])
+
+
+@app.command()
 def status(
     config: Config = None, overrides: Overrides = None, state_dir: StateDir = None, as_json: Json = False
 ) -> None:

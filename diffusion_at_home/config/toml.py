@@ -109,7 +109,8 @@ def _meaning(schema: type[BaseModel], path: Sequence[str]) -> str:
     """What the key at `path` is, in the words of its unit line."""
     *parents, key = path
     field = _section_at(schema, parents).model_fields.get(key)
-    return f" ({field.description.rstrip('.')})" if field and field.description else ""
+    words = " ".join((field.description or "").split()) if field else ""
+    return f" ({words.rstrip('.')})" if words else ""
 
 
 def _section_at(schema: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:

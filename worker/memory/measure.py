@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.model.build import build_model
@@ -53,7 +52,7 @@ class Need:
 def measure(config: RunConfig, tokenizer_json: bytes, plan: StepPlan, *, autocast: bool) -> Need:
     """Take one step of `plan` on a full batch of the run's default size; `autocast`: the device computes fp32 in bf16."""
     gc.collect()
-    with FakeTensorMode(), FlopCounterMode(display=False) as flops, MemoryTracker() as tracker:
+    with FakeTensorMode(), MemoryTracker() as tracker:
         with _default_dtype(DTYPES[plan.weights]):
             model = build_model(config.model, config.objective, tokenizer_json, config.run.seed)
         layout = Layout.of(model)
@@ -68,6 +67,7 @@ def measure(config: RunConfig, tokenizer_json: bytes, plan: StepPlan, *, autocas
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(_marker(tracker))  # type: ignore[no-untyped-call]
         tracker.forget_peak()
+        tracker.flops = 0
         trainer.step(_drawn(config), optimizer)
     peak = tracker.peak
     return Need(
@@ -76,7 +76,7 @@ def measure(config: RunConfig, tokenizer_json: bytes, plan: StepPlan, *, autocas
         optimizer_bytes=peak[Holds.OPTIMIZER],
         activations_bytes=peak[Holds.ACTIVATIONS],
         offloaded_bytes=offloaded,
-        flops=flops.get_total_flops(),
+        flops=tracker.flops,
         num_parameters=layout.num_elements,
     )
 

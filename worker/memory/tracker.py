@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
 
 
 class Holds(StrEnum):
@@ -42,6 +43,8 @@ class MemoryTracker(TorchDispatchMode):
         """Bytes by what they hold."""
         self.peak: Counter[Holds] = Counter()
         """`now` when the device held most."""
+        self.flops = 0
+        """Floating-point operations of all matrix products and convolutions."""
 
     def mark(self, tensors: Iterable[Tensor], holds: Holds) -> None:
         """Say what `tensors` hold; those not seen yet count from now on."""
@@ -62,6 +65,9 @@ class MemoryTracker(TorchDispatchMode):
     ) -> Any:
         """Run the operation and count what it returns."""
         result = func(*args, **(kwargs or {}))
+        count_flops = flop_registry.get(getattr(func, "overloadpacket", None))
+        if count_flops is not None:  # torch's own counter keeps what it counts alive, which would falsify the bytes
+            self.flops += count_flops(*args, **(kwargs or {}), out_val=result)
         for item in tree_iter(result):
             if isinstance(item, Tensor):
                 storage = item.untyped_storage()

@@ -21,3 +21,13 @@ class StepPlan:
     """Whether optimizer state and remainders lie in the host's memory."""
     micro_batch_images: int = 0
     """Images in one forward pass, whose gradients are accumulated; 0 is the whole batch."""
+
+    def __str__(self) -> str:
+        """As people read it: `split, recompute, release`."""
+        words = {
+            "recompute": self.checkpointing,
+            "release": self.release,
+            "offload": self.offload,
+            f"{self.micro_batch_images} at a time": self.micro_batch_images > 0,
+        }
+        return ", ".join([self.weights.value, *(word for word, is_on in words.items() if is_on)])

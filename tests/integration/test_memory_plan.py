@@ -1,0 +1,88 @@
+"""Plans of the shipped large runs: the figures that a 6 GB card depends on."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.config.toml import load_toml
+from diffusion_at_home.errors import HardwareError
+from tests.integration.command_line import dah
+from tests.unit.tiny_run import REPOSITORY, tiny_config, tiny_tokenizer
+from worker.memory.choice import GIB, Machine
+from worker.memory.measure import Need, measure
+from worker.memory.planning import placeholder_tokenizer, plan_for_work
+from worker.step.masters import WeightKind
+from worker.step.plan import StepPlan
+
+SMALL = StepPlan(WeightKind.STOCHASTIC, checkpointing=True, release=True)
+
+
+@cache
+def need(name: str, plan: StepPlan, *overrides: str) -> Need:
+    config = load_toml(REPOSITORY / "configs" / f"{name}.toml", RunConfig, overrides)
+    return measure(config, placeholder_tokenizer(config.model.text), plan, autocast=True)
+
+
+def test_sd_unet_has_the_shape_it_is_named_after() -> None:
+    found = need("sd-unet", SMALL)
+    assert found.num_parameters == 859_520_964 + 123_060_480  # the U-Net's and the text encoder's in the original
+
+
+def test_860_million_parameters_train_within_4_gib_with_weights_that_keep_quality() -> None:
+    assert need("sd-unet", SMALL).device_bytes <= 4.0 * GIB
+
+
+def test_with_state_on_the_host_they_train_within_3_gib() -> None:
+    plan = StepPlan(WeightKind.STOCHASTIC, checkpointing=True, release=True, offload=True)
+    assert need("sd-unet", plan).device_bytes <= 3.0 * GIB
+
+
+def test_with_exact_fp32_weights_the_unet_trains_within_5_2_gib() -> None:
+    plan = StepPlan(WeightKind.SPLIT, checkpointing=True, release=True)
+    little_text = ("model.text.layers=1", "model.text.vocab_size=512")
+    assert need("sd-unet", plan, *little_text).device_bytes <= 5.2 * GIB
+
+
+def test_a_run_that_fits_nowhere_is_refused_with_what_would_do(tmp_path: Path) -> None:
+    config = tiny_config()
+    machine = Machine(GIB, GIB, is_gpu=False, bf16=False)
+    with pytest.raises(HardwareError, match=r"does not fit 1\.0 GiB of memory: it needs at least"):
+        plan_for_work(config, tiny_tokenizer(config), machine, tmp_path)
+
+
+def test_a_plan_is_made_once_for_a_run_and_a_machine(tmp_path: Path) -> None:
+    config, machine = tiny_config(), Machine(8 * GIB, 8 * GIB, is_gpu=False, bf16=False)
+    tokenizer = tiny_tokenizer(config)
+    assert plan_for_work(config, tokenizer, machine, tmp_path) == StepPlan()
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text().replace('"release": false', '"release": true'))
+    assert plan_for_work(config, tokenizer, machine, tmp_path).release  # read, not made again
+    path.write_text("rubbish")
+    assert plan_for_work(config, tokenizer, machine, tmp_path) == StepPlan()
+
+
+def test_plan_answers_as_json_and_as_a_table() -> None:
+    arguments = ["worker", "plan", "--config", REPOSITORY / "configs/digits.toml", "--vram", "6GiB"]
+    answered = dah(*arguments, "--json").result
+    assert answered["chosen"]["fits"]
+    assert answered["chosen"]["peak_gib"] < 1
+    assert [rung["plan"] for rung in answered["rungs"]] == ["fp32"]
+    shown = dah(*arguments).out
+    assert "digits on a GPU of 6.0 GiB" in shown
+    assert "chosen" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--config", "configs/digits.toml", "--vram", "six"], 3, "--vram 'six' is not a size: give one like 6GiB"),
+        ([], 3, "name a run's address or, with --config, its config file"),
+        (["http://127.0.0.1:9"], 5, "nobody answers at http://127.0.0.1:9"),
+    ],
+)
+def test_what_cannot_be_planned_is_said_in_one_sentence(arguments: list[str], code: int, said: str) -> None:
+    assert said in dah("worker", "plan", *arguments, cwd=REPOSITORY).refuses(code)

@@ -1,0 +1,122 @@
+"""The choice among plans, with needs that are made up."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.config.toml import load_toml
+from tests.unit.tiny_run import REPOSITORY, tiny_config
+from worker.memory.choice import CUDA_BYTES, GIB, PROCESS_BYTES, Machine, ladder, plan_memory, refusal, table
+from worker.memory.measure import Need
+from worker.step.masters import WeightKind
+from worker.step.plan import StepPlan
+
+PARAMETERS = GIB // 8
+"""Of a model whose base and delta take one GiB."""
+
+
+def card(device_gib: float, host_gib: float = 64) -> Machine:
+    return Machine(int(device_gib * GIB), int(host_gib * GIB), is_gpu=True, bf16=True)
+
+
+def made_up(plan: StepPlan) -> Need:
+    """Weights of 4 or 2 GiB, gradients of 4 unless released, state of 2 unless offloaded, activations of 3 or 1."""
+    return Need(
+        weights_bytes=(2 if plan.weights is WeightKind.STOCHASTIC else 4) * GIB,
+        gradients_bytes=0 if plan.release else 4 * GIB,
+        optimizer_bytes=0 if plan.offload else 2 * GIB,
+        activations_bytes=(1 if plan.checkpointing else 3) * GIB,
+        offloaded_bytes=2 * GIB if plan.offload else 0,
+        flops=4 * 10**12 if plan.checkpointing else 3 * 10**12,
+        num_parameters=PARAMETERS,
+    )
+
+
+def big() -> RunConfig:
+    return tiny_config("inner.clip='tensor'", "inner.optimizer='adamw8bit'")
+
+
+@pytest.mark.parametrize(
+    ("device_gib", "chosen"),
+    [
+        (14, "fp32"),
+        (13.9, "fp32, release"),
+        (9, "fp32, recompute, release"),
+        (6, "stochastic, recompute, release"),
+        (4, "stochastic, recompute, release, offload"),
+    ],
+)
+def test_the_fastest_that_fits_is_chosen(device_gib: float, chosen: str) -> None:
+    plan = plan_memory(big(), card(device_gib), made_up, try_all=False)
+    assert plan.chosen is not None
+    assert str(plan.chosen.plan) == chosen
+    assert plan.rungs[-1] is plan.chosen
+    assert not any(rung.fits for rung in plan.rungs[:-1])
+
+
+def test_asked_for_all_every_rung_is_measured_and_the_choice_is_the_same() -> None:
+    everything, first = (plan_memory(big(), card(6), made_up, try_all=try_all) for try_all in (True, False))
+    assert [rung.plan for rung in everything.rungs] == list(ladder(big(), card(6)))
+    assert everything.chosen == first.chosen
+
+
+def test_host_memory_counts_too() -> None:
+    host_gib = (PROCESS_BYTES + GIB) / GIB
+    enough = plan_memory(big(), card(14, host_gib), made_up, try_all=False)
+    assert enough.chosen is not None
+    assert plan_memory(big(), card(14, host_gib - 0.1), made_up, try_all=False).chosen is None
+
+
+def test_without_gpu_everything_lies_in_one_memory() -> None:
+    total = PROCESS_BYTES + GIB + (4 + 4 + 2 + 3) * GIB
+    machine = Machine(total, total, is_gpu=False, bf16=False)
+    plan = plan_memory(big(), machine, made_up, try_all=False)
+    assert plan.chosen is not None
+    assert (str(plan.chosen.plan), plan.chosen.host_bytes) == ("fp32", total)
+    assert plan_memory(big(), Machine(total - 1, total - 1, False, False), made_up, try_all=False).chosen != plan.chosen
+
+
+def test_a_gpu_takes_its_own_on_top() -> None:
+    rung = plan_memory(big(), card(100), made_up, try_all=False).rungs[0]
+    assert rung.device_bytes == rung.need.device_bytes + CUDA_BYTES
+
+
+def test_a_run_that_cannot_fit_is_told_what_would() -> None:
+    machine = card(2, 8)
+    plan = plan_memory(big(), machine, made_up, try_all=False)
+    said = refusal(plan, machine, "huge")
+    assert said == (
+        "the run huge does not fit a GPU of 2.0 GiB and 8.0 GiB of memory: it needs at least a GPU of 4.0 GiB and "
+        "4.0 GiB of memory"
+    )
+
+
+def test_releasing_is_offered_only_where_the_run_clips_each_tensor() -> None:
+    assert not any(plan.release for plan in ladder(tiny_config(), card(6)))
+    assert any(plan.release for plan in ladder(big(), card(6)))
+
+
+def test_bf16_weights_are_offered_only_to_devices_that_have_bf16() -> None:
+    old = Machine(6 * GIB, 16 * GIB, is_gpu=True, bf16=False)
+    assert {plan.weights for plan in ladder(big(), old)} == {WeightKind.FP32}
+
+
+def test_slowdown_tells_recomputing_and_offloading() -> None:
+    rungs = {str(rung.plan): rung for rung in plan_memory(big(), card(1), made_up, try_all=True).rungs}
+    assert rungs["fp32"].slowdown == 1
+    assert rungs["fp32, recompute, release"].slowdown == pytest.approx(4 / 3)
+    assert rungs["split, recompute, release, offload"].slowdown > 1.5
+
+
+def test_the_table_has_a_row_a_rung_and_marks_the_choice() -> None:
+    plan = plan_memory(big(), card(6), made_up, try_all=True)
+    rows = table(plan.rungs, plan.chosen)
+    assert [row[-1] for row in rows].count("chosen") == 1
+    assert len(rows) == len(plan.rungs)
+
+
+@pytest.mark.parametrize("name", ["sd-unet", "prx-350m", "prx-1b"])
+def test_shipped_large_runs_let_small_cards_release(name: str) -> None:
+    config = load_toml(REPOSITORY / "configs" / f"{name}.toml", RunConfig)
+    assert any(plan.release for plan in ladder(config, card(6)))

@@ -1,0 +1,110 @@
+"""What `dah worker plan` answers: for a run's address or a config file, on this machine or an imagined one."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.config.toml import load_toml
+from diffusion_at_home.errors import ConfigError, IntegrityError, Unreachable
+from diffusion_at_home.runspec import MAX_SPEC_BYTES, RunSpec
+from worker.joining import open_http
+from worker.memory.choice import GIB, Machine, MemoryPlan, Rung, describe, refusal
+from worker.memory.planning import make_plan, placeholder_tokenizer, this_machine
+from worker.run_address import RunAddress, find_run
+from worker.step.compute import Compute
+
+
+def plan_command(
+    source: Path | str, compute: Compute, *, vram: str | None, ram: str | None, try_all: bool
+) -> tuple[MemoryPlan, dict[str, Any]]:
+    """The plan for `source`, a config's path or a run's address, and the same as plain data.
+
+    Raises `ConfigError`, `Unreachable`, `IntegrityError`.
+    """
+    config, tokenizer_json = _from_file(source) if isinstance(source, Path) else _from_run(source)
+    machine = _imagined(this_machine(compute), vram, ram)
+    made = make_plan(config, tokenizer_json, machine, try_all=try_all)
+    return made, {
+        "run": config.run.name,
+        "machine": describe(machine),
+        "device_gib": round(machine.device_bytes / GIB, 3),
+        "host_gib": round(machine.host_bytes / GIB, 3),
+        "rungs": [_plain(rung) for rung in made.rungs],
+        "chosen": None if made.chosen is None else _plain(made.chosen),
+        "reason": _reason(made, machine, config.run.name),
+    }
+
+
+def _reason(made: MemoryPlan, machine: Machine, run: str) -> str:
+    if made.chosen is None:
+        return refusal(made, machine, run)
+    place = made.rungs.index(made.chosen)
+    if place == 0:
+        return "it is the fastest way to train this run, and it fits"
+    return f"it is the fastest that fits: {place} faster {'way needs' if place == 1 else 'ways need'} more memory"
+
+
+def _plain(rung: Rung) -> dict[str, Any]:
+    need = rung.need
+    sizes = {
+        "peak_gib": need.device_bytes,
+        "weights_gib": need.weights_bytes,
+        "gradients_gib": need.gradients_bytes,
+        "optimizer_gib": need.optimizer_bytes,
+        "activations_gib": need.activations_bytes,
+        "with_overhead_gib": rung.device_bytes,
+        "host_gib": rung.host_bytes,
+    }
+    return {
+        "plan": str(rung.plan),
+        "parts": {key: str(value) for key, value in dataclasses.asdict(rung.plan).items()},
+        **{name: round(size / GIB, 3) for name, size in sizes.items()},
+        "slowdown": round(rung.slowdown, 3),
+        "fits": rung.fits,
+    }
+
+
+def _imagined(machine: Machine, vram: str | None, ram: str | None) -> Machine:
+    host_bytes = machine.host_bytes if ram is None else _size(ram, "--ram")
+    if vram is not None:
+        return Machine(_size(vram, "--vram"), host_bytes, is_gpu=True, bf16=True)
+    device_bytes = machine.device_bytes if machine.is_gpu else host_bytes
+    return dataclasses.replace(machine, device_bytes=device_bytes, host_bytes=host_bytes)
+
+
+def _size(text: str, option: str) -> int:
+    try:
+        return TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        raise ConfigError(f"{option} {text!r} is not a size: give one like 6GiB") from None
+
+
+def _from_file(path: Path) -> tuple[RunConfig, bytes]:
+    config = load_toml(path, RunConfig)
+    return config, placeholder_tokenizer(config.model.text)
+
+
+def _from_run(url: str) -> tuple[RunConfig, bytes]:
+    address = RunAddress.parse(url)
+    with open_http() as http:
+        info = find_run(address, http)
+        data = bytearray()
+        try:
+            with http.stream("GET", address.blob_url(info.spec_sha256)) as response:
+                for piece in response.iter_bytes():
+                    data += piece
+                    if len(data) > MAX_SPEC_BYTES:
+                        break
+        except httpx2.TransportError:
+            raise Unreachable(f"{address.url} broke off: try again later") from None
+    if hashlib.sha256(data).hexdigest() != info.spec_sha256:
+        raise IntegrityError(f"{address.url} serves another specification than it announces: do not join it")
+    spec = RunSpec.from_bytes(bytes(data))
+    return spec.config, spec.tokenizer.encode()
