@@ -50,7 +50,7 @@ _UNITS: Final = {
 class ParitySection(Section):
     """What may be changed by `--set parity.key=value`; the run itself by `--set section.key=value`."""
 
-    images: Positive = 64_000
+    images: Positive = 38_400
     """Images of each training; the schedule and the EMA of the config shrink with it."""
     workers: Positive = 4
     """Workers of the fleet, which share a round of the config's round.images alike."""
