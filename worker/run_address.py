@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import httpx2
 from pydantic import ValidationError
 
 from diffusion_at_home import PROTOCOL_VERSION
-from diffusion_at_home.errors import ConfigError, Unreachable, VersionMismatch
+from diffusion_at_home.errors import ConfigError, IntegrityError, Unreachable, VersionMismatch
 from diffusion_at_home.runinfo import MAX_RUN_INFO_BYTES, RUN_INFO_PATH, RunInfo
+from diffusion_at_home.runspec import MAX_SPEC_BYTES, RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def find_run(address: RunAddress, http: httpx2.Client) -> RunInfo:
     try:
         with http.stream("GET", address.url + RUN_INFO_PATH) as response:
             status = response.status_code
-            body = _read_bounded(response)
+            body = _read_bounded(response, MAX_RUN_INFO_BYTES)
     except httpx2.TransportError:
         raise Unreachable(f"nobody answers at {address.url}: check the address, or try again later") from None
     if status >= 500:
@@ -69,10 +71,23 @@ def find_run(address: RunAddress, http: httpx2.Client) -> RunInfo:
     return info
 
 
-def _read_bounded(response: httpx2.Response) -> bytes:
+def fetch_spec(address: RunAddress, http: httpx2.Client, info: RunInfo) -> RunSpec:
+    """The specification of the run at `address`, without joining it. Raises `Unreachable`, `IntegrityError`, `DataError`."""
+    try:
+        with http.stream("GET", address.blob_url(info.spec_sha256)) as response:
+            body = _read_bounded(response, MAX_SPEC_BYTES)
+    except httpx2.TransportError:
+        raise Unreachable(f"{address.url} broke off: try again later") from None
+    if hashlib.sha256(body).hexdigest() != info.spec_sha256:
+        raise IntegrityError(f"{address.url} serves another specification than it announces: do not join it")
+    return RunSpec.from_bytes(body)
+
+
+def _read_bounded(response: httpx2.Response, max_bytes: int) -> bytes:
+    """The body, or nothing if it is longer than that."""
     body = bytearray()
     for part in response.iter_bytes():
         body += part
-        if len(body) > MAX_RUN_INFO_BYTES:
+        if len(body) > max_bytes:
             return b""
     return bytes(body)

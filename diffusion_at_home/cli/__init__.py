@@ -68,6 +68,7 @@ def main() -> None:
     # Threads that wait for each other by spinning make a machine that does anything else ten times slower
     # (docs/benchmarks.md); read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it notes at import what nothing here uses
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else gRPC writes lines of its own beside our one sentence
     command = typer.main.get_command(app)
     code = run_command(lambda: command.main(prog_name="dah", standalone_mode=False), debug="--debug" in sys.argv[1:2])

@@ -72,6 +72,13 @@ def train_tokenizer(captions: Iterable[str], config: TextEncoderSection) -> byte
     return data.encode()
 
 
+def placeholder_tokenizer(config: TextEncoderSection) -> bytes:
+    """A tokenizer of the size that `config` allows, for planning a run whose captions nobody has seen."""
+    names = [*_SPECIAL_TOKENS, *(f"t{number}" for number in range(config.vocab_size - len(_SPECIAL_TOKENS)))]
+    data: str = Tokenizer(models.BPE({name: index for index, name in enumerate(names)}, [])).to_str()
+    return data.encode()
+
+
 def load_tokenizer(data: bytes, config: TextEncoderSection) -> PreTrainedTokenizerFast:
     """The tokenizer whose tokenizer.json is `data`, cutting and padding to `config.max_tokens`.
 

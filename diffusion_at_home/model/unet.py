@@ -80,7 +80,10 @@ class UNet(DiffusionModel):
             tokenizer=self.tokenizer,
             unet=self.unet,
             scheduler=UniPCMultistepScheduler(
-                num_train_timesteps=_NUM_TRAIN_TIMESTEPS, prediction_type="flow_prediction", use_flow_sigmas=True
+                num_train_timesteps=_NUM_TRAIN_TIMESTEPS,
+                prediction_type="flow_prediction",
+                use_flow_sigmas=True,
+                steps_offset=1,  # the pipeline insists; flow sigmas do not look at it
             ),
             safety_checker=None,
             feature_extractor=None,

@@ -10,11 +10,12 @@ import pytest
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.toml import load_toml
 from diffusion_at_home.errors import HardwareError
+from diffusion_at_home.model.text import placeholder_tokenizer
 from tests.integration.command_line import dah
 from tests.unit.tiny_run import REPOSITORY, tiny_config, tiny_tokenizer
 from worker.memory.choice import GIB, Machine
 from worker.memory.measure import Need, measure
-from worker.memory.planning import placeholder_tokenizer, plan_for_work
+from worker.memory.planning import plan_for_work
 from worker.step.masters import WeightKind
 from worker.step.plan import StepPlan
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.toml import load_toml
-from diffusion_at_home.errors import ConfigError, IntegrityError, Unreachable
-from diffusion_at_home.runspec import MAX_SPEC_BYTES, RunSpec
+from diffusion_at_home.errors import ConfigError
+from diffusion_at_home.model.text import placeholder_tokenizer
 from worker.joining import open_http
 from worker.memory.choice import GIB, Machine, MemoryPlan, Rung, describe, refusal
-from worker.memory.planning import make_plan, placeholder_tokenizer, this_machine
-from worker.run_address import RunAddress, find_run
+from worker.memory.planning import make_plan, this_machine
+from worker.run_address import RunAddress, fetch_spec, find_run
 from worker.step.compute import Compute
 
 
@@ -94,17 +92,5 @@ def _from_file(path: Path) -> tuple[RunConfig, bytes]:
 def _from_run(url: str) -> tuple[RunConfig, bytes]:
     address = RunAddress.parse(url)
     with open_http() as http:
-        info = find_run(address, http)
-        data = bytearray()
-        try:
-            with http.stream("GET", address.blob_url(info.spec_sha256)) as response:
-                for piece in response.iter_bytes():
-                    data += piece
-                    if len(data) > MAX_SPEC_BYTES:
-                        break
-        except httpx2.TransportError:
-            raise Unreachable(f"{address.url} broke off: try again later") from None
-    if hashlib.sha256(data).hexdigest() != info.spec_sha256:
-        raise IntegrityError(f"{address.url} serves another specification than it announces: do not join it")
-    spec = RunSpec.from_bytes(bytes(data))
+        spec = fetch_spec(address, http, find_run(address, http))
     return spec.config, spec.tokenizer.encode()

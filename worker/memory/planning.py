@@ -8,12 +8,10 @@ from pathlib import Path
 import psutil
 import torch
 from pydantic import TypeAdapter, ValidationError
-from tokenizers import Tokenizer, models
 
 from diffusion_at_home import __version__
-from diffusion_at_home.config.run import RunConfig, TextEncoderSection
+from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import HardwareError
-from diffusion_at_home.model.text import EOS, PAD, UNK
 from worker.atomic_file import write_atomically
 from worker.memory.choice import Machine, MemoryPlan, plan_memory, refusal
 from worker.memory.measure import measure
@@ -55,13 +53,6 @@ def plan_for_work(config: RunConfig, tokenizer_json: bytes, machine: Machine, fo
     if made.chosen is None:
         raise HardwareError(refusal(made, machine, config.run.name))
     return made.chosen.plan
-
-
-def placeholder_tokenizer(section: TextEncoderSection) -> bytes:
-    """A tokenizer of the size that the config allows, for planning a run whose captions nobody has seen."""
-    names = [PAD, EOS, UNK, *(f"t{number}" for number in range(section.vocab_size - 3))]
-    data: str = Tokenizer(models.BPE({name: index for index, name in enumerate(names)}, [])).to_str()
-    return data.encode()
 
 
 def _read(path: Path) -> MemoryPlan | None:
