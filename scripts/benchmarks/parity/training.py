@@ -60,7 +60,7 @@ class KeptTrainer(LeaseTrainer):
         generator = torch.Generator().manual_seed(seed)
         losses = []
         for batch in batches:
-            losses.append(self._backward(batch, generator))
+            losses.append(float(self._backward(self._draw(batch, generator), len(batch.captions))))
             nn.utils.clip_grad_norm_(self._model.parameters(), self._config.inner.clip_norm)
             self._optimizer.step()
             self._optimizer.zero_grad()
