@@ -65,6 +65,11 @@ def init_run(folder: RunFolder, config: RunConfig) -> NewRun:
 
 
 def _check_fit(config: RunConfig, manifest: DataManifest) -> None:
+    if config.model.in_latents:
+        raise ConfigError(
+            f"model.latents.autoencoder = {config.model.latents.autoencoder!r}, but the data set in {config.data.path} "
+            "holds pictures, not latents: set model.latents.autoencoder to 'none'"
+        )
     side, channels = config.model.image_size, config.model.channels
     if (manifest.width, manifest.height, manifest.channels) != (side, side, channels):
         raise ConfigError(

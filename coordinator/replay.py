@@ -39,7 +39,8 @@ class Replayed:
 
 
 def replay(folder: RunFolder) -> Replayed:
-    """Recompute the run in `folder`. Raises `IntegrityError` that names the first version or blob that differs."""
+    """Recompute the run in `folder`. Raises `ConfigError`, and `IntegrityError` that names what first differs."""
+    folder.check()
     allow_many_files()
     with closing(Ledger(folder.ledger, read_only=True)) as ledger, tempfile.TemporaryDirectory() as scratch:
         blobs = BlobStore(folder.blobs, Path(scratch))

@@ -68,13 +68,17 @@ class RunFolder:
         """URL at which the coordinator that holds the lock can be reached."""
         return self.root / "address"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder alone. Raises `ConfigError` if there is no run or another process holds it."""
+    def check(self) -> None:
+        """Raise `ConfigError` if there is no run."""
         if not self.ledger.is_file():
             raise ConfigError(
                 f"{self.root} is not a run: make one with `dah coordinator init {self.root} --config FILE`"
             )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder alone. Raises `ConfigError` if there is no run or another process holds it."""
+        self.check()
         with storage_errors(self.root), (self.root / "lock").open("a+") as file:
             if not _lock(file.fileno()):
                 file.seek(0)

@@ -78,6 +78,7 @@ def status(folder: Folder, as_json: Json = False) -> None:
     from coordinator.status import best_checkpoint, read_status
 
     place = RunFolder(folder.absolute())
+    place.check()
     ledger = Ledger(place.ledger, read_only=True)
     found = read_status(ledger)
     ledger.close()

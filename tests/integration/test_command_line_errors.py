@@ -109,6 +109,18 @@ def test_a_damaged_shard_is_named(data: Path, tmp_path: Path, damage: str) -> No
     assert not (tmp_path / "run").exists()
 
 
+def test_latents_are_refused_where_the_data_are_pictures(data: Path, tmp_path: Path) -> None:
+    sets = (
+        f"data.path='{data}'",
+        "model.latents.autoencoder='vae'",
+        "model.image_size=16",
+        "objective.prediction='velocity'",
+    )
+    words = [word for setting in sets for word in ("--set", setting)]
+    said = dah("coordinator", "init", tmp_path / "run", "--config", DIGITS, *words).refuses(ConfigError.exit_code)
+    assert said.endswith("holds pictures, not latents: set model.latents.autoencoder to 'none'")
+
+
 def test_data_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:
     said = dah("data", "inspect", "digits", cwd=tmp_path).refuses(DataError.exit_code)
     assert said == "digits/manifest.json does not exist: make the data set with `dah data build`"
@@ -170,8 +182,9 @@ def test_an_address_of_something_else_is_said_to_be_no_run(words: list[str], tmp
     assert re.search("serves no run|is .* a run's address", said)
 
 
-def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path: Path) -> None:
-    said = dah("coordinator", "run", tmp_path).refuses(ConfigError.exit_code)
+@pytest.mark.parametrize("command", ["run", "status", "replay"])
+def test_a_folder_that_is_no_run_says_how_to_make_one(command: str, tmp_path: Path) -> None:
+    said = dah("coordinator", command, tmp_path).refuses(ConfigError.exit_code)
     assert str(tmp_path) in said
     assert "dah coordinator init" in said
 
