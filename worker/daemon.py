@@ -24,7 +24,7 @@ from worker.grant import GrantReader
 from worker.joining import Workplace, new_session, open_http
 from worker.live_line import live_line
 from worker.loop import Goal, Parts, WorkerLoop
-from worker.memory.planning import plan_for_work, this_machine
+from worker.memory.planning import WorkPlan, this_machine
 from worker.outbox import Outbox
 from worker.patience import Patience
 from worker.prefetch import Prefetcher
@@ -123,8 +123,8 @@ class Daemon:
     def _wire(self, spec: RunSpec, session: Session, blobs: BlobFetcher, compute: Compute) -> Parts:
         config = spec.config
         self.progress.enter(WorkerState.STARTING, "planning memory")
-        plan = plan_for_work(config, spec.tokenizer.encode(), this_machine(compute), self._folder.plans)
-        _log.info("memory_planned", plan=str(plan))
+        plan = WorkPlan(config, spec.tokenizer.encode(), this_machine(compute), self._folder.plans)
+        _log.info("memory_planned", plan=str(plan.step))
         self.progress.enter(WorkerState.STARTING, "building the model")
         model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
         layout = Layout.of(model)
@@ -136,7 +136,8 @@ class Daemon:
             grants=GrantReader(config, spec.data, layout),
             replica=Replica(layout, config.codec.update, blobs),
             samples=LeaseSamples(spec.data, blobs, batch_images=config.inner.batch_images, seed=config.run.seed),
-            trainer=LeaseTrainer(config, model, layout, compute, plan),
+            trainer=LeaseTrainer(config, model, layout, compute, plan.step),
+            plan=plan,
             outbox=outbox,
             sender=Sender(
                 session=session,

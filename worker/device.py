@@ -24,7 +24,7 @@ def open_device(settings: WorkerSettings) -> Compute:
             "device = 'cuda', but no CUDA device is usable here: install its driver or set device = 'cpu'"
         )
     use_cuda = cuda and settings.device is not Device.CPU
-    bf16_cuda = use_cuda and torch.cuda.is_bf16_supported()
+    bf16_cuda = use_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     if settings.precision is Precision.BF16 and use_cuda and not bf16_cuda:
         raise HardwareError("precision = 'bf16', but this CUDA device does not have it: set precision = 'fp32'")
     bf16 = settings.precision is Precision.BF16 or (settings.precision is Precision.AUTO and bf16_cuda)

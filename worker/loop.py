@@ -21,6 +21,7 @@ from diffusion_at_home.rpc.coordinator_pb2 import Idle, LeaseRequest, ReleaseReq
 from worker.background import Background
 from worker.grant import Grant, GrantReader, LeaseId
 from worker.lease_keeper import LeaseKeeper
+from worker.memory.planning import WorkPlan
 from worker.outbox import Contribution, Outbox
 from worker.pace import Pace
 from worker.patience import Patience
@@ -73,6 +74,7 @@ class Parts:
     replica: Replica
     samples: LeaseSamples
     trainer: LeaseTrainer
+    plan: WorkPlan
     outbox: Outbox
     sender: Sender
     prefetcher: Prefetcher
@@ -178,8 +180,10 @@ class WorkerLoop:
                 on_step=on_step,
             )
         except torch.OutOfMemoryError:
+            self._parts.plan.fall()
             raise HardwareError(
-                "the device ran out of memory: close what else uses it, or set device = 'cpu'"
+                f"the device ran out of memory: start the worker again, and it trains by a smaller plan "
+                f"({self._parts.plan.step})"
             ) from None
         if trained.images == 0:
             raise self._nothing_trained(keeper)
@@ -189,7 +193,7 @@ class WorkerLoop:
 
     def _push(self, grant: Grant, trained: Trained, keeper: LeaseKeeper) -> None:
         keeper.raise_if_over()
-        if not bool(torch.isfinite(trained.delta).all()):
+        if not all(bool(torch.isfinite(edge)) for edge in torch.aminmax(trained.delta)):  # without a mask as large
             raise LeaseLost("training went to infinity or not-a-number", "not_finite")
         self._parts.progress.enter(WorkerState.SENDING, f"{trained.images} images")
         receipt = self._send(self._parts.outbox.put(grant.lease_id, trained, grant.codec))

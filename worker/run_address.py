@@ -75,9 +75,12 @@ def fetch_spec(address: RunAddress, http: httpx2.Client, info: RunInfo) -> RunSp
     """The specification of the run at `address`, without joining it. Raises `Unreachable`, `IntegrityError`, `DataError`."""
     try:
         with http.stream("GET", address.blob_url(info.spec_sha256)) as response:
+            status = response.status_code
             body = _read_bounded(response, MAX_SPEC_BYTES)
     except httpx2.TransportError:
         raise Unreachable(f"{address.url} broke off: try again later") from None
+    if status != httpx2.codes.OK:
+        raise Unreachable(f"{address.url} answers with HTTP {status} when asked for its specification: try again later")
     if hashlib.sha256(body).hexdigest() != info.spec_sha256:
         raise IntegrityError(f"{address.url} serves another specification than it announces: do not join it")
     return RunSpec.from_bytes(body)

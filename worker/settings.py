@@ -24,7 +24,7 @@ class Device(StrEnum):
 
 
 class Precision(StrEnum):
-    """What the forward and backward passes compute in; the weights are fp32 either way."""
+    """What the forward and backward passes compute in; how weights are kept is the memory plan's."""
 
     AUTO = "auto"
     FP32 = "fp32"

@@ -1,7 +1,7 @@
 """Trains one lease: base weights and samples in, a delta out. Knows no network.
 
-A lease is recomputable: the same base, samples, seed, learning rate and code give the same delta, bit for bit on the
-same kind of machine. All randomness comes from the seed, on the CPU, whatever the device.
+A lease is recomputable: the same base, samples, seed, learning rate, plan and code give the same delta, bit for bit on the
+same kind of machine. Times, noise and dropped captions are drawn from the seed on the CPU, whatever the device.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class LeaseTrainer:
         return inner_optimizer(self._config, self._model, self._layout, self._weights, self._parts, learning_rate)
 
     def step(self, drawn: Drawn, optimizer: InnerOptimizer) -> Tensor:
-        """One step on `drawn`; its mean loss as a scalar on the device. Nothing here waits for the device."""
+        """One step on `drawn`; its mean loss as a scalar on the device."""
         num_images = len(drawn.captions)
         size = self._parts.plan.micro_batch_images or num_images
         with optimizer.backward():

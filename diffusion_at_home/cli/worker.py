@@ -96,7 +96,7 @@ def plan(
     from rich.table import Table
 
     shown = Table("GiB at the peak", box=None, title=f"{found['run']} on {found['machine']}")
-    for column in ("all", "weights", "grads", "state", "activ.", "host", "time", ""):
+    for column in ("all", "weights", "grads", "state", "activ.", "CUDA", "host", "est. time", ""):
         shown.add_column(column, justify="right", no_wrap=True)
     for row in table(made.rungs, made.chosen):
         shown.add_row(*row)

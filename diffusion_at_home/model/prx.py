@@ -20,6 +20,7 @@ from diffusers import (
     PRXPixelPipeline,
     PRXTransformer2DModel,
 )
+from diffusers.pipelines.prx.pipeline_prx import TextPreprocessor
 from torch import Tensor
 
 from diffusion_at_home.config.run import ModelSection, ObjectiveSection, Prediction
@@ -62,8 +63,9 @@ class Prx(DiffusionModel):
         )
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
-        """See `DiffusionModel.tokenize`; L is always `model.text.max_tokens`, the last token of a caption is `</s>`."""
-        return tokens_of(self.tokenizer, [clean_caption(caption) for caption in captions])
+        """See `DiffusionModel.tokenize`; the pipelines for pixels and for latents clean a prompt each in its own way."""
+        clean = TextPreprocessor().clean_text if self._config.in_latents else clean_caption
+        return tokens_of(self.tokenizer, [clean(caption) for caption in captions])
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, tokens: Tokens) -> Tensor:
         """The predicted clean pictures (B, C, H, W); `tokens` may lie on another device than `x_BCHW`.

@@ -1,9 +1,9 @@
 """Text: the byte-level BPE tokenizer and the encoders, T5 or CLIP-shaped, all made from nothing.
 
 Owns the path from a caption to the encoder's input. Its invariant: a caption gives the same tokens in training, in the
-exported pipeline and on every machine, so the tokenizer travels as the bytes of one tokenizer.json and captions are
-cleaned exactly as `PRXPixelPipeline` cleans a prompt. Nothing is lower-cased, and every byte has a token, so there is
-no text that cannot be encoded. Every caption ends in `</s>`: the empty one is one token long, never none.
+exported pipeline and on every machine, so the tokenizer travels as the bytes of one tokenizer.json and each family cleans
+captions exactly as its pipeline cleans a prompt. Every byte has a token, so there is no text that cannot be encoded. Every
+caption ends in `</s>`: the empty one is one token long, never none.
 
 Refuses tokenizer bytes that are not such a tokenizer or do not fit the config; JSON is parsed, nothing is unpickled.
 """

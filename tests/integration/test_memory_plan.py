@@ -15,7 +15,7 @@ from tests.integration.command_line import dah
 from tests.unit.tiny_run import REPOSITORY, tiny_config, tiny_tokenizer
 from worker.memory.choice import GIB, Machine
 from worker.memory.measure import Need, measure
-from worker.memory.planning import plan_for_work
+from worker.memory.planning import WorkPlan
 from worker.step.masters import WeightKind
 from worker.step.plan import StepPlan
 
@@ -48,22 +48,37 @@ def test_with_exact_fp32_weights_the_unet_trains_within_5_2_gib() -> None:
     assert need("sd-unet", plan, *little_text).device_bytes <= 5.2 * GIB
 
 
+def work_plan(config: RunConfig, gib: int, folder: Path) -> WorkPlan:
+    machine = Machine(gib * GIB, gib * GIB, is_gpu=False, bf16=False)
+    return WorkPlan(config, tiny_tokenizer(config), machine, folder)
+
+
 def test_a_run_that_fits_nowhere_is_refused_with_what_would_do(tmp_path: Path) -> None:
-    config = tiny_config()
-    machine = Machine(GIB, GIB, is_gpu=False, bf16=False)
     with pytest.raises(HardwareError, match=r"does not fit 1\.0 GiB of memory: it needs at least"):
-        plan_for_work(config, tiny_tokenizer(config), machine, tmp_path)
+        _ = work_plan(tiny_config(), 1, tmp_path).step
 
 
 def test_a_plan_is_made_once_for_a_run_and_a_machine(tmp_path: Path) -> None:
-    config, machine = tiny_config(), Machine(8 * GIB, 8 * GIB, is_gpu=False, bf16=False)
-    tokenizer = tiny_tokenizer(config)
-    assert plan_for_work(config, tokenizer, machine, tmp_path) == StepPlan()
+    assert work_plan(tiny_config(), 8, tmp_path).step == StepPlan()
     (path,) = tmp_path.iterdir()
     path.write_text(path.read_text().replace('"release": false', '"release": true'))
-    assert plan_for_work(config, tokenizer, machine, tmp_path).release  # read, not made again
+    assert work_plan(tiny_config(), 8, tmp_path).step.release  # read, not made again
     path.write_text("rubbish")
-    assert plan_for_work(config, tokenizer, machine, tmp_path) == StepPlan()
+    assert work_plan(tiny_config(), 8, tmp_path).step == StepPlan()
+
+
+def test_a_plan_that_ran_out_of_memory_is_not_tried_again(tmp_path: Path) -> None:
+    config = tiny_config("inner.clip='tensor'")
+    plan = work_plan(config, 8, tmp_path)
+    plan.fall()
+    assert plan.step == StepPlan(release=True)
+    again = work_plan(config, 8, tmp_path)
+    assert again.step == StepPlan(release=True)
+    again.fall()
+    assert again.step == StepPlan(release=True, checkpointing=True)
+    again.fall()
+    with pytest.raises(HardwareError, match="does not fit"):
+        _ = again.step
 
 
 def test_plan_answers_as_json_and_as_a_table() -> None:

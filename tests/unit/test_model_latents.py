@@ -109,6 +109,21 @@ def test_stock_diffusers_loads_and_draws_what_is_exported(
     assert torch.equal(layout.flatten(model), layout.flatten(again))
 
 
+@pytest.mark.filterwarnings("ignore:.LoraLoaderMixin. is deprecated:FutureWarning")  # PRXPipeline's own base
+@pytest.mark.parametrize(
+    "caption", ["A Dark  Square &amp; more", "download: #1 www.example.org/a.png", "", "caf\u00e9"]
+)
+def test_a_caption_is_tokenized_as_the_pipeline_does_it(model: DiffusionModel, caption: str) -> None:
+    pipeline = model.pipeline()
+    seen: list[torch.Tensor] = []
+    model.text_encoder.register_forward_pre_hook(
+        lambda _module, arguments, words: seen.append(words.get("input_ids", arguments[0] if arguments else None)),
+        with_kwargs=True,
+    )
+    pipeline.encode_prompt(caption, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+    assert torch.equal(seen[0][0], model.tokenize([caption]).ids_BL[0])
+
+
 def test_sample_prediction_is_refused(config: RunConfig) -> None:
     wrong = config.model_copy(update={"objective": tiny_config("objective.prediction='sample'").objective})
     with pytest.raises(ConfigError, match=r"set objective\.prediction to 'velocity'"):

@@ -23,11 +23,17 @@ CUDA_BYTES: Final = GIB
 PROCESS_BYTES: Final = GIB
 """What a worker's process takes of the host before it has a model: Python, torch, diffusers, transformers."""
 
+_OTHERS_DEVICE_BYTES: Final = GIB // 4
+"""Of a card, left to the desktop."""
+
+_OTHERS_HOST_BYTES: Final = GIB
+"""Of the host, left to the system."""
+
 _FLOPS_A_SECOND: Final = 10e12
 """Of a volunteer's card in bf16, assumed to tell how long offloading takes beside the arithmetic."""
 
 _HOST_BYTES_A_SECOND: Final = 12e9
-"""Between card and host, each way at once: PCIe 4.0 with 8 lanes."""
+"""Between card and host, one way after the other: PCIe 4.0 with 8 lanes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +69,17 @@ class MemoryPlan:
 
     rungs: tuple[Rung, ...]
     chosen: Rung | None
+    failed: tuple[StepPlan, ...] = ()
+    """What ran out of memory all the same."""
 
 
 Measure = Callable[[StepPlan], Need]
 
 
-def plan_memory(config: RunConfig, machine: Machine, measure: Measure, *, try_all: bool) -> MemoryPlan:
-    """Try the ladder; unless `try_all`, stop at the first rung that fits."""
+def plan_memory(
+    config: RunConfig, machine: Machine, measure: Measure, *, try_all: bool, failed: tuple[StepPlan, ...] = ()
+) -> MemoryPlan:
+    """Try the ladder; unless `try_all`, stop at the first rung that fits. What `failed` before does not fit."""
     rungs: list[Rung] = []
     chosen: Rung | None = None
     first_seconds = 0.0
@@ -78,12 +88,13 @@ def plan_memory(config: RunConfig, machine: Machine, measure: Measure, *, try_al
         seconds = _step_seconds(need, plan, machine)
         first_seconds = first_seconds or seconds
         rung = _rung(plan, need, machine, seconds / first_seconds)
+        rung = replace(rung, fits=rung.fits and plan not in failed)
         rungs.append(rung)
         if rung.fits and chosen is None:
             chosen = rung
             if not try_all:
                 break
-    return MemoryPlan(tuple(rungs), chosen)
+    return MemoryPlan(tuple(rungs), chosen, failed)
 
 
 def ladder(config: RunConfig, machine: Machine) -> Iterator[StepPlan]:
@@ -97,8 +108,11 @@ def ladder(config: RunConfig, machine: Machine) -> Iterator[StepPlan]:
             yield replace(plain, checkpointing=True, micro_batch_images=-(-config.inner.batch_images // 4))
         return
     yield replace(plain, release=True)
+    bf16 = machine.is_gpu and machine.bf16
+    if bf16:
+        yield StepPlan(WeightKind.SPLIT, release=True)
     yield replace(plain, release=True, checkpointing=True)
-    if machine.is_gpu and machine.bf16:
+    if bf16:
         split = StepPlan(WeightKind.SPLIT, checkpointing=True, release=True)
         stochastic = replace(split, weights=WeightKind.STOCHASTIC)
         yield split
@@ -112,8 +126,10 @@ def refusal(plan: MemoryPlan, machine: Machine, run: str) -> str:
     assert plan.chosen is None
     # The rung that asks least of the device, and of those the one that asks least of the host.
     smallest = min(plan.rungs, key=lambda rung: (round(rung.device_bytes / GIB, 1), rung.host_bytes))
-    enough = Machine(smallest.device_bytes, smallest.host_bytes, machine.is_gpu, machine.bf16)
-    return f"the run {run} does not fit {describe(machine)}: it needs at least {describe(enough)}"
+    device_bytes = smallest.device_bytes + _OTHERS_DEVICE_BYTES
+    enough = Machine(device_bytes, smallest.host_bytes + _OTHERS_HOST_BYTES, machine.is_gpu, machine.bf16)
+    less = "" if machine.bf16 or not machine.is_gpu else ", or less on a GPU that computes in bf16"
+    return f"the run {run} does not fit {describe(machine)}: it needs at least {describe(enough)}{less}"
 
 
 def describe(machine: Machine) -> str:
@@ -127,12 +143,13 @@ def _rung(plan: StepPlan, need: Need, machine: Machine, slowdown: float) -> Rung
     device_bytes = need.device_bytes + (CUDA_BYTES if machine.is_gpu else 0)
     if not machine.is_gpu:
         host_bytes += device_bytes
-    fits = host_bytes <= machine.host_bytes and (not machine.is_gpu or device_bytes <= machine.device_bytes)
+    device_fits = not machine.is_gpu or device_bytes <= machine.device_bytes - _OTHERS_DEVICE_BYTES
+    fits = device_fits and host_bytes <= machine.host_bytes - _OTHERS_HOST_BYTES
     return Rung(plan, need, device_bytes, host_bytes, slowdown, fits)
 
 
 def _step_seconds(need: Need, plan: StepPlan, machine: Machine) -> float:
-    moved = need.offloaded_bytes if plan.offload and machine.is_gpu else 0
+    moved = 2 * need.offloaded_bytes if plan.offload and machine.is_gpu else 0
     return need.flops / _FLOPS_A_SECOND + moved / _HOST_BYTES_A_SECOND
 
 
@@ -147,6 +164,6 @@ def table(rungs: Sequence[Rung], chosen: Rung | None) -> list[tuple[str, ...]]:
         need = rung.need
         parts = (need.weights_bytes, need.gradients_bytes, need.optimizer_bytes, need.activations_bytes)
         mark = "chosen" if rung is chosen else ("fits" if rung.fits else "too large")
-        sizes = (rung.device_bytes, *parts, rung.host_bytes)
+        sizes = (need.device_bytes, *parts, rung.device_bytes - need.device_bytes, rung.host_bytes)
         rows.append((str(rung.plan), *(f"{size / GIB:.2f}" for size in sizes), f"{rung.slowdown:.2f}x", mark))
     return rows

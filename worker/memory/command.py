@@ -46,7 +46,7 @@ def _reason(made: MemoryPlan, machine: Machine, run: str) -> str:
     place = made.rungs.index(made.chosen)
     if place == 0:
         return "it is the fastest way to train this run, and it fits"
-    return f"it is the fastest that fits: {place} faster {'way needs' if place == 1 else 'ways need'} more memory"
+    return f"it is the fastest that fits: {place} tried before it {'needs' if place == 1 else 'need'} more memory"
 
 
 def _plain(rung: Rung) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _plain(rung: Rung) -> dict[str, Any]:
     }
     return {
         "plan": str(rung.plan),
-        "parts": {key: str(value) for key, value in dataclasses.asdict(rung.plan).items()},
+        "parts": dataclasses.asdict(rung.plan),
         **{name: round(size / GIB, 3) for name, size in sizes.items()},
         "slowdown": round(rung.slowdown, 3),
         "fits": rung.fits,

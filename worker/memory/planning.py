@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 from pathlib import Path
 
 import psutil
@@ -30,35 +31,57 @@ def this_machine(compute: Compute) -> Machine:
     return Machine(device_bytes, host_bytes, is_gpu=True, bf16=compute.autocast)
 
 
-def make_plan(config: RunConfig, tokenizer_json: bytes, machine: Machine, *, try_all: bool = False) -> MemoryPlan:
-    """Measure until a rung fits, or all of them."""
+def make_plan(
+    config: RunConfig,
+    tokenizer_json: bytes,
+    machine: Machine,
+    *,
+    try_all: bool = False,
+    failed: tuple[StepPlan, ...] = (),
+) -> MemoryPlan:
+    """Measure until a rung fits that has not `failed`, or all of them."""
     return plan_memory(
         config,
         machine,
         lambda plan: measure(config, tokenizer_json, plan, autocast=machine.bf16),
         try_all=try_all,
+        failed=failed,
     )
 
 
-def plan_for_work(config: RunConfig, tokenizer_json: bytes, machine: Machine, folder: Path) -> StepPlan:
-    """The plan to train `config` with here, from `folder` if it was made before.
+class WorkPlan:
+    """The plan of one run on one machine, kept in a file; steps down when the device proves it wrong."""
 
-    Raises `HardwareError` that says what would fit.
-    """
-    path = folder / f"{_key(config, tokenizer_json, machine)}.json"
-    made = _read(path)
-    if made is None:
-        made = make_plan(config, tokenizer_json, machine)
-        write_atomically(path, _PLAN.dump_json(made, indent=1))
-    if made.chosen is None:
-        raise HardwareError(refusal(made, machine, config.run.name))
-    return made.chosen.plan
+    def __init__(self, config: RunConfig, tokenizer_json: bytes, machine: Machine, folder: Path) -> None:
+        """Read the plan that was made before, or make it."""
+        self._config = config
+        self._tokenizer_json = tokenizer_json
+        self._machine = machine
+        self._path = folder / f"{_key(config, tokenizer_json, machine)}.json"
+        self._made = _read(self._path) or self._make(())
+
+    @property
+    def step(self) -> StepPlan:
+        """How to train. Raises `HardwareError` that says what would fit, if nothing does."""
+        if self._made.chosen is None:
+            raise HardwareError(refusal(self._made, self._machine, self._config.run.name))
+        return self._made.chosen.plan
+
+    def fall(self) -> None:
+        """The chosen plan ran out of memory: choose the next one, for good."""
+        assert self._made.chosen is not None
+        self._made = self._make((*self._made.failed, self._made.chosen.plan))
+
+    def _make(self, failed: tuple[StepPlan, ...]) -> MemoryPlan:
+        made = make_plan(self._config, self._tokenizer_json, self._machine, failed=failed)
+        write_atomically(self._path, _PLAN.dump_json(made, indent=1))
+        return made
 
 
 def _read(path: Path) -> MemoryPlan | None:
     try:
         return _PLAN.validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except (OSError, ValidationError):
         return None
 
 
@@ -70,6 +93,6 @@ def _key(config: RunConfig, tokenizer_json: bytes, machine: Machine) -> str:
         hashlib.sha256(tokenizer_json).hexdigest(),
         repr(machine),
         __version__,
-        torch.__version__,
+        *(importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers", "bitsandbytes")),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

@@ -97,7 +97,6 @@ class SplitMaster(Master):
 
     def __init__(self, parameter: nn.Parameter, place: StatePlace) -> None:
         super().__init__(parameter)
-        self._place = place
         self._remainder = place.zeros(parameter.numel(), torch.int16)
 
     @property
@@ -107,15 +106,15 @@ class SplitMaster(Master):
 
     def read(self, begin: int, end: int) -> Tensor:
         """See `Master.read`: a copy."""
-        with self._place.at_hand(self._remainder[begin:end]) as (rest,):
-            return join(self._flat[begin:end], rest)
+        rest = self._remainder[begin:end].to(self._flat.device, non_blocking=True)
+        return join(self._flat[begin:end], rest)
 
     def write(self, begin: int, value: Tensor) -> None:
         """See `Master.write`."""
         end = begin + len(value)
         rounded, rest = split(value)
         self._flat[begin:end].copy_(rounded)
-        self._remainder[begin:end].copy_(rest)
+        self._remainder[begin:end].copy_(rest, non_blocking=True)  # whoever reads it comes after, on the same stream
 
 
 def round_stochastically(value: Tensor, generator: torch.Generator) -> Tensor:

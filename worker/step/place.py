@@ -37,7 +37,7 @@ class OnDevice:
 
 
 class OnHost:
-    """State in host memory, pinned where the device is a GPU, so that copies run beside the arithmetic."""
+    """State in host memory, pinned where the device is a GPU, so that the host does not wait for copies."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -70,7 +70,7 @@ class AdamW32:
                 [first],
                 [second],
                 [],
-                [torch.tensor(float(step - 1), device=weights.device)],
+                [torch.full((), float(step - 1), device=weights.device)],
                 fused=True,
                 amsgrad=False,
                 beta1=self._section.beta1,
