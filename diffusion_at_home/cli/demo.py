@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +33,7 @@ def demo(
 
     from diffusion_at_home.demo.demo import DemoPlan, run_demo
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no process of the demo may outlive it
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
