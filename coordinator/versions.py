@@ -65,7 +65,7 @@ class Versions:
         """
         try:
             return self._make(contributions)
-        except BaseException:
+        except BaseException:  # whatever it was, the state is half-stepped: load it again
             self._state = self._load()
             raise
 

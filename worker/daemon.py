@@ -78,7 +78,7 @@ class Daemon:
                 self._open_loop(place, goal, opened).run()
         except Interrupted:
             self.progress.enter(WorkerState.STOPPED, "it was asked to stop")
-        except BaseException as error:
+        except BaseException as error:  # raised again; the status file must say why
             self.progress.enter(WorkerState.STOPPED, f"{error}" or type(error).__name__)
             raise
         status = self.progress.status

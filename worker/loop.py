@@ -107,7 +107,7 @@ class WorkerLoop:
                     self._one_lease()
             except Interrupted:
                 assert stop.requested
-            except Exception as error:
+            except Exception as error:  # raised again; the lease goes to somebody else at once
                 self._release("out_of_memory" if isinstance(error, HardwareError) else "failed")
                 raise
         self._parts.progress.enter(WorkerState.STOPPED, self._why_stop() or "")

@@ -31,7 +31,7 @@ def run_command(command: Callable[[], object], *, debug: bool) -> int:
     With `debug` a traceback comes first.
     """
     try:
-        command()
+        code = command()  # typer returns the code of what ended early, Ctrl-C among it; our commands return nothing
     except DahError as error:
         return _say(str(error), error.exit_code, debug=debug)
     except TyperException as error:  # a wrong option, or no command at all, whose message is the help
@@ -49,7 +49,7 @@ def run_command(command: Callable[[], object], *, debug: bool) -> int:
         return error.code if isinstance(error.code, int) else 1
     except Exception as error:  # noqa: BLE001 -- the command line's boundary
         return _say(*_fault(error), debug=debug)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _say(sentence: str, code: int, *, debug: bool) -> int:

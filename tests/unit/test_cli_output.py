@@ -116,3 +116,13 @@ def test_people_read_numbers_and_answers_as_words(capsys: pytest.CaptureFixture[
         "none     none",
         "at       x",
     ]
+
+
+def test_the_code_that_typer_returns_for_ctrl_c_is_the_exit_code() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    app = typer.Typer()
+    app.command()(interrupted)
+    command = typer.main.get_command(app)
+    assert run_command(lambda: command.main([], standalone_mode=False), debug=False) == 130
