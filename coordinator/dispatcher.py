@@ -20,7 +20,7 @@ from coordinator.closing import CloseReason, Progress, close_reason, closes_at
 from coordinator.data_pool import DataPool
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
-from coordinator.quota import Demand, SpeedBook, lease_images
+from coordinator.quota import Asker, Demand, SpeedBook, lease_images
 from coordinator.records import Contribution, Lease, LeaseId, LeaseState, Round, now_ms
 from coordinator.refused import Refused
 from diffusion_at_home import events
@@ -105,6 +105,7 @@ class Dispatcher:
         self._active: dict[LeaseId, _Active] = {}
         self._late: dict[LeaseId, Lease] = {}
         self._heard: dict[WorkerId, float] = {}
+        self._devices: dict[WorkerId, int] = {}
         self._speeds = SpeedBook()
 
     # -- what the round is --------------------------------------------------------------------------------------
@@ -165,6 +166,7 @@ class Dispatcher:
             self._progress.started_at = now if leases or accepted else None
             self._round, self._images_before = opened, images_before
             self._heard = {worker: self._heard[worker] for worker in self.live_workers()}
+            self._devices = {worker: self._devices.get(worker, 1) for worker in self._heard}
             for contribution in accepted:
                 self._count(contribution.images)
         _log.info("round_opened", round=opened.number, target_images=opened.target_images, leases=len(leases))
@@ -213,9 +215,10 @@ class Dispatcher:
 
     # -- leases -------------------------------------------------------------------------------------------------
 
-    def greet(self, worker: WorkerId, claimed_speed: float) -> None:
-        """Note that a worker is there, and what it says of its speed."""
+    def greet(self, worker: WorkerId, claimed_speed: float, devices: int = 1) -> None:
+        """Note that a worker is there, and what it says of its speed and its devices."""
         self._heard[worker] = self._clock.now()
+        self._devices[worker] = devices
         self._speeds.suggest(worker, claimed_speed)
 
     async def grant(self, worker: WorkerId) -> Lease | IdleReason:
@@ -260,7 +263,8 @@ class Dispatcher:
             seconds_left=self._config.round.max_seconds if left is None else left,
         )
         known = [speed for live in self.live_workers() if (speed := self._speeds.get(live)) is not None]
-        return lease_images(self._config, demand, self._speeds.get(worker), known)
+        asker = Asker(self._speeds.get(worker), self._devices.get(worker, 1))
+        return lease_images(self._config, demand, asker, known)
 
     def heartbeat(self, worker: WorkerId, lease_id: LeaseId) -> Order:
         """Keep a lease alive. ABANDON if it is not, or no longer, a lease of `worker` that may count."""

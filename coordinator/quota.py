@@ -21,17 +21,27 @@ class Demand:
     seconds_left: float
 
 
-def lease_images(config: RunConfig, demand: Demand, speed: float | None, fleet_speeds: Sequence[float]) -> int:
-    """Images of the next lease of a worker of `speed` images a second (None: not known); 0 if it is not worth one.
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for a lease."""
+
+    speed: float | None
+    """Images a second; None while not known."""
+    devices: int = 1
+    """That train together, by the worker's own word."""
+
+
+def lease_images(config: RunConfig, demand: Demand, asker: Asker, fleet_speeds: Sequence[float]) -> int:
+    """Images of the asker's next lease; 0 if it is not worth one.
 
     Its share of the round is its share of the fleet's speed (`fleet_speeds`, itself included). A worker of unknown
-    speed gets a probe of a few steps. Whole batches, between lease.min_steps and lease.max_steps; what would be left
-    over under one lease is added to this one.
+    speed gets a probe of a few steps for each of its devices. Whole batches, between lease.min_steps and as many
+    times lease.max_steps as it has devices; what would be left over under one lease is added to this one.
     """
-    batch = config.inner.batch_images
-    smallest, largest = config.lease.min_steps * batch, config.lease.max_steps * batch
+    batch, speed = config.inner.batch_images, asker.speed
+    smallest, largest = config.lease.min_steps * batch, config.lease.max_steps * batch * asker.devices
     if speed is None:
-        wanted = config.lease.probe_steps * batch
+        wanted = config.lease.probe_steps * batch * asker.devices
     else:
         share = speed / max(sum(fleet_speeds), speed)
         in_time = int(speed * demand.seconds_left * _TIME_SHARE)

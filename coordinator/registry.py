@@ -82,6 +82,10 @@ class Registry:
             raise Refused(Refusal.REFUSAL_UNKNOWN_SESSION, "this session is not known here: join again")
         return worker
 
+    def num_devices(self, worker: WorkerId) -> int:
+        """How many devices a worker says it trains with."""
+        return self._workers[worker].num_devices
+
 
 def check_version(theirs: int) -> None:
     """Refuse a request of another protocol version."""

@@ -115,7 +115,8 @@ class CoordinatorService(CoordinatorServicer):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + min(request.wait_ms, _MAX_WAIT_MS) / 1000
         while True:
-            self._dispatcher.greet(worker, _speed(request.images_per_second))
+            devices = self._registry.num_devices(worker)
+            self._dispatcher.greet(worker, _speed(request.images_per_second), devices)
             # In slices, so that a patient worker does not fall silent.
             wait = min(deadline - loop.time(), self._config.lease.heartbeat_seconds)
             changed = asyncio.ensure_future(self._dispatcher.changed.wait(max(wait, 0)))

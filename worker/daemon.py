@@ -14,12 +14,13 @@ from rich.console import Console
 from diffusion_at_home import events
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.errors import LeaveRun, VersionMismatch
+from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.runinfo import RunInfo
 from diffusion_at_home.runspec import RunSpec
 from diffusion_at_home.wire.layout import Layout
 from worker.blobs import BlobCache, BlobFetcher
-from worker.device import describe, open_device
+from worker.device import describe, num_devices, open_device, shapes_only
 from worker.grant import GrantReader
 from worker.joining import Workplace, new_session, open_http
 from worker.live_line import live_line
@@ -27,8 +28,10 @@ from worker.loop import Goal, Parts, WorkerLoop
 from worker.memory.planning import WorkPlan, this_machine
 from worker.outbox import Outbox
 from worker.patience import Patience
+from worker.planned_trainer import PlannedTrainer
 from worker.prefetch import Prefetcher
 from worker.progress import Progress, Status, WorkerState
+from worker.ranks.ranks import Ranks
 from worker.replica import Replica
 from worker.run_address import find_run
 from worker.samples import LeaseSamples
@@ -37,8 +40,10 @@ from worker.session import Session
 from worker.settings import WorkerSettings
 from worker.state_folder import StateFolder, locked
 from worker.step.compute import Compute
+from worker.step.one_device import OneDevice
+from worker.step.plan import StepPlan
+from worker.step.stepper import Stepper
 from worker.stop import Interrupted, StopSignal
-from worker.trainer import LeaseTrainer
 
 _log = events.logger("worker")
 
@@ -69,6 +74,7 @@ class Daemon:
         self.progress = Progress(folder.status, self._clock)
         self._settings = settings
         self._folder = folder
+        self._devices = num_devices(settings)
         self._patience = Patience(settings.retry_ceiling_seconds, self.progress.waiting)
 
     def run(self, place: Workplace, goal: Goal) -> None:
@@ -93,7 +99,13 @@ class Daemon:
         if place.run_id not in {"", info.run_id}:
             raise LeaveRun(f"{address.url} now serves another run, {info.run_id}: dah worker join {address.url}")
         session = opened.enter_context(
-            new_session(address=address, info=info, settings=settings, folder=self._folder, hardware=describe(compute))
+            new_session(
+                address=address,
+                info=info,
+                settings=settings,
+                folder=self._folder,
+                hardware=describe(compute, self._devices),
+            )
         )
         joined = self._patience.call(lambda: session.open(stop.event), stop.event)
         self._folder.remember(info.run_id, info.title, address.url)
@@ -104,7 +116,7 @@ class Daemon:
             address=address, http=http, cache=cache, patience=self._patience, on_bytes=progress.received
         )
         spec = self._fetch_spec(session, blobs, info)
-        parts = self._wire(spec, session, blobs, compute)
+        parts = self._wire(spec, session, blobs, compute, opened)
         return WorkerLoop(
             parts,
             goal=goal,
@@ -120,24 +132,34 @@ class Daemon:
             raise LeaveRun(f"the specification of {info.run_id} is that of {spec.run_id}: tell the operator of the run")
         return spec
 
-    def _wire(self, spec: RunSpec, session: Session, blobs: BlobFetcher, compute: Compute) -> Parts:
+    def _wire(self, spec: RunSpec, session: Session, blobs: BlobFetcher, compute: Compute, opened: ExitStack) -> Parts:
         config = spec.config
         self.progress.enter(WorkerState.STARTING, "planning memory")
-        plan = WorkPlan(config, spec.tokenizer.encode(), this_machine(compute), self._folder.plans)
+        tokenizer_json = spec.tokenizer.encode()
+        plan = WorkPlan(config, tokenizer_json, this_machine(compute, self._devices), self._folder.plans)
         _log.info("memory_planned", plan=str(plan.step))
-        self.progress.enter(WorkerState.STARTING, "building the model")
-        model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
-        layout = Layout.of(model)
+
+        def build() -> DiffusionModel:
+            return build_model(config.model, config.objective, tokenizer_json, config.run.seed)
+
+        layout = Layout.of(shapes_only(build))
         if layout.digest != session.layout_sha256:
             raise VersionMismatch("this software builds another model than the coordinator's: upgrade the older one")
+
+        def open_stepper(step: StepPlan) -> Stepper:
+            if step.sharded:
+                return Ranks(config, tokenizer_json, layout, self._settings, step)
+            return OneDevice(config, build(), layout, compute, step)
+
+        trainer = PlannedTrainer(config, plan, open_stepper, lambda step: self.progress.planned(str(step)))
+        opened.callback(trainer.close)
         outbox = Outbox(self._folder.outbox(spec.run_id))
         return Parts(
             session=session,
             grants=GrantReader(config, spec.data, layout),
             replica=Replica(layout, config.codec.update, blobs),
             samples=LeaseSamples(spec.data, blobs, batch_images=config.inner.batch_images, seed=config.run.seed),
-            trainer=LeaseTrainer(config, model, layout, compute, plan.step),
-            plan=plan,
+            trainer=trainer,
             outbox=outbox,
             sender=Sender(
                 session=session,

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import platform
+from collections.abc import Callable
+from typing import TypeVar
 
 import psutil
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, init_empty_weights
+from torch import nn
 
 from diffusion_at_home.errors import HardwareError
 from diffusion_at_home.rpc.coordinator_pb2 import Hardware
 from worker.settings import Device, Precision, WorkerSettings
 from worker.step.compute import Compute
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
-def open_device(settings: WorkerSettings) -> Compute:
-    """The device and precision to train with. Raises `HardwareError`."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+
+def open_device(settings: WorkerSettings, index: int = 0) -> Compute:
+    """The device and precision to train with; `index` tells devices of a kind apart. Raises `HardwareError`."""
+    threads = settings.threads or (os.cpu_count() or 1)
+    torch.set_num_threads(max(1, threads // num_devices(settings)))
     cuda = torch.cuda.is_available()
     if settings.device is Device.CUDA and not cuda:
         raise HardwareError(
@@ -29,15 +35,45 @@ def open_device(settings: WorkerSettings) -> Compute:
         raise HardwareError("precision = 'bf16', but this CUDA device does not have it: set precision = 'fp32'")
     bf16 = settings.precision is Precision.BF16 or (settings.precision is Precision.AUTO and bf16_cuda)
     accelerator = Accelerator(cpu=not use_cuda, mixed_precision="bf16" if bf16 else "no")
-    return Compute(accelerator.device, autocast=accelerator.mixed_precision == "bf16")
+    device = accelerator.device
+    if device.type == "cuda":
+        device = torch.device("cuda", index)
+        torch.cuda.set_device(device)
+    return Compute(device, autocast=accelerator.mixed_precision == "bf16")
 
 
-def describe(compute: Compute) -> Hardware:
-    """What is shown to people of this machine."""
+def num_devices(settings: WorkerSettings) -> int:
+    """How many devices train together. Raises `HardwareError`."""
+    found = torch.cuda.device_count() if settings.device is not Device.CPU else 0
+    if found and settings.devices > found:
+        raise HardwareError(
+            f"devices = {settings.devices}, but there are {found} GPUs here: set devices = 0 to use all"
+        )
+    return settings.devices or max(found, 1)
+
+
+def shapes_only(build: Callable[[], ModelT]) -> ModelT:
+    """The model that `build` makes, with parameters that have shapes but no memory; buffers are as ever."""
+    with init_empty_weights(include_buffers=False):
+        model = build()
+    for module in model.modules():
+        tie = getattr(module, "tie_weights", None)  # transformers' models share some, which was undone above
+        if callable(tie):
+            tie()
+    return model
+
+
+def describe(compute: Compute, devices: int) -> Hardware:
+    """What is shown to people of this machine, which trains with `devices` of these."""
     if compute.device.type == "cuda":
         properties = torch.cuda.get_device_properties(compute.device)
         return Hardware(
-            device="cuda", device_name=properties.name[:128], num_devices=1, memory_bytes=properties.total_memory
+            device="cuda",
+            device_name=properties.name[:128],
+            num_devices=devices,
+            memory_bytes=properties.total_memory,
         )
     name = platform.processor() or platform.machine()
-    return Hardware(device="cpu", device_name=name[:128], num_devices=1, memory_bytes=psutil.virtual_memory().total)
+    return Hardware(
+        device="cpu", device_name=name[:128], num_devices=devices, memory_bytes=psutil.virtual_memory().total
+    )

@@ -21,10 +21,10 @@ from diffusion_at_home.rpc.coordinator_pb2 import Idle, LeaseRequest, ReleaseReq
 from worker.background import Background
 from worker.grant import Grant, GrantReader, LeaseId
 from worker.lease_keeper import LeaseKeeper
-from worker.memory.planning import WorkPlan
 from worker.outbox import Contribution, Outbox
 from worker.pace import Pace
 from worker.patience import Patience
+from worker.planned_trainer import PlannedTrainer
 from worker.prefetch import Prefetcher
 from worker.progress import Progress, WorkerState
 from worker.replica import Replica
@@ -32,7 +32,7 @@ from worker.samples import LeaseSamples
 from worker.sender import Receipt, Sender
 from worker.session import Session
 from worker.stop import Interrupted, StopSignal
-from worker.trainer import LeaseTrainer, Trained
+from worker.trainer import Trained
 
 _WAIT_MS: Final = 20_000
 """How long one Lease call waits for work."""
@@ -73,8 +73,7 @@ class Parts:
     grants: GrantReader
     replica: Replica
     samples: LeaseSamples
-    trainer: LeaseTrainer
-    plan: WorkPlan
+    trainer: PlannedTrainer
     outbox: Outbox
     sender: Sender
     prefetcher: Prefetcher
@@ -170,21 +169,14 @@ class WorkerLoop:
             keeper.trained(images)
             progress.trained(images, loss)
 
-        try:
-            trained = self._parts.trainer.train(
-                base,
-                self._parts.samples.batches(grant.ranges, keeper.wrap_up),
-                seed=grant.seed,
-                learning_rate=grant.learning_rate,
-                should_stop=keeper.wrap_up.is_set,
-                on_step=on_step,
-            )
-        except torch.OutOfMemoryError:
-            self._parts.plan.fall()
-            raise HardwareError(
-                f"the device ran out of memory: start the worker again, and it trains by a smaller plan "
-                f"({self._parts.plan.step})"
-            ) from None
+        trained = self._parts.trainer.train(
+            base,
+            lambda: self._parts.samples.batches(grant.ranges, keeper.wrap_up),
+            seed=grant.seed,
+            learning_rate=grant.learning_rate,
+            should_stop=keeper.wrap_up.is_set,
+            on_step=on_step,
+        )
         if trained.images == 0:
             raise self._nothing_trained(keeper)
         self._pace.trained(trained.images, trained.seconds)

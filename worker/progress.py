@@ -44,6 +44,8 @@ class Status(Section):
     worker_id: str = ""
     device: str = ""
     """cpu or cuda."""
+    plan: str = ""
+    """How it takes a training step."""
     state: WorkerState = WorkerState.STARTING
     reason: str = ""
     """Why it is in that state, for people; never empty while waiting."""
@@ -107,6 +109,10 @@ class Progress:
     def granted(self, version: int, quota_images: int) -> None:
         """A lease has begun."""
         self._write(version=version, lease_quota_images=quota_images, lease_images=0, loss=None)
+
+    def planned(self, plan: str) -> None:
+        """The lease's training begins, or begins again, by `plan`."""
+        self._write(plan=plan, lease_images=0, loss=None)
 
     def trained(self, images: int, loss: float) -> None:
         """A step of the lease is done, of which `images` are trained; `loss` is this step's."""

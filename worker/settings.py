@@ -40,6 +40,8 @@ class WorkerSettings(Section):
     """auto (CUDA where there is one), cpu or cuda."""
     precision: Precision = Precision.AUTO
     """auto (bf16 on a CUDA device that has it, else fp32), fp32 or bf16."""
+    devices: Annotated[int, Field(ge=0, le=64, strict=True)] = 0
+    """GPUs that train one lease together, or processes on a CPU; 0 takes all GPUs, or one process on a CPU."""
     threads: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
     """CPU threads to compute with; 0 takes all cores."""
     cache_gib: Annotated[float, Field(gt=0, strict=True)] = 20.0

@@ -74,6 +74,7 @@ def plan(
     run_config: Annotated[Path | None, typer.Option("--config", help="A run's config instead of its address.")] = None,
     vram: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of an imagined GPU, as in 6GiB.")] = None,
     ram: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of an imagined machine, as in 16GiB.")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, max=64, help="Number of imagined GPUs, used together.")] = None,
     try_all: Annotated[bool, typer.Option("--all", help="Measure every way, not only until one fits.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -82,13 +83,14 @@ def plan(
 
     if (url is None) == (run_config is None):
         raise ConfigError("name a run's address or, with --config, its config file, and not both")
-    from worker.device import open_device
+    from worker.device import num_devices, open_device
     from worker.memory.choice import table
-    from worker.memory.command import plan_command
+    from worker.memory.command import Imagined, plan_command
+    from worker.memory.planning import this_machine
 
-    made, found = plan_command(
-        run_config or str(url), open_device(_settings(None, None, None)), vram=vram, ram=ram, try_all=try_all
-    )
+    settings = _settings(None, None, None)
+    here = this_machine(open_device(settings), num_devices(settings))
+    made, found = plan_command(run_config or str(url), here, Imagined(vram, ram, devices), try_all=try_all)
     if as_json:
         emit(found, as_json)
         return
@@ -128,6 +130,6 @@ def _settings(config: Path | None, overrides: list[str] | None, state_dir: Path 
 
 
 def _hardware(settings: WorkerSettings) -> Hardware:
-    from worker.device import describe, open_device
+    from worker.device import describe, num_devices, open_device
 
-    return describe(open_device(settings))
+    return describe(open_device(settings), num_devices(settings))

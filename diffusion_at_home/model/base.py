@@ -57,6 +57,10 @@ class DiffusionModel(nn.Module, ABC):
     def recompute_activations(self) -> None:
         """From now on compute activations again in the backward pass instead of keeping them."""
 
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """The modules that are computed one after another and hold nearly all weights, in that order."""
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights, and so of what the network computes with outside of autocast."""

@@ -21,7 +21,7 @@ from diffusers import (
     PRXTransformer2DModel,
 )
 from diffusers.pipelines.prx.pipeline_prx import TextPreprocessor
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_at_home.config.run import ModelSection, ObjectiveSection, Prediction
 from diffusion_at_home.errors import ConfigError
@@ -89,6 +89,10 @@ class Prx(DiffusionModel):
         """See `DiffusionModel.recompute_activations`."""
         self.transformer.enable_gradient_checkpointing()
         self.text_encoder.activation_checkpointing_enable()
+
+    def blocks(self) -> list[nn.Module]:
+        """See `DiffusionModel.blocks`."""
+        return [*self.text_encoder.encoder.block, *self.transformer.blocks]
 
     def pipeline(self) -> DiffusionPipeline:
         """See `DiffusionModel.pipeline`; noise of unit scale and an unshifted time grid, as in training."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel, UniPCMultistepScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_at_home.config.run import ModelSection, ObjectiveSection, Prediction
 from diffusion_at_home.errors import ConfigError
@@ -71,6 +71,12 @@ class UNet(DiffusionModel):
         """See `DiffusionModel.recompute_activations`."""
         self.unet.enable_gradient_checkpointing()
         self.text_encoder.activation_checkpointing_enable()
+
+    def blocks(self) -> list[nn.Module]:
+        """See `DiffusionModel.blocks`: layers of the text encoder, then residual and attention blocks."""
+        stages = [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
+        parts = [part for stage in stages for part in (*stage.resnets, *getattr(stage, "attentions", ()))]
+        return [*self.text_encoder.encoder.layers, *parts]
 
     def pipeline(self) -> DiffusionPipeline:
         """See `DiffusionModel.pipeline`."""

@@ -34,7 +34,7 @@ class Process:
 
     def __init__(self, arguments: Sequence[str], out: Path) -> None:
         self._out = out
-        self._process: BaseProcess = _fork.Process(target=_run, args=(list(arguments), str(out)), daemon=True)
+        self._process: BaseProcess = _fork.Process(target=_run, args=(list(arguments), str(out)))
         self._process.start()
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from worker.memory.choice import GIB, Machine
 from worker.memory.measure import Need, measure
 from worker.memory.planning import WorkPlan
 from worker.step.masters import WeightKind
-from worker.step.plan import StepPlan
+from worker.step.plan import Offload, StepPlan
 
 SMALL = StepPlan(WeightKind.STOCHASTIC, checkpointing=True, release=True)
 
@@ -38,7 +39,7 @@ def test_860_million_parameters_train_within_4_gib_with_weights_that_keep_qualit
 
 
 def test_with_state_on_the_host_they_train_within_3_gib() -> None:
-    plan = StepPlan(WeightKind.STOCHASTIC, checkpointing=True, release=True, offload=True)
+    plan = StepPlan(WeightKind.STOCHASTIC, checkpointing=True, release=True, offload=Offload.STATE)
     assert need("sd-unet", plan).device_bytes <= 3.0 * GIB
 
 
@@ -67,18 +68,39 @@ def test_a_plan_is_made_once_for_a_run_and_a_machine(tmp_path: Path) -> None:
     assert work_plan(tiny_config(), 8, tmp_path).step == StepPlan()
 
 
-def test_a_plan_that_ran_out_of_memory_is_not_tried_again(tmp_path: Path) -> None:
-    config = tiny_config("inner.clip='tensor'")
+def test_what_ran_out_of_memory_is_tried_with_smaller_micro_batches_and_then_never_again(tmp_path: Path) -> None:
+    config = tiny_config("inner.clip='tensor'", "inner.batch_images=3")
     plan = work_plan(config, 8, tmp_path)
-    plan.fall()
+    for smaller in (2, 1):
+        plan.fall(plan.step)
+        assert plan.step == StepPlan(micro_batch_images=smaller)
+    plan.fall(plan.step)
     assert plan.step == StepPlan(release=True)
     again = work_plan(config, 8, tmp_path)
     assert again.step == StepPlan(release=True)
-    again.fall()
+    again.fall(again.step)
     assert again.step == StepPlan(release=True, checkpointing=True)
-    again.fall()
+    again.fall(again.step)
     with pytest.raises(HardwareError, match="does not fit"):
         _ = again.step
+
+
+def test_plan_for_several_devices_divides_the_model() -> None:
+    config = load_toml(REPOSITORY / "configs" / "prx-350m.toml", RunConfig)
+    plan = StepPlan(WeightKind.SPLIT, checkpointing=True, release=True)
+    one, two = (
+        measure(config, placeholder_tokenizer(config.model.text), replace(plan, devices=n), autocast=True)
+        for n in (1, 2)
+    )
+    assert two.weights_bytes == pytest.approx(one.weights_bytes / 2, rel=0.01)
+    assert two.optimizer_bytes == pytest.approx(one.optimizer_bytes / 2, rel=0.01)
+    # Besides its half, a device holds a block that it computes with and the next one.
+    assert two.device_bytes < 0.6 * one.device_bytes
+
+
+def test_with_blocks_on_the_host_860_million_parameters_train_within_2_gib() -> None:
+    plan = StepPlan(WeightKind.STOCHASTIC, checkpointing=True, release=True, offload=Offload.BLOCKS)
+    assert need("sd-unet", plan).device_bytes <= 2.0 * GIB
 
 
 def test_plan_answers_as_json_and_as_a_table() -> None:

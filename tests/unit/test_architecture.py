@@ -24,7 +24,7 @@ BOTH_SIDES = ("diffusion_at_home/cli/", "diffusion_at_home/demo/")
 MOST_LINES = 600
 
 OWNERS = {
-    "accelerate": ("worker/device.py",),
+    "accelerate": ("worker/device.py", "worker/step/out_of_memory.py"),
     "bitsandbytes": ("diffusion_at_home/wire/int8.py", "worker/step/rules.py"),
     "cryptography": ("diffusion_at_home/identity.py",),
     "diffusers": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from diffusion_at_home.config.run import RunConfig
@@ -10,7 +12,7 @@ from tests.unit.tiny_run import REPOSITORY, tiny_config
 from worker.memory.choice import CUDA_BYTES, GIB, PROCESS_BYTES, Machine, ladder, plan_memory, refusal, table
 from worker.memory.measure import Need
 from worker.step.masters import WeightKind
-from worker.step.plan import StepPlan
+from worker.step.plan import Offload, StepPlan
 
 PARAMETERS = GIB // 8
 """Of a model whose base and delta take one GiB."""
@@ -21,13 +23,16 @@ def card(device_gib: float, host_gib: float = 64) -> Machine:
 
 
 def made_up(plan: StepPlan) -> Need:
-    """Weights of 4 or 2 GiB, gradients of 4 unless released, state of 2 unless offloaded, activations of 3 or 1."""
+    """Weights of 4 or 2 GiB, gradients of 4 unless released, state of 2, all divided by the devices; activations of 3 or 1."""
+    away, shares = plan.offload, plan.devices
+    weights = (2 if plan.weights is WeightKind.STOCHASTIC else 4) * GIB // shares
+    state = 2 * GIB // shares
     return Need(
-        weights_bytes=(2 if plan.weights is WeightKind.STOCHASTIC else 4) * GIB,
-        gradients_bytes=0 if plan.release else 4 * GIB,
-        optimizer_bytes=0 if plan.offload else 2 * GIB,
+        weights_bytes=0 if away is Offload.BLOCKS else weights,
+        gradients_bytes=0 if plan.release else 4 * GIB // shares,
+        optimizer_bytes=0 if away is not Offload.NOTHING else state,
         activations_bytes=(1 if plan.checkpointing else 3) * GIB,
-        offloaded_bytes=2 * GIB if plan.offload else 0,
+        offloaded_bytes={Offload.NOTHING: 0, Offload.STATE: state, Offload.BLOCKS: state + weights}[away],
         flops=4 * 10**12 if plan.checkpointing else 3 * 10**12,
         num_parameters=PARAMETERS,
     )
@@ -37,6 +42,12 @@ def big() -> RunConfig:
     return tiny_config("inner.clip='tensor'", "inner.optimizer='adamw8bit'")
 
 
+def fastest(config: RunConfig, machine: Machine) -> StepPlan:
+    chosen = plan_memory(config, machine, made_up, try_all=False).chosen
+    assert chosen is not None
+    return chosen.plan
+
+
 @pytest.mark.parametrize(
     ("device_gib", "chosen"),
     [
@@ -44,7 +55,8 @@ def big() -> RunConfig:
         (14.2, "fp32, release"),
         (9, "fp32, recompute, release"),
         (6.25, "stochastic, recompute, release"),
-        (5, "stochastic, recompute, release, offload"),
+        (5, "stochastic, recompute, release, offload state"),
+        (3, "split, recompute, release, offload blocks"),
     ],
 )
 def test_the_fastest_that_fits_is_chosen(device_gib: float, chosen: str) -> None:
@@ -88,8 +100,8 @@ def test_a_run_that_cannot_fit_is_told_what_would() -> None:
     plan = plan_memory(big(), machine, made_up, try_all=False)
     said = refusal(plan, machine, "huge")
     assert said == (
-        "the run huge does not fit a GPU of 2.0 GiB and 8.0 GiB of memory: it needs at least a GPU of 4.2 GiB and "
-        "5.0 GiB of memory"
+        "the run huge does not fit a GPU of 2.0 GiB and 8.0 GiB of memory: it needs at least a GPU of 2.2 GiB and "
+        "8.0 GiB of memory"
     )
 
 
@@ -103,11 +115,31 @@ def test_bf16_weights_are_offered_only_to_devices_that_have_bf16() -> None:
     assert {plan.weights for plan in ladder(big(), old)} == {WeightKind.FP32}
 
 
+def test_state_and_blocks_go_to_the_host_also_where_the_norm_of_all_gradients_is_clipped() -> None:
+    config = tiny_config("inner.clip='global'", "inner.optimizer='adamw8bit'")
+    plans = list(ladder(config, card(6)))
+    assert {plan.offload for plan in plans} == set(Offload)
+    assert not any(plan.release for plan in plans)
+    assert plans[-1].micro_batch_images == config.inner.batch_images // 4
+
+
+def test_several_devices_divide_the_model_and_the_batch() -> None:
+    two = replace(card(9), devices=2)
+    assert {plan.devices for plan in ladder(big(), two)} == {2}
+    assert str(fastest(big(), two)) == "fp32, 2 devices, release"
+    assert {plan.devices for plan in ladder(big(), replace(two, devices=99))} == {big().inner.batch_images}
+
+
+def test_muon_trains_on_one_device() -> None:
+    muon = tiny_config("inner.optimizer='muon'")
+    assert {plan.devices for plan in ladder(muon, replace(card(9), devices=2))} == {1}
+
+
 def test_slowdown_tells_recomputing_and_offloading() -> None:
     rungs = {str(rung.plan): rung for rung in plan_memory(big(), card(1), made_up, try_all=True).rungs}
     assert rungs["fp32"].slowdown == 1
     assert rungs["fp32, recompute, release"].slowdown == pytest.approx(4 / 3)
-    assert rungs["split, recompute, release, offload"].slowdown > 1.5
+    assert rungs["split, recompute, release, offload state"].slowdown > 1.5
 
 
 def test_the_table_has_a_row_a_rung_and_marks_the_choice() -> None:

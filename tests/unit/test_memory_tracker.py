@@ -11,8 +11,9 @@ from worker.memory.measure import measure
 from worker.memory.tracker import Holds, MemoryTracker
 from worker.step.compute import CPU
 from worker.step.masters import WeightKind
-from worker.step.plan import StepPlan
-from worker.trainer import Drawn, LeaseTrainer
+from worker.step.plan import Offload, StepPlan
+from worker.step.stepper import Drawn, ModelStepper
+from worker.step.weights import DTYPES
 
 KIB = 1024
 
@@ -61,7 +62,7 @@ PLANS = [
     StepPlan(),
     StepPlan(release=True),
     StepPlan(WeightKind.SPLIT, release=True, checkpointing=True),
-    StepPlan(WeightKind.STOCHASTIC, release=True, checkpointing=True, offload=True),
+    StepPlan(WeightKind.STOCHASTIC, release=True, checkpointing=True, offload=Offload.STATE),
 ]
 
 
@@ -78,13 +79,18 @@ def real_peak(plan: StepPlan) -> int:
     config = tiny_config("model.prx.hidden_size=64", "inner.optimizer='adamw8bit'", "inner.clip='tensor'")
     model = tiny_model(config)
     layout = Layout.of(model)
-    trainer = LeaseTrainer(config, model, layout, CPU, plan)
-    optimizer = trainer.start(layout.flatten(model), 0, 1e-3)
+    stepper = ModelStepper(config, model.to(DTYPES[plan.weights]), layout, CPU, plan)
+    stepper.start(layout.flatten(model).float(), 0, 1e-3)
+    assert stepper.optimizer is not None
     batch = next(iter(batches(1)))
-    drawn = Drawn(batch.images_BCHW, batch.captions, torch.full((8,), 0.5), torch.zeros_like(batch.images_BCHW))
+    drawn = Drawn(
+        batch.images_BCHW, batch.captions, torch.full((8,), 0.5), torch.zeros_like(batch.images_BCHW), torch.ones(8)
+    )
+    away = plan.offload is Offload.STATE
     with MemoryTracker() as tracker:
         tracker.mark([*model.parameters(), *model.buffers()], Holds.WEIGHTS)
-        tracker.mark(trainer.kept(), Holds.HOST if plan.offload else Holds.WEIGHTS)
-        tracker.mark(optimizer.state(), Holds.HOST if plan.offload else Holds.OPTIMIZER)
-        trainer.step(drawn, optimizer)
+        tracker.mark(stepper.weights.kept(), Holds.HOST if away else Holds.WEIGHTS)
+        tracker.mark(stepper.optimizer.state(), Holds.HOST if away else Holds.OPTIMIZER)
+        stepper.accumulate(drawn)
+        stepper.update(8)
     return tracker.peak_bytes

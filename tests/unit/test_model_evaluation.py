@@ -10,6 +10,7 @@ from diffusion_at_home.model.evaluation import HeldOutLoss, held_out_loss
 from diffusion_at_home.wire.layout import Layout
 from tests.unit.tiny_run import batches, captions, tiny_config, tiny_model
 from worker.step.compute import CPU
+from worker.step.one_device import OneDevice
 from worker.trainer import LeaseTrainer
 
 CONFIG = tiny_config()
@@ -31,7 +32,7 @@ def test_held_out_loss_falls_when_the_model_is_trained() -> None:
     model = tiny_model(CONFIG)
     layout = Layout.of(model)
     before = loss_of(model)
-    trainer = LeaseTrainer(CONFIG, model, layout, CPU)
+    trainer = LeaseTrainer(CONFIG, OneDevice(CONFIG, model, layout, CPU))
     trainer.train(layout.flatten(model), batches(40), seed=0, learning_rate=1e-2)
     after = loss_of(model)
     assert after.mean < 0.5 * before.mean

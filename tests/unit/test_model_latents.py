@@ -16,6 +16,7 @@ from diffusion_at_home.wire.layout import Layout
 from tests.unit.tiny_run import CAPTIONS, spread_weights, tiny_config, tiny_model
 from worker.step.compute import CPU
 from worker.step.masters import WeightKind
+from worker.step.one_device import OneDevice
 from worker.step.plan import StepPlan
 from worker.trainer import Batch, LeaseTrainer
 
@@ -80,7 +81,7 @@ def test_a_lease_trains(config: RunConfig, model: DiffusionModel, plan: StepPlan
     layout = Layout.of(model)
     base = layout.flatten(model)
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    trained = LeaseTrainer(config, model, layout, CPU, plan).train(
+    trained = LeaseTrainer(config, OneDevice(config, model, layout, CPU, plan)).train(
         base, [Batch(latents, list(CAPTIONS))] * 12, seed=0, learning_rate=1e-3
     )
     assert trained.delta.any()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion_at_home.config.run import ObjectiveSection, Prediction
 from diffusion_at_home.model.base import DiffusionModel, Tokens
@@ -31,6 +31,9 @@ class Halver(DiffusionModel):
         raise NotImplementedError
 
     def recompute_activations(self) -> None:
+        raise NotImplementedError
+
+    def blocks(self) -> list[nn.Module]:
         raise NotImplementedError
 
     def pipeline_call(self) -> dict[str, object]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from worker.step.masters import Fp32Master, Master, SplitMaster, StochasticMaster, join, round_stochastically, split
 from worker.step.place import OnDevice
 
-PLACE = OnDevice(torch.device("cpu"))
+CPU = torch.device("cpu")
+PLACE = OnDevice(CPU)
 
 
 def numbers(count: int = 100_000) -> Tensor:
@@ -73,11 +74,11 @@ def test_stochastic_rounding_leaves_what_is_not_finite() -> None:
 def test_updates_of_a_ten_thousandth_are_not_lost() -> None:
     """Ten thousand of them make a weight grow e-fold; plain bf16 would not move at all."""
     parameter = nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
-    master = StochasticMaster(parameter)
+    master, whole = StochasticMaster(parameter.data, CPU), slice(0, 4096)
     plain = torch.ones(4096, dtype=torch.bfloat16)
     for _ in range(1000):
-        value = master.read(0, 4096)
-        master.write(0, value * 1.0001)
+        value = master.read(whole, [])
+        master.write(whole, value * 1.0001, [])
         plain.mul_(1.0001)
     assert bool((plain == 1).all())
     assert parameter.detach().double().mean().item() == pytest.approx(1.0001**1000, rel=2e-3)
@@ -88,21 +89,23 @@ def test_slices_write_only_what_they_cover(kind: str) -> None:
     dtype = torch.float32 if kind == "fp32" else torch.bfloat16
     parameter = nn.Parameter(torch.zeros(6, 4, dtype=dtype))
     makers = {
-        "fp32": lambda: Fp32Master(parameter),
-        "stochastic": lambda: StochasticMaster(parameter),
-        "split": lambda: SplitMaster(parameter, PLACE),
+        "fp32": lambda: Fp32Master(parameter.data, CPU),
+        "stochastic": lambda: StochasticMaster(parameter.data, CPU),
+        "split": lambda: SplitMaster(parameter.data, CPU, PLACE),
     }
     master: Master = makers[kind]()
-    master.write(8, torch.full((8,), 0.5))
+    middle, around = slice(8, 16), slice(4, 12)
+    master.write(middle, torch.full((8,), 0.5), master.kept(middle))
     assert parameter.detach().flatten().tolist() == [0.0] * 8 + [0.5] * 8 + [0.0] * 8
-    assert master.read(4, 12).tolist() == [0.0] * 4 + [0.5] * 4
+    assert master.read(around, master.kept(around)).tolist() == [0.0] * 4 + [0.5] * 4
 
 
 def test_exact_masters_return_what_was_written() -> None:
     value = numbers(24)
     for master in (
-        Fp32Master(nn.Parameter(torch.zeros(24))),
-        SplitMaster(nn.Parameter(torch.zeros(24).bfloat16()), PLACE),
+        Fp32Master(torch.zeros(24), CPU),
+        SplitMaster(torch.zeros(24).bfloat16(), CPU, PLACE),
     ):
-        master.write(0, value)
-        assert torch.equal(master.read(0, 24), value)
+        whole = slice(0, 24)
+        master.write(whole, value, master.kept(whole))
+        assert torch.equal(master.read(whole, master.kept(whole)), value)

@@ -15,8 +15,9 @@ from diffusion_at_home.wire.layout import Layout
 from tests.unit.tiny_run import batches, spread_weights, tiny_config, tiny_model
 from worker.step.compute import CPU
 from worker.step.masters import WeightKind, split
+from worker.step.one_device import OneDevice
 from worker.step.place import OnDevice
-from worker.step.plan import StepPlan
+from worker.step.plan import Offload, StepPlan
 from worker.step.rules import AdamW8bit, Codebooks, adamw8bit
 from worker.trainer import LeaseTrainer
 
@@ -35,7 +36,7 @@ def lease(plan: StepPlan, *overrides: str, steps: int = 4) -> Tensor:
     spread_weights(model)
     layout = Layout.of(model)
     base = layout.flatten(model)
-    trainer = LeaseTrainer(config, model, layout, CPU, plan)
+    trainer = LeaseTrainer(config, OneDevice(config, model, layout, CPU, plan))
     return trainer.train(base, batches(steps), seed=3, learning_rate=RATE).delta
 
 
@@ -59,7 +60,9 @@ def test_recomputed_activations_are_the_kept_ones(weights: WeightKind) -> None:
 @pytest.mark.parametrize("kind", [InnerKind.ADAMW8BIT, InnerKind.MUON])
 def test_state_on_the_host_trains_as_state_on_the_device(kind: InnerKind, weights: WeightKind) -> None:
     inner = f"inner.optimizer='{kind}'"
-    near, far = (lease(StepPlan(weights, release=True, offload=offload), inner) for offload in (False, True))
+    near, far = (
+        lease(StepPlan(weights, release=True, offload=offload), inner) for offload in (Offload.NOTHING, Offload.STATE)
+    )
     assert torch.equal(near, far)
 
 
@@ -75,7 +78,7 @@ def test_split_weights_train_as_exact_fp32_ones_bit_for_bit() -> None:
     spread_weights(model)
     layout = Layout.of(model)
     base = layout.flatten(model)
-    trainer = LeaseTrainer(config, copy.deepcopy(model), layout, CPU, StepPlan(WeightKind.SPLIT))
+    trainer = LeaseTrainer(config, OneDevice(config, copy.deepcopy(model), layout, CPU, StepPlan(WeightKind.SPLIT)))
     trained = trainer.train(base, batches(steps), seed=3, learning_rate=RATE)
     assert torch.equal(trained.delta, base - naive_fp32(config, model, layout, steps))
 
@@ -101,7 +104,8 @@ def naive_fp32(config: RunConfig, model: DiffusionModel, layout: Layout, steps: 
             assert parameter.grad is not None
             gradient = parameter.grad.float()
             gradient *= (config.inner.clip_norm / (gradient.norm() + 1e-6)).clamp(max=1.0)
-            rules[name].apply(exact[name].view(-1), gradient.view(-1), 0, learning_rate=RATE, step=number + 1)
+            rule, whole = rules[name], slice(0, exact[name].numel())
+            rule.apply(exact[name].view(-1), gradient.view(-1), rule.state(whole), learning_rate=RATE, step=number + 1)
             parameter.grad = None
     return torch.cat([exact[name].flatten() for name in names])
 
@@ -119,7 +123,7 @@ def test_released_backward_frees_every_gradient_and_leaves_no_hook() -> None:
     config = config_of()
     model = tiny_model(config)
     layout = Layout.of(model)
-    trainer = LeaseTrainer(config, model, layout, CPU, StepPlan(release=True))
+    trainer = LeaseTrainer(config, OneDevice(config, model, layout, CPU, StepPlan(release=True)))
     trainer.train(layout.flatten(model), batches(1), seed=0, learning_rate=RATE)
     assert all(parameter.grad is None and not hooks(parameter) for parameter in model.parameters())
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffusion_at_home.config.run import InnerSection
 from worker.step.masters import Fp32Master
-from worker.step.muon import Muon, is_hidden_matrix
+from worker.step.muon import Muon, hidden_matrices
 from worker.step.place import OnDevice, OnHost, StatePlace
 from worker.step.rules import AdamW8bit, AdamW32, Codebooks, UpdateRule, adamw8bit
 from worker.step.updates import TensorUpdate
@@ -42,10 +42,10 @@ def by_the_library(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) 
 
 def by_the_rule(rule: UpdateRule, *, whole: bool = False) -> Tensor:
     parameter = start()
-    update = TensorUpdate(parameter, Fp32Master(parameter), rule, whole)
+    update = TensorUpdate(parameter, Fp32Master(parameter.data, CPU), rule, whole)
     for step in range(5):
         parameter.grad = gradient(step)
-        update.apply(learning_rate=1e-2, step=step + 1, clip_norm=None)
+        update.apply(PLACE, learning_rate=1e-2, step=step + 1, clip_norm=None)
     assert parameter.grad is None
     return parameter.detach()
 
@@ -86,21 +86,21 @@ def test_slices_give_the_same_bits_as_the_whole_wherever_the_state_lies(kind: st
     one, other = RULES[kind](PLACE), RULES[kind](place)
     for step in range(4):
         g = gradient(step).flatten()
-        one.apply(whole, g, 0, learning_rate=1e-2, step=step + 1)
+        one.apply(whole, g, one.state(slice(0, len(g))), learning_rate=1e-2, step=step + 1)
         for begin in range(0, 96 * 80, 512):
-            other.apply(sliced[begin : begin + 512], g[begin : begin + 512], begin, learning_rate=1e-2, step=step + 1)
+            part = slice(begin, begin + 512)
+            with place.at_hand(other.state(part)) as state:
+                other.apply(sliced[part], g[part], state, learning_rate=1e-2, step=step + 1)
     assert torch.equal(whole, sliced)
 
 
 def test_eight_bit_state_takes_two_bytes_an_element_and_small_tensors_keep_all_bits() -> None:
     large, small = (adamw8bit(SECTION, count, PLACE, CODEBOOKS) for count in (65536, 100))
-    assert sum(tensor.nbytes for tensor in large.tensors()) == 2 * 65536 + 2 * 4 * 256
-    assert {tensor.dtype for tensor in small.tensors()} == {torch.float32}
+    assert sum(tensor.nbytes for tensor in large.state(slice(0, 65536))) == 2 * 65536 + 2 * 4 * 256
+    assert {tensor.dtype for tensor in small.state(slice(0, 100))} == {torch.float32}
 
 
-def test_muon_is_for_matrices_and_kernels_with_two_wide_sides() -> None:
-    assert is_hidden_matrix(torch.empty(64, 32))
-    assert is_hidden_matrix(torch.empty(64, 32, 3, 3))
-    assert not is_hidden_matrix(torch.empty(64))
-    assert not is_hidden_matrix(torch.empty(4, 64))
-    assert not is_hidden_matrix(torch.empty(64, 4))
+def test_muon_is_for_matrices_and_kernels_with_two_wide_sides_and_not_for_tables() -> None:
+    wide, kernel = nn.Linear(32, 64, bias=False), nn.Conv2d(32, 64, 3)
+    others = [nn.Linear(64, 4), nn.Linear(4, 64), nn.LayerNorm(64), nn.Embedding(100, 64)]
+    assert hidden_matrices(nn.ModuleList([wide, kernel, *others])) == {wide.weight, kernel.weight}

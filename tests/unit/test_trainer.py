@@ -10,9 +10,10 @@ from diffusion_at_home.config.run import InnerKind, InnerSection
 from diffusion_at_home.model.objective import drop_captions, flow_loss, sample_times
 from diffusion_at_home.wire.layout import Layout
 from tests.unit.tiny_run import batches, tiny_config, tiny_model
-from worker.optimizers import GradientMean, InnerOptimizer, StepParts, inner_optimizer
 from worker.step.compute import CPU
 from worker.step.masters import WeightKind
+from worker.step.one_device import OneDevice
+from worker.step.optimizers import GradientMean, InnerOptimizer, StepParts, inner_optimizer
 from worker.step.plan import StepPlan
 from worker.step.weights import TrainedWeights
 from worker.trainer import LeaseTrainer, Trained
@@ -24,7 +25,7 @@ def train(
     config = tiny_config(*overrides)
     model = tiny_model(config)
     layout = Layout.of(model)
-    trainer = LeaseTrainer(config, model, layout, CPU)
+    trainer = LeaseTrainer(config, OneDevice(config, model, layout, CPU))
     base = layout.flatten(model)
     asked: list[bool] = []
 
@@ -63,7 +64,9 @@ def test_delta_is_base_minus_trained_weights_and_base_is_untouched() -> None:
     layout = Layout.of(model)
     base = layout.flatten(model)
     kept = base.clone()
-    trained = LeaseTrainer(config, model, layout, CPU).train(base, batches(2), seed=0, learning_rate=1e-2)
+    trained = LeaseTrainer(config, OneDevice(config, model, layout, CPU)).train(
+        base, batches(2), seed=0, learning_rate=1e-2
+    )
     assert torch.equal(trained.delta, kept - layout.flatten(model))
     assert torch.equal(base, kept)
 
@@ -74,7 +77,7 @@ def test_progress_is_told_after_every_step_and_the_mean_loss_is_over_images() ->
     layout = Layout.of(model)
     steps: list[tuple[int, float]] = []
     lease = [*batches(1, images=8), *batches(1, images=2)]
-    trained = LeaseTrainer(config, model, layout, CPU).train(
+    trained = LeaseTrainer(config, OneDevice(config, model, layout, CPU)).train(
         layout.flatten(model), lease, seed=0, learning_rate=1e-2, on_step=lambda *step: steps.append(step)
     )
     assert [images for images, _ in steps] == [8, 10]
@@ -86,7 +89,9 @@ def test_gradient_of_a_lease_is_the_gradient_of_its_mean_loss() -> None:
     model = tiny_model(config)
     layout = Layout.of(model)
     lease = [*batches(1, images=8), *batches(1, images=2)]
-    trained = LeaseTrainer(config, model, layout, CPU).train(layout.flatten(model), lease, seed=3, learning_rate=1.0)
+    trained = LeaseTrainer(config, OneDevice(config, model, layout, CPU)).train(
+        layout.flatten(model), lease, seed=3, learning_rate=1.0
+    )
     generator, losses = torch.Generator().manual_seed(3), []
     for batch in lease:
         t_B = sample_times(len(batch.captions), config.objective, generator)
@@ -103,10 +108,10 @@ def test_gradient_of_a_lease_is_the_gradient_of_its_mean_loss() -> None:
 
 
 def optimizer_of(section: InnerSection, model: nn.Module) -> InnerOptimizer:
-    layout, parts = Layout.of(model), StepParts(StepPlan(), torch.device("cpu"))
-    weights = TrainedWeights(model, layout, WeightKind.FP32, parts.place)
+    layout, parts = Layout.of(model), StepParts(StepPlan(), CPU)
+    weights = TrainedWeights(model, layout, WeightKind.FP32, parts.place, CPU.device)
     config = tiny_config().model_copy(update={"inner": section})
-    return inner_optimizer(config, model, layout, weights, parts, 1e-2)
+    return inner_optimizer(config, model, weights, parts, 1e-2)
 
 
 def walk(section: InnerSection, gradient: Callable[[int], Tensor], steps: int) -> Tensor:
@@ -157,8 +162,12 @@ def test_steps_follow_adamw_with_clipping_and_warm_up(
 def test_gradient_of_no_images_is_zero_and_missing_gradients_count_as_zero() -> None:
     model = nn.Linear(2, 2)
     layout = Layout.of(model)
-    optimizer = GradientMean(model, layout)
-    assert not optimizer.delta(layout.flatten(model)).any()
+    parts = StepParts(StepPlan(), CPU)
+    optimizer = GradientMean(TrainedWeights(model, layout, WeightKind.FP32, parts.place, CPU.device))
+    base, delta = layout.flatten(model), torch.full((6,), 9.0)
+    optimizer.delta(base, delta)
+    assert not delta.any()
     model.weight.grad = torch.ones(2, 2)
     optimizer.step(8)
-    assert optimizer.delta(layout.flatten(model)).tolist() == [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    optimizer.delta(base, delta)
+    assert delta.tolist() == [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]

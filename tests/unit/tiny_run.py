@@ -57,13 +57,13 @@ def spread_weights(model: nn.Module) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
 
 
-def batches(count: int, images: int = 8) -> list[Batch]:
+def batches(count: int, images: int = 8, shape: Sequence[int] = (3, 4, 4)) -> list[Batch]:
     """Squares whose brightness the caption tells, a little noisy."""
     generator = torch.Generator().manual_seed(0)
     brightness = torch.tensor([-0.8 if index % 2 == 0 else 0.8 for index in range(images)])
     return [
         Batch(
-            brightness[:, None, None, None] + 0.1 * torch.randn(images, 3, 4, 4, generator=generator),
+            brightness[:, None, None, None] + 0.1 * torch.randn(images, *shape, generator=generator),
             captions(images),
         )
         for _ in range(count)

@@ -13,7 +13,7 @@ from typing import Final
 from diffusion_at_home.config.run import ClipKind, InnerKind, RunConfig
 from worker.memory.measure import Need
 from worker.step.masters import WeightKind
-from worker.step.plan import StepPlan
+from worker.step.plan import Offload, StepPlan
 
 GIB: Final = 2**30
 
@@ -46,6 +46,8 @@ class Machine:
     is_gpu: bool
     bf16: bool
     """Whether the device computes in bf16."""
+    devices: int = 1
+    """Devices of that kind, used together. On a machine without GPU they are processes, which share its memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class MemoryPlan:
     rungs: tuple[Rung, ...]
     chosen: Rung | None
     failed: tuple[StepPlan, ...] = ()
-    """What ran out of memory all the same."""
+    """What ran out of memory all the same, however small its micro-batches."""
 
 
 Measure = Callable[[StepPlan], Need]
@@ -85,10 +87,10 @@ def plan_memory(
     first_seconds = 0.0
     for plan in ladder(config, machine):
         need = measure(plan)
-        seconds = _step_seconds(need, plan, machine)
+        seconds = _step_seconds(need, machine)
         first_seconds = first_seconds or seconds
-        rung = _rung(plan, need, machine, seconds / first_seconds)
-        rung = replace(rung, fits=rung.fits and plan not in failed)
+        rung = rung_of(plan, need, machine, slowdown=seconds / first_seconds)
+        rung = replace(rung, fits=rung.fits and replace(plan, micro_batch_images=0) not in failed)
         rungs.append(rung)
         if rung.fits and chosen is None:
             chosen = rung
@@ -99,26 +101,36 @@ def plan_memory(
 
 def ladder(config: RunConfig, machine: Machine) -> Iterator[StepPlan]:
     """Plans that suit the run, from the fastest to the smallest."""
-    may_release = config.inner.clip is ClipKind.TENSOR and config.inner.optimizer is not InnerKind.GRADIENT
-    plain = StepPlan()
+    inner, devices = config.inner, usable_devices(config, machine)
+    release = inner.clip is ClipKind.TENSOR and inner.optimizer is not InnerKind.GRADIENT
+    plain = StepPlan(devices=devices)
     yield plain
-    if not may_release:
-        yield replace(plain, checkpointing=True)
-        if config.inner.batch_images > 1:
-            yield replace(plain, checkpointing=True, micro_batch_images=-(-config.inner.batch_images // 4))
-        return
-    yield replace(plain, release=True)
-    bf16 = machine.is_gpu and machine.bf16
-    if bf16:
-        yield StepPlan(WeightKind.SPLIT, release=True)
-    yield replace(plain, release=True, checkpointing=True)
-    if bf16:
-        split = StepPlan(WeightKind.SPLIT, checkpointing=True, release=True)
-        stochastic = replace(split, weights=WeightKind.STOCHASTIC)
-        yield split
-        yield stochastic
-        yield replace(split, offload=True)
-        yield replace(stochastic, offload=True)
+    if release:
+        plain = replace(plain, release=True)
+        yield plain
+    kinds = [WeightKind.FP32]
+    # A mean gradient moves no weights: there is nothing to keep exact.
+    if machine.is_gpu and machine.bf16 and inner.optimizer is not InnerKind.GRADIENT:
+        kinds = [WeightKind.SPLIT, WeightKind.STOCHASTIC]
+        yield replace(plain, weights=WeightKind.SPLIT)
+    small = replace(plain, checkpointing=True)
+    yield small
+    share = -(-inner.batch_images // devices)
+    if not release and share > 1:
+        small = replace(small, micro_batch_images=-(-share // 4))
+        yield small
+    for offload in Offload if machine.is_gpu else ():
+        for kind in kinds:
+            rung = replace(small, weights=kind, offload=offload)
+            if rung != small:
+                yield rung
+
+
+def usable_devices(config: RunConfig, machine: Machine) -> int:
+    """Of the machine's devices those that one lease can use."""
+    if config.inner.optimizer is InnerKind.MUON:  # makes whole matrices orthogonal, which FSDP cuts
+        return 1
+    return min(machine.devices, config.inner.batch_images)
 
 
 def refusal(plan: MemoryPlan, machine: Machine, run: str) -> str:
@@ -126,30 +138,35 @@ def refusal(plan: MemoryPlan, machine: Machine, run: str) -> str:
     assert plan.chosen is None
     # The rung that asks least of the device, and of those the one that asks least of the host.
     smallest = min(plan.rungs, key=lambda rung: (round(rung.device_bytes / GIB, 1), rung.host_bytes))
-    device_bytes = smallest.device_bytes + _OTHERS_DEVICE_BYTES
-    enough = Machine(device_bytes, smallest.host_bytes + _OTHERS_HOST_BYTES, machine.is_gpu, machine.bf16)
+    device_bytes, host_bytes = smallest.device_bytes + _OTHERS_DEVICE_BYTES, smallest.host_bytes + _OTHERS_HOST_BYTES
+    enough = replace(machine, device_bytes=device_bytes, host_bytes=host_bytes, devices=smallest.plan.devices)
     less = "" if machine.bf16 or not machine.is_gpu else ", or less on a GPU that computes in bf16"
     return f"the run {run} does not fit {describe(machine)}: it needs at least {describe(enough)}{less}"
 
 
 def describe(machine: Machine) -> str:
     """A machine in words: `a GPU of 6.0 GiB and 16.0 GiB of memory`."""
-    gpu = f"a GPU of {_gib(machine.device_bytes)} and " if machine.is_gpu else ""
-    return f"{gpu}{_gib(machine.host_bytes)} of memory"
+    if not machine.is_gpu:
+        processes = f"{machine.devices} processes in " if machine.devices > 1 else ""
+        return f"{processes}{_gib(machine.host_bytes)} of memory"
+    gpus = "a GPU" if machine.devices == 1 else f"{machine.devices} GPUs"
+    return f"{gpus} of {_gib(machine.device_bytes)} and {_gib(machine.host_bytes)} of memory"
 
 
-def _rung(plan: StepPlan, need: Need, machine: Machine, slowdown: float) -> Rung:
-    host_bytes = PROCESS_BYTES + need.host_bytes
+def rung_of(plan: StepPlan, need: Need, machine: Machine, *, slowdown: float) -> Rung:
+    """What `plan` asks of `machine`, and whether that is there."""
+    processes = 1 + plan.devices if plan.sharded else 1
+    host_bytes = processes * PROCESS_BYTES + need.host_bytes(plan.devices)
     device_bytes = need.device_bytes + (CUDA_BYTES if machine.is_gpu else 0)
     if not machine.is_gpu:
-        host_bytes += device_bytes
+        host_bytes += plan.devices * device_bytes
     device_fits = not machine.is_gpu or device_bytes <= machine.device_bytes - _OTHERS_DEVICE_BYTES
     fits = device_fits and host_bytes <= machine.host_bytes - _OTHERS_HOST_BYTES
     return Rung(plan, need, device_bytes, host_bytes, slowdown, fits)
 
 
-def _step_seconds(need: Need, plan: StepPlan, machine: Machine) -> float:
-    moved = 2 * need.offloaded_bytes if plan.offload and machine.is_gpu else 0
+def _step_seconds(need: Need, machine: Machine) -> float:
+    moved = 2 * need.offloaded_bytes if machine.is_gpu else 0
     return need.flops / _FLOPS_A_SECOND + moved / _HOST_BYTES_A_SECOND
 
 

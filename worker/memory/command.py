@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,36 @@ from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.model.text import placeholder_tokenizer
 from worker.joining import open_http
 from worker.memory.choice import GIB, Machine, MemoryPlan, Rung, describe, refusal
-from worker.memory.planning import make_plan, this_machine
+from worker.memory.planning import make_plan
 from worker.run_address import RunAddress, fetch_spec, find_run
-from worker.step.compute import Compute
+
+
+@dataclass(frozen=True, slots=True)
+class Imagined:
+    """What the machine would have; None is what it has."""
+
+    vram: str | None
+    ram: str | None
+    devices: int | None
+
+    def on(self, here: Machine) -> Machine:
+        """`here` with that. Raises `ConfigError`."""
+        host_bytes = here.host_bytes if self.ram is None else _size(self.ram, "--ram")
+        machine = replace(here, host_bytes=host_bytes, devices=self.devices or here.devices)
+        if self.vram is not None:
+            return replace(machine, device_bytes=_size(self.vram, "--vram"), is_gpu=True, bf16=True)
+        return machine if here.is_gpu else replace(machine, device_bytes=host_bytes)
 
 
 def plan_command(
-    source: Path | str, compute: Compute, *, vram: str | None, ram: str | None, try_all: bool
+    source: Path | str, here: Machine, imagined: Imagined, *, try_all: bool
 ) -> tuple[MemoryPlan, dict[str, Any]]:
     """The plan for `source`, a config's path or a run's address, and the same as plain data.
 
     Raises `ConfigError`, `Unreachable`, `IntegrityError`.
     """
     config, tokenizer_json = _from_file(source) if isinstance(source, Path) else _from_run(source)
-    machine = _imagined(this_machine(compute), vram, ram)
+    machine = imagined.on(here)
     made = make_plan(config, tokenizer_json, machine, try_all=try_all)
     return made, {
         "run": config.run.name,
@@ -62,19 +78,11 @@ def _plain(rung: Rung) -> dict[str, Any]:
     }
     return {
         "plan": str(rung.plan),
-        "parts": dataclasses.asdict(rung.plan),
+        "parts": asdict(rung.plan),
         **{name: round(size / GIB, 3) for name, size in sizes.items()},
         "slowdown": round(rung.slowdown, 3),
         "fits": rung.fits,
     }
-
-
-def _imagined(machine: Machine, vram: str | None, ram: str | None) -> Machine:
-    host_bytes = machine.host_bytes if ram is None else _size(ram, "--ram")
-    if vram is not None:
-        return Machine(_size(vram, "--vram"), host_bytes, is_gpu=True, bf16=True)
-    device_bytes = machine.device_bytes if machine.is_gpu else host_bytes
-    return dataclasses.replace(machine, device_bytes=device_bytes, host_bytes=host_bytes)
 
 
 def _size(text: str, option: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ from diffusion_at_home import __version__
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import HardwareError
 from worker.atomic_file import write_atomically
-from worker.memory.choice import Machine, MemoryPlan, plan_memory, refusal
+from worker.memory.choice import Machine, MemoryPlan, plan_memory, refusal, rung_of
 from worker.memory.measure import measure
 from worker.step.compute import Compute
 from worker.step.plan import StepPlan
@@ -22,13 +23,13 @@ from worker.step.plan import StepPlan
 _PLAN = TypeAdapter(MemoryPlan)
 
 
-def this_machine(compute: Compute) -> Machine:
-    """The machine that `compute` is part of."""
+def this_machine(compute: Compute, devices: int) -> Machine:
+    """The machine that `compute` is part of, which trains with `devices` of these."""
     host_bytes = psutil.virtual_memory().total
     if compute.device.type != "cuda":
-        return Machine(host_bytes, host_bytes, is_gpu=False, bf16=compute.autocast)
-    device_bytes = torch.cuda.get_device_properties(compute.device).total_memory
-    return Machine(device_bytes, host_bytes, is_gpu=True, bf16=compute.autocast)
+        return Machine(host_bytes, host_bytes, is_gpu=False, bf16=compute.autocast, devices=devices)
+    device_bytes = min(torch.cuda.get_device_properties(index).total_memory for index in range(devices))
+    return Machine(device_bytes, host_bytes, is_gpu=True, bf16=compute.autocast, devices=devices)
 
 
 def make_plan(
@@ -67,13 +68,25 @@ class WorkPlan:
             raise HardwareError(refusal(self._made, self._machine, self._config.run.name))
         return self._made.chosen.plan
 
-    def fall(self) -> None:
-        """The chosen plan ran out of memory: choose the next one, for good."""
-        assert self._made.chosen is not None
-        self._made = self._make((*self._made.failed, self._made.chosen.plan))
+    def fall(self, failed: StepPlan) -> None:
+        """`failed` ran out of memory: choose the same with smaller micro-batches, or else the next one, for good."""
+        smaller = failed.halved(self._config.inner.batch_images)
+        if smaller is not None:
+            self.adopt(smaller)
+        else:
+            self._made = self._make((*self._made.failed, replace(failed, micro_batch_images=0)))
+
+    def adopt(self, plan: StepPlan) -> None:
+        """`plan`, which is none of the ladder, is the one that fits."""
+        need = measure(self._config, self._tokenizer_json, plan, autocast=self._machine.bf16)
+        rung = replace(rung_of(plan, need, self._machine, slowdown=1.0), fits=True)
+        self._keep(MemoryPlan((rung,), rung, self._made.failed))
 
     def _make(self, failed: tuple[StepPlan, ...]) -> MemoryPlan:
-        made = make_plan(self._config, self._tokenizer_json, self._machine, failed=failed)
+        return self._keep(make_plan(self._config, self._tokenizer_json, self._machine, failed=failed))
+
+    def _keep(self, made: MemoryPlan) -> MemoryPlan:
+        self._made = made
         write_atomically(self._path, _PLAN.dump_json(made, indent=1))
         return made
 

@@ -12,10 +12,11 @@ Storing weights in plain bf16 would lose every update under 1/256 of a weight: p
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from enum import StrEnum
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worker.step.place import StatePlace
 
@@ -29,29 +30,36 @@ class WeightKind(StrEnum):
 
 
 class Master(ABC):
-    """The exact value of one parameter; elements count from the start of the flattened tensor."""
+    """The exact value of one parameter, or of the part of it that lies on this device; `part` is of the flattened tensor."""
 
-    def __init__(self, parameter: nn.Parameter) -> None:
+    def __init__(self, parameter: Tensor, device: torch.device) -> None:
+        """`parameter` may lie on the host; what is read from it lies on `device`, where updates are computed."""
         assert parameter.is_contiguous()
-        self._flat = parameter.data.view(-1)
+        self._flat = parameter.view(-1)
+        self.device = device
+        """Where updates are computed."""
 
     @abstractmethod
-    def read(self, begin: int, end: int) -> Tensor:
-        """Elements `begin` to `end` as fp32; may share memory with the parameter."""
+    def read(self, part: slice, kept: Sequence[Tensor]) -> Tensor:
+        """Elements of `part` as fp32; may share memory with the parameter. `kept` is `self.kept(part)`, on the device."""
 
     @abstractmethod
-    def write(self, begin: int, value: Tensor) -> None:
-        """Replace the elements from `begin` on by fp32 `value`."""
+    def write(self, part: slice, value: Tensor, kept: Sequence[Tensor]) -> None:
+        """Replace the elements of `part` by fp32 `value`; what `kept` holds is replaced too."""
+
+    @property
+    def num_elements(self) -> int:
+        """Of the part that lies here."""
+        return self._flat.numel()
 
     @property
     def in_place(self) -> bool:
         """Whether `read` gives the value itself: then what is done to it need not be written."""
         return False
 
-    @property
-    def remainder(self) -> Tensor | None:
-        """What is kept besides the parameter."""
-        return None
+    def kept(self, part: slice) -> list[Tensor]:  # noqa: ARG002
+        """What is kept besides the parameter, wherever it lies."""
+        return []
 
 
 class Fp32Master(Master):
@@ -60,32 +68,32 @@ class Fp32Master(Master):
     @property
     def in_place(self) -> bool:
         """See `Master.in_place`."""
-        return True
+        return self._flat.device == self.device
 
-    def read(self, begin: int, end: int) -> Tensor:
-        """See `Master.read`: a view."""
-        return self._flat[begin:end]
+    def read(self, part: slice, kept: Sequence[Tensor]) -> Tensor:  # noqa: ARG002
+        """See `Master.read`: a view, if the parameter lies there."""
+        return self._flat[part].to(self.device)
 
-    def write(self, begin: int, value: Tensor) -> None:
+    def write(self, part: slice, value: Tensor, kept: Sequence[Tensor]) -> None:  # noqa: ARG002
         """See `Master.write`."""
-        self._flat[begin : begin + len(value)].copy_(value)
+        self._flat[part].copy_(value)
 
 
 class StochasticMaster(Master):
     """A bf16 parameter, rounded stochastically: an update that is too small to be stored is stored sometimes."""
 
-    def __init__(self, parameter: nn.Parameter) -> None:
-        super().__init__(parameter)
-        self.generator = torch.Generator(parameter.device)
+    def __init__(self, parameter: Tensor, device: torch.device) -> None:
+        super().__init__(parameter, device)
+        self.generator = torch.Generator(device)
         """Of the random bits."""
 
-    def read(self, begin: int, end: int) -> Tensor:
+    def read(self, part: slice, kept: Sequence[Tensor]) -> Tensor:  # noqa: ARG002
         """See `Master.read`: a copy."""
-        return self._flat[begin:end].float()
+        return self._flat[part].to(self.device).float()
 
-    def write(self, begin: int, value: Tensor) -> None:
+    def write(self, part: slice, value: Tensor, kept: Sequence[Tensor]) -> None:  # noqa: ARG002
         """See `Master.write`; the expected value of what is stored is `value`."""
-        self._flat[begin : begin + len(value)].copy_(round_stochastically(value, self.generator))
+        self._flat[part].copy_(round_stochastically(value, self.generator))
 
 
 class SplitMaster(Master):
@@ -95,26 +103,23 @@ class SplitMaster(Master):
     two parts be told apart again.
     """
 
-    def __init__(self, parameter: nn.Parameter, place: StatePlace) -> None:
-        super().__init__(parameter)
-        self._remainder = place.zeros(parameter.numel(), torch.int16)
+    def __init__(self, parameter: Tensor, device: torch.device, place: StatePlace) -> None:
+        super().__init__(parameter, device)
+        self._remainder = place.zeros(self.num_elements, torch.int16)
 
-    @property
-    def remainder(self) -> Tensor | None:
-        """See `Master.remainder`."""
-        return self._remainder
+    def kept(self, part: slice) -> list[Tensor]:
+        """See `Master.kept`: the remainder."""
+        return [self._remainder[part]]
 
-    def read(self, begin: int, end: int) -> Tensor:
+    def read(self, part: slice, kept: Sequence[Tensor]) -> Tensor:
         """See `Master.read`: a copy."""
-        rest = self._remainder[begin:end].to(self._flat.device, non_blocking=True)
-        return join(self._flat[begin:end], rest)
+        return join(self._flat[part].to(self.device), kept[0])
 
-    def write(self, begin: int, value: Tensor) -> None:
+    def write(self, part: slice, value: Tensor, kept: Sequence[Tensor]) -> None:
         """See `Master.write`."""
-        end = begin + len(value)
         rounded, rest = split(value)
-        self._flat[begin:end].copy_(rounded)
-        self._remainder[begin:end].copy_(rest, non_blocking=True)  # whoever reads it comes after, on the same stream
+        self._flat[part].copy_(rounded)
+        kept[0].copy_(rest)
 
 
 def round_stochastically(value: Tensor, generator: torch.Generator) -> Tensor:

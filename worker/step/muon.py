@@ -6,10 +6,11 @@ arXiv:2502.16982, eq. 4), so that one learning rate serves both.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim._muon import muon
 
 from diffusion_at_home.config.run import InnerSection
@@ -27,34 +28,47 @@ class Muon:
     def __init__(self, section: InnerSection, shape: torch.Size, place: StatePlace) -> None:
         self._section = section
         self._rows = shape[0]
-        self._place = place
         self._momentum = place.zeros(shape.numel(), torch.float32)
 
-    def apply(self, weights: Tensor, gradient: Tensor, begin: int, *, learning_rate: float, step: int) -> None:  # noqa: ARG002
+    def state(self, part: slice) -> list[Tensor]:
+        """See `UpdateRule.state`."""
+        return [self._momentum[part]]
+
+    def apply(
+        self,
+        weights: Tensor,
+        gradient: Tensor,
+        state: Sequence[Tensor],
+        *,
+        learning_rate: float,
+        step: int,  # noqa: ARG002 -- every step is the same
+    ) -> None:
         """See `UpdateRule.apply`; takes the whole matrix only."""
-        assert begin == 0
         assert weights.shape == self._momentum.shape
-        with self._place.at_hand(self._momentum) as (momentum,):
-            matrices = [x.view(self._rows, -1) for x in (weights, gradient, momentum)]
-            muon(
-                *([matrix] for matrix in matrices),
-                foreach=False,
-                lr=learning_rate,
-                weight_decay=self._section.weight_decay,
-                momentum=_MOMENTUM,
-                nesterov=True,
-                ns_coefficients=_NS_COEFFICIENTS,
-                ns_steps=_NS_STEPS,
-                eps=1e-7,
-                adjust_lr_fn="match_rms_adamw",
-                has_complex=False,
-            )
-
-    def tensors(self) -> list[Tensor]:
-        """See `UpdateRule.tensors`."""
-        return [self._momentum]
+        matrices = [x.view(self._rows, -1) for x in (weights, gradient, *state)]
+        muon(
+            *([matrix] for matrix in matrices),
+            foreach=False,
+            lr=learning_rate,
+            weight_decay=self._section.weight_decay,
+            momentum=_MOMENTUM,
+            nesterov=True,
+            ns_coefficients=_NS_COEFFICIENTS,
+            ns_steps=_NS_STEPS,
+            eps=1e-7,
+            adjust_lr_fn="match_rms_adamw",
+            has_complex=False,
+        )
 
 
-def is_hidden_matrix(parameter: Tensor) -> bool:
-    """Whether Muon is meant for it: a matrix or a kernel, neither side of which is as narrow as a picture's channels."""
+def hidden_matrices(model: nn.Module) -> set[nn.Parameter]:
+    """What Muon is meant for: matrices and kernels, neither side of which is as narrow as a picture's channels.
+
+    Embeddings are tables of vectors, not maps between them: they keep Adam.
+    """
+    tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    return {parameter for parameter in model.parameters() if _is_matrix(parameter)} - tables
+
+
+def _is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= _NARROWEST

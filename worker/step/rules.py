@@ -6,6 +6,7 @@ Owns bitsandbytes' optimizer kernels. Adam works on each element alone, so its s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 import bitsandbytes.functional as bnb
@@ -42,13 +43,15 @@ class Codebooks:
 
 
 class UpdateRule(Protocol):
-    """The state of one tensor's optimizer, and its step."""
+    """The state of one tensor's optimizer, and its step. `part` is a slice of the flattened tensor."""
 
-    def apply(self, weights: Tensor, gradient: Tensor, begin: int, *, learning_rate: float, step: int) -> None:
-        """Move fp32 `weights`, elements from `begin` on, in place; `step` counts from 1."""
+    def state(self, part: slice) -> list[Tensor]:
+        """What is kept for `part` between steps, wherever it lies."""
 
-    def tensors(self) -> list[Tensor]:
-        """The state."""
+    def apply(
+        self, weights: Tensor, gradient: Tensor, state: Sequence[Tensor], *, learning_rate: float, step: int
+    ) -> None:
+        """Move fp32 `weights` in place; `state` is that of their part, on the device; `step` counts from 1."""
 
 
 class AdamW32:
@@ -56,34 +59,33 @@ class AdamW32:
 
     def __init__(self, section: InnerSection, num_elements: int, place: StatePlace) -> None:
         self._section = section
-        self._place = place
-        self._first = place.zeros(num_elements, torch.float32)
-        self._second = place.zeros(num_elements, torch.float32)
+        self._moments = [place.zeros(num_elements, torch.float32) for _ in range(2)]
 
-    def apply(self, weights: Tensor, gradient: Tensor, begin: int, *, learning_rate: float, step: int) -> None:
+    def state(self, part: slice) -> list[Tensor]:
+        """See `UpdateRule.state`."""
+        return [moment[part] for moment in self._moments]
+
+    def apply(
+        self, weights: Tensor, gradient: Tensor, state: Sequence[Tensor], *, learning_rate: float, step: int
+    ) -> None:
         """See `UpdateRule.apply`."""
-        part = slice(begin, begin + len(weights))
-        with self._place.at_hand(self._first[part], self._second[part]) as (first, second):
-            adamw(
-                [weights],
-                [gradient],
-                [first],
-                [second],
-                [],
-                [torch.full((), float(step - 1), device=weights.device)],
-                fused=True,
-                amsgrad=False,
-                beta1=self._section.beta1,
-                beta2=self._section.beta2,
-                lr=learning_rate,
-                weight_decay=self._section.weight_decay,
-                eps=_EPS,
-                maximize=False,
-            )
-
-    def tensors(self) -> list[Tensor]:
-        """See `UpdateRule.tensors`."""
-        return [self._first, self._second]
+        first, second = state
+        adamw(
+            [weights],
+            [gradient],
+            [first],
+            [second],
+            [],
+            [torch.full((), float(step - 1), device=weights.device)],
+            fused=True,
+            amsgrad=False,
+            beta1=self._section.beta1,
+            beta2=self._section.beta2,
+            lr=learning_rate,
+            weight_decay=self._section.weight_decay,
+            eps=_EPS,
+            maximize=False,
+        )
 
 
 class AdamW8bit:
@@ -91,42 +93,41 @@ class AdamW8bit:
 
     def __init__(self, section: InnerSection, num_elements: int, place: StatePlace, codebooks: Codebooks) -> None:
         self._section = section
-        self._place = place
         self._codebooks = codebooks
         num_blocks = -(-num_elements // _BLOCK)
         self._codes = [place.zeros(num_elements, torch.uint8) for _ in range(2)]
         self._absmax = [place.zeros(num_blocks, torch.float32) for _ in range(2)]
 
-    def apply(self, weights: Tensor, gradient: Tensor, begin: int, *, learning_rate: float, step: int) -> None:
-        """See `UpdateRule.apply`."""
-        assert begin % _BLOCK == 0
-        part = slice(begin, begin + len(weights))
-        blocks = slice(begin // _BLOCK, -(-part.stop // _BLOCK))
-        state = [*(codes[part] for codes in self._codes), *(absmax[blocks] for absmax in self._absmax)]
-        with self._place.at_hand(*state) as (first, second, absmax_first, absmax_second):
-            bnb.optimizer_update_8bit_blockwise(
-                "adam",
-                gradient,
-                weights,
-                first,
-                second,
-                self._section.beta1,
-                self._section.beta2,
-                0.0,  # beta3 and alpha are of another optimizer
-                0.0,
-                _EPS,
-                step,
-                learning_rate,
-                self._codebooks.signed,
-                self._codebooks.unsigned,
-                absmax_first,
-                absmax_second,
-                weight_decay=self._section.weight_decay,
-            )
+    def state(self, part: slice) -> list[Tensor]:
+        """See `UpdateRule.state`."""
+        assert part.start % _BLOCK == 0
+        blocks = slice(part.start // _BLOCK, -(-part.stop // _BLOCK))
+        return [*(codes[part] for codes in self._codes), *(absmax[blocks] for absmax in self._absmax)]
 
-    def tensors(self) -> list[Tensor]:
-        """See `UpdateRule.tensors`."""
-        return [*self._codes, *self._absmax]
+    def apply(
+        self, weights: Tensor, gradient: Tensor, state: Sequence[Tensor], *, learning_rate: float, step: int
+    ) -> None:
+        """See `UpdateRule.apply`."""
+        first, second, absmax_first, absmax_second = state
+        bnb.optimizer_update_8bit_blockwise(
+            "adam",
+            gradient,
+            weights,
+            first,
+            second,
+            self._section.beta1,
+            self._section.beta2,
+            0.0,  # beta3 and alpha are of another optimizer
+            0.0,
+            _EPS,
+            step,
+            learning_rate,
+            self._codebooks.signed,
+            self._codebooks.unsigned,
+            absmax_first,
+            absmax_second,
+            weight_decay=self._section.weight_decay,
+        )
 
 
 def adamw8bit(section: InnerSection, num_elements: int, place: StatePlace, codebooks: Codebooks) -> UpdateRule:

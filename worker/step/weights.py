@@ -1,6 +1,12 @@
-"""The weights of a model while a lease trains it: one master a parameter, and the delta that comes out."""
+"""The weights of a model while a lease trains it: one master a parameter, and the delta that comes out.
+
+Of a model that is cut over several devices, each device's process has its own parts here, and reads and writes only their
+places in the vectors of all weights.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,58 +15,85 @@ from diffusion_at_home.wire.layout import Layout
 from worker.step.masters import Fp32Master, Master, SplitMaster, StochasticMaster, WeightKind
 from worker.step.place import StatePlace
 from worker.step.rules import SLICE_ELEMENTS
+from worker.step.shards import first_element, local
 
 DTYPES = {WeightKind.FP32: torch.float32, WeightKind.STOCHASTIC: torch.bfloat16, WeightKind.SPLIT: torch.bfloat16}
 """What the network's parameters are kept in."""
 
 
-class TrainedWeights:
-    """The exact values of all parameters, on the device; a whole copy in fp32 exists on the CPU only."""
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A parameter, as far as it lies here."""
 
-    def __init__(self, model: nn.Module, layout: Layout, kind: WeightKind, place: StatePlace) -> None:
-        """`model` has parameters of the dtype that `kind` wants, on its device; remainders lie in `place`."""
-        self._layout = layout
+    parameter: nn.Parameter
+    master: Master
+    offset: int
+    """Of its first element here, in a vector of all weights."""
+
+
+class TrainedWeights:
+    """The exact values of all parameters; a whole copy in fp32 exists on the CPU only."""
+
+    def __init__(
+        self, model: nn.Module, layout: Layout, kind: WeightKind, place: StatePlace, device: torch.device
+    ) -> None:
+        """`model` has parameters of the dtype that `kind` wants; remainders lie in `place`; `device` computes."""
+        self._place = place
         parameters = dict(model.named_parameters())
-        self.parameters = [parameters[slot.name] for slot in layout.slots]
+        self.pieces: list[Piece] = []
         """In the layout's order."""
-        self.masters = [_master(parameter, kind, place) for parameter in self.parameters]
-        """Of `parameters`, in that order."""
+        for slot in layout.slots:
+            parameter = parameters[slot.name]
+            assert parameter.dtype is DTYPES[kind]
+            master = _master(local(parameter.data), kind, place, device)
+            self.pieces.append(Piece(parameter, master, slot.offset + first_element(parameter)))
 
     def load(self, base: Tensor, seed: int) -> None:
         """Start from `base`, fp32 (n,) on the CPU; `seed` decides how updates are rounded.
 
         Loading is never random: what does not fit into a stochastic master's bf16 is rounded to nearest, everywhere alike.
         """
-        for slot, parameter, master in zip(self._layout.slots, self.parameters, self.masters, strict=True):
-            value = base[slot.offset : slot.offset + slot.num_elements]
+        for piece in self.pieces:
+            master = piece.master
             if isinstance(master, StochasticMaster):
                 # A stream for each tensor: the order in which tensors are updated changes nothing.
-                master.generator.manual_seed((seed + slot.offset) % 2**63)
-                parameter.data.view(-1).copy_(value)
+                master.generator.manual_seed((seed + piece.offset) % 2**63)
+                value = base[piece.offset : piece.offset + master.num_elements]
+                local(piece.parameter.data).view(-1).copy_(value)
                 continue
-            for begin in range(0, slot.num_elements, SLICE_ELEMENTS):
-                master.write(begin, value[begin : begin + SLICE_ELEMENTS].to(parameter.device))
+            for part in _slices(master.num_elements):
+                value = base[piece.offset + part.start : piece.offset + part.stop]
+                with self._place.at_hand(master.kept(part)) as kept:
+                    master.write(part, value.to(piece.master.device), kept)
 
-    def delta(self, base: Tensor) -> Tensor:
-        """What was learned since `load(base, ...)`: the values then minus the values now, fp32 (n,) on the CPU."""
-        delta = torch.empty_like(base)
-        for slot, master in zip(self._layout.slots, self.masters, strict=True):
-            for begin in range(0, slot.num_elements, SLICE_ELEMENTS):
-                end = min(begin + SLICE_ELEMENTS, slot.num_elements)
-                part = slice(slot.offset + begin, slot.offset + end)
-                loaded = base[part]
-                if isinstance(master, StochasticMaster):  # what rounding took off `base` was not learned
+    def delta(self, base: Tensor, out: Tensor) -> None:
+        """What was learned since `load(base, ...)`: the values then minus the values now, into `out`, fp32 (n,) on the CPU.
+
+        Writes the elements that lie here, and no others; `out` may be `base`.
+        """
+        for piece in self.pieces:
+            for part in _slices(piece.master.num_elements):
+                place = slice(piece.offset + part.start, piece.offset + part.stop)
+                loaded = base[place]
+                if isinstance(piece.master, StochasticMaster):  # what rounding took off `base` was not learned
                     loaded = loaded.to(torch.bfloat16).float()
-                torch.sub(loaded, master.read(begin, end).cpu(), out=delta[part])
-        return delta
+                with self._place.at_hand(piece.master.kept(part)) as kept:
+                    torch.sub(loaded, piece.master.read(part, kept).cpu(), out=out[place])
+
+    def kept(self) -> list[Tensor]:
+        """All that is kept besides the parameters."""
+        return [tensor for piece in self.pieces for tensor in piece.master.kept(slice(0, piece.master.num_elements))]
 
 
-def _master(parameter: nn.Parameter, kind: WeightKind, place: StatePlace) -> Master:
-    assert parameter.dtype is DTYPES[kind]
+def _slices(num_elements: int) -> list[slice]:
+    return [slice(begin, min(begin + SLICE_ELEMENTS, num_elements)) for begin in range(0, num_elements, SLICE_ELEMENTS)]
+
+
+def _master(parameter: Tensor, kind: WeightKind, place: StatePlace, device: torch.device) -> Master:
     match kind:
         case WeightKind.FP32:
-            return Fp32Master(parameter)
+            return Fp32Master(parameter, device)
         case WeightKind.STOCHASTIC:
-            return StochasticMaster(parameter)
+            return StochasticMaster(parameter, device)
         case WeightKind.SPLIT:
-            return SplitMaster(parameter, place)
+            return SplitMaster(parameter, device, place)

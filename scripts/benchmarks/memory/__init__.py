@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -34,10 +35,11 @@ def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     for name in _LARGE[1:2] if quick else _LARGE:
         config = load_toml(_CONFIGS / f"{name}.toml", RunConfig, overrides)
         tokenizer = placeholder_tokenizer(config.model.text)
-        for plan in ladder(config, _CARD):
+        two = replace(_CARD, devices=2)
+        for plan in (*ladder(config, _CARD), *(plan for plan in ladder(config, two) if plan.devices == 2)):
             need = measure(config, tokenizer, plan, autocast=True)
             case = f"{name}_{str(plan).replace(', ', '_')}".replace("-", "_")
             print(f"{case}: {need.device_bytes / GIB:.2f} GiB", file=sys.stderr, flush=True)
             figures[f"peak_{case}"] = Figure((need.device_bytes / GIB,), "GiB")
-            figures[f"host_{case}"] = Figure((need.host_bytes / GIB,), "GiB")
+            figures[f"host_{case}"] = Figure((need.host_bytes(plan.devices) / GIB,), "GiB")
     return figures

@@ -20,13 +20,17 @@ from diffusion_at_home.config.run import Codec, RunConfig
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.ema import ema_decay, ema_update
+from diffusion_at_home.model.objective import flow_loss
 from diffusion_at_home.outer.aggregation import weighted_mean
 from diffusion_at_home.outer.schedule import learning_rate
 from diffusion_at_home.outer.state import RunState
 from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import VectorReader, encode_chunks, write_vector
 from worker.step.compute import CPU
-from worker.trainer import Batch, LeaseTrainer, Trained
+from worker.step.one_device import OneDevice
+from worker.step.plan import StepPlan
+from worker.step.stepper import Drawn
+from worker.trainer import LeaseTrainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,44 +45,56 @@ class Outcome:
     """A round's update, mean over the rounds."""
 
 
-class KeptTrainer(LeaseTrainer):
-    """A trainer whose 32-bit AdamW lives as long as the run: what one node does, and what a lease does not."""
+class KeptAdamW:
+    """Steps of a 32-bit AdamW whose state lives as long as the run: what one node does, and what a lease does not."""
+
+    plan = StepPlan()
 
     def __init__(self, config: RunConfig, model: DiffusionModel, layout: Layout) -> None:
-        super().__init__(config, model, layout, CPU)
+        self._config, self._model, self._layout = config, model, layout
+        self._base = torch.empty(0)
         inner = config.inner
         self._optimizer = torch.optim.AdamW(
             model.parameters(), betas=(inner.beta1, inner.beta2), weight_decay=inner.weight_decay, fused=True
         )
 
-    def continue_from(self, base: Tensor, batches: list[Batch], *, seed: int, learning_rate: float) -> Trained:
-        """As `train`, with the state that the last call left."""
+    def start(self, base: Tensor, seed: int, learning_rate: float) -> None:  # noqa: ARG002 -- fp32 is not rounded
+        """See `Stepper.start`, but for the state, which is the last lease's."""
+        self._base = base.clone()
         self._layout.load(self._model, base)
         self._model.train()
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        generator = torch.Generator().manual_seed(seed)
-        losses = []
-        for batch in batches:
-            losses.append(float(self._backward(self._draw(batch, generator), len(batch.captions))))
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._config.inner.clip_norm)
-            self._optimizer.step()
-            self._optimizer.zero_grad()
-        images = sum(len(batch.captions) for batch in batches)
-        return Trained(base - self._layout.flatten(self._model), images, 0.0, sum(losses) / len(losses))
+
+    def step(self, drawn: Drawn) -> float:
+        """See `Stepper.step`."""
+        tokens = self._model.tokenize(drawn.captions)
+        loss = flow_loss(self._model, drawn.x_BCHW, tokens, drawn.t_B, drawn.eps_BCHW, self._config.objective).mean()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+        nn.utils.clip_grad_norm_(self._model.parameters(), self._config.inner.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(loss)
+
+    def delta(self) -> Tensor:
+        """See `Stepper.delta`."""
+        return self._base - self._layout.flatten(self._model)
+
+    def close(self) -> None:
+        """See `Stepper.close`."""
 
 
 def one_node(config: RunConfig, task: DigitsTask) -> Outcome:
     """Plain AdamW over the run's images, with the run's schedule of the rate and its EMA."""
     model, layout = _model(config, task)
-    trainer = KeptTrainer(config, model, layout)
+    trainer = LeaseTrainer(config, KeptAdamW(config, model, layout))
     weights = layout.flatten(model)
     ema = weights.clone()
     batches = task.batches(config.run.seed, config.inner.batch_images)
     steps = config.round.images // config.inner.batch_images
     for number, images in enumerate(_progress(config)):
         lease = list(itertools.islice(batches, steps))
-        trained = trainer.continue_from(
+        trained = trainer.train(
             weights, lease, seed=_seed(config, number, 0), learning_rate=learning_rate(config, images)
         )
         weights = layout.flatten(model)
@@ -94,8 +110,11 @@ def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool
     model, layout = _model(config, task)
     weights = layout.flatten(model)
     state, replica = RunState.initial(config, weights), weights
-    kept = [KeptTrainer(config, _model(config, task)[0], layout) for _ in range(workers if keep_state else 0)]
-    fresh = LeaseTrainer(config, model, layout, CPU)
+    kept = [
+        LeaseTrainer(config, KeptAdamW(config, _model(config, task)[0], layout))
+        for _ in range(workers if keep_state else 0)
+    ]
+    fresh = LeaseTrainer(config, OneDevice(config, model, layout, CPU))
     batches = task.batches(config.run.seed, config.inner.batch_images)
     up: list[int] = []
     down: list[int] = []
@@ -107,8 +126,8 @@ def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool
         for worker in range(workers):
             lease = list(itertools.islice(batches, steps))
             seed = _seed(config, number, worker)
-            train = kept[worker].continue_from if keep_state else fresh.train
-            trained = train(replica, lease, seed=seed, learning_rate=rate)
+            trainer = kept[worker] if keep_state else fresh
+            trained = trainer.train(replica, lease, seed=seed, learning_rate=rate)
             contributions.append(
                 _container(config.codec.delta, layout, encode_chunks(config.codec.delta, trained.delta))
             )

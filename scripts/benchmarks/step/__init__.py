@@ -26,6 +26,7 @@ from diffusion_at_home.model.objective import drop_captions, flow_loss, sample_t
 from diffusion_at_home.model.text import train_tokenizer
 from diffusion_at_home.wire.layout import Layout
 from worker.step.compute import CPU
+from worker.step.one_device import OneDevice
 from worker.trainer import Batch, LeaseTrainer
 
 _CONFIG: Final = Path(__file__).resolve().parents[3] / "configs" / "digits.toml"
@@ -64,7 +65,7 @@ def _measure(config: RunConfig, steps: int, repetitions: int) -> tuple[list[floa
     generator = torch.Generator().manual_seed(0)
     shape = (config.inner.batch_images, *config.model.sample_shape)
     batches = [Batch(torch.randn(shape, generator=generator), captions) for _ in range(steps)]
-    trainer = LeaseTrainer(config, models[0], layout, CPU)
+    trainer = LeaseTrainer(config, OneDevice(config, models[0], layout, CPU))
 
     def ours() -> Tensor:
         return trainer.train(base, batches, seed=0, learning_rate=1e-3).delta
