@@ -75,6 +75,7 @@ class Coordinator:
         uploads = Uploads(folder.staging)
         uploads.forget_all_but({lease.lease_id for lease in ledger.active_leases()})
         self._spec = spec
+        self._num_parameters = layout.num_elements
         self._metrics = Metrics()
         self._ledger = LedgerThread(ledger)
         self._blobs = blobs
@@ -203,6 +204,7 @@ class Coordinator:
             protocol_version=PROTOCOL_VERSION,
             grpc_port=grpc_port,
             spec_sha256=self._spec.sha256,
+            num_parameters=self._num_parameters,
         )
         return web_app(
             info=info,

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from diffusion_at_home.errors import Busy, DahError, LeaseLost, RetryCall, Unreachable
 from diffusion_at_home.refusals import MEANINGS, REFUSAL_METADATA, RETRY_AFTER_METADATA, short_name
@@ -105,6 +106,13 @@ class CoordinatorClient:
     def release(self, request: ReleaseRequest, token: str) -> None:
         """Give a lease back."""
         self._finish(self._start(self._stub.Release, request, token, _RELEASE_DEADLINE))
+
+    def is_serving(self, deadline: timedelta) -> bool:
+        """Whether the coordinator's own health check says that it serves; needs no session."""
+        stub = health_pb2_grpc.HealthStub(self._channel)
+        call = stub.Check.future(health_pb2.HealthCheckRequest(), timeout=deadline.total_seconds())
+        reply = self._finish(call)
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
     def _start(self, method: Any, request: Any, token: str, deadline: timedelta) -> Any:
         metadata = (("authorization", f"Bearer {token}"),)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
+import warnings
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import psutil
 import torch
@@ -19,11 +20,37 @@ from worker.step.compute import Compute
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
+_TRIAL: Final = 8
+"""Side of the matrix that shows whether a device computes at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class TorchBuild:
+    """Which torch is installed, and whether it reaches a GPU."""
+
+    version: str
+    cuda: str
+    """CUDA version it was built for, as in "12.6"; empty for any other build."""
+    usable: bool
+    """Whether it finds a device it can use."""
+
+
+def torch_build() -> TorchBuild:
+    """The installed torch on this machine."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about drivers: who asks has a sentence of its own
+        usable = torch.cuda.is_available()
+    return TorchBuild(torch.__version__, torch.version.cuda or "", usable)
+
+
+def num_threads() -> int:
+    """CPU threads that torch computes with, once the device is open."""
+    return torch.get_num_threads()
+
 
 def open_device(settings: WorkerSettings, index: int = 0) -> Compute:
     """The device and precision to train with; `index` tells devices of a kind apart. Raises `HardwareError`."""
-    threads = settings.threads or (os.cpu_count() or 1)
-    torch.set_num_threads(max(1, threads // num_devices(settings)))
+    torch.set_num_threads(max(1, (settings.threads or torch.get_num_threads()) // num_devices(settings)))
     cuda = torch.cuda.is_available()
     if settings.device is Device.CUDA and not cuda:
         raise HardwareError(
@@ -77,3 +104,18 @@ def describe(compute: Compute, devices: int) -> Hardware:
     return Hardware(
         device="cpu", device_name=name[:128], num_devices=devices, memory_bytes=psutil.virtual_memory().total
     )
+
+
+def try_out(compute: Compute) -> None:
+    """Compute a little there. Raises `HardwareError` if this torch has nothing that runs on the device."""
+    try:
+        matrix = torch.ones(_TRIAL, _TRIAL, device=compute.device, dtype=torch.bfloat16 if compute.autocast else None)
+        computed = bool((matrix @ matrix == _TRIAL).all())
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise HardwareError(
+            f"{compute.device} fails at the first computation ({reason}): install a torch that supports it, "
+            "or set device = 'cpu'"
+        ) from None
+    if not computed:
+        raise HardwareError(f"{compute.device} computes wrongly: do not train with it")

@@ -1,4 +1,4 @@
-"""The run's address: what workers, operators and downloaders fetch over HTTP. Everything here is public and read-only.
+"""The run's address: what workers, operators and downloaders fetch over HTTP. All is public; nothing that is sent is kept.
 
 Files are served only if the ledger or a manifest names them, with Range, so that any cache or mirror can do the same.
 """
@@ -17,6 +17,8 @@ from starlette.routing import Route
 from coordinator.blobs import BlobStore
 from coordinator.checkpoints import Checkpoints
 from coordinator.metrics import Metrics
+from coordinator.web.line_test import LineTest
+from diffusion_at_home.linetest import LINE_TEST_PATH
 from diffusion_at_home.runinfo import RUN_INFO_PATH, RunInfo
 
 _IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
@@ -65,6 +67,7 @@ def web_app(
             Route("/status.json", status_json),
             Route("/healthz", healthz),
             Route("/metrics", prometheus),
+            Route(LINE_TEST_PATH, LineTest(), methods=["GET", "POST"]),
             Route("/blobs/{sha256}", blob),
             Route("/checkpoints.json", listing),
             Route("/checkpoints/{name}/{path:path}", checkpoint_file),

@@ -55,7 +55,7 @@ def run_command(command: Callable[[], object], *, debug: bool) -> int:
 def _say(sentence: str, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"dah: {_one_line(sentence)}", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"dah: {one_line(sentence)}", file=sys.stderr, flush=True)  # noqa: T201
     return code
 
 
@@ -70,7 +70,7 @@ def _where_help_is(error: TyperException) -> str:
     return "" if context is None else f" See `{context.command_path} --help`."
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """`text` without line ends and control characters: some of it was written by the other side."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
@@ -94,4 +94,4 @@ def _shown(value: Any) -> str:
         return ", ".join(_shown(item) for item in value) or "none"
     if value is None or isinstance(value, bool):
         return {None: "-", True: "yes", False: "no"}[value]
-    return f"{value:,}" if isinstance(value, int) else _one_line(str(value))
+    return f"{value:,}" if isinstance(value, int) else one_line(str(value))

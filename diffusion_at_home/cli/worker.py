@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from diffusion_at_home.cli.output import emit
+from diffusion_at_home.cli.output import emit, one_line
 
 if TYPE_CHECKING:
     from diffusion_at_home.rpc.coordinator_pb2 import Hardware
+    from worker.doctor.report import Diagnosis
     from worker.settings import WorkerSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train for a run on this machine.")
@@ -118,6 +119,45 @@ def status(
     folder = StateFolder(_settings(config, overrides, state_dir).state_dir)
     found = read_status(folder.status)
     emit({"running": folder.in_use, **found.model_dump(mode="json")}, as_json)
+
+
+@app.command()
+def doctor(
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="The run's address; the last joined one if left out.")
+    ] = None,
+    config: Config = None,
+    overrides: Overrides = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """Whether this machine is fit to work, and if not, what to do. Trains nothing, joins nothing."""
+    settings = _settings(config, overrides, state_dir)
+    from worker.doctor.report import diagnose  # torch
+
+    found = diagnose(settings, url)
+    if as_json:
+        emit(found.plain(), as_json)
+    else:
+        _draw(found)
+    raise typer.Exit(found.exit_code)
+
+
+def _draw(found: Diagnosis) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table.grid(padding=(0, 2, 0, 0))
+    for check in found.checks:
+        style = {"fine": "green", "warning": "yellow", "problem": "bold red", "skipped": "dim"}[check.state]
+        told = Text(one_line(check.found), overflow="fold")
+        if check.advice:
+            told.append(f"\n{one_line(check.advice)}", "bold")
+        shown.add_row(Text(check.name.replace("_", " "), no_wrap=True), Text(check.state, style, no_wrap=True), told)
+    console = Console()
+    console.print(shown)
+    console.print("This machine is fit to work." if found.fit else "This machine cannot work yet.")
 
 
 def _settings(config: Path | None, overrides: list[str] | None, state_dir: Path | None) -> WorkerSettings:

@@ -36,6 +36,7 @@ def test_the_tree_has_the_commands_of_the_design() -> None:
         ("worker", "join"),
         ("worker", "run"),
         ("worker", "status"),
+        ("worker", "doctor"),
         ("checkpoint", "list"),
         ("checkpoint", "download"),
         ("checkpoint", "verify"),

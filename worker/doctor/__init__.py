@@ -1,0 +1,1 @@
+"""Is this machine fit to work for a run? One line a question, each with what to do."""
