@@ -136,7 +136,8 @@ class Daemon:
         config = spec.config
         self.progress.enter(WorkerState.STARTING, "planning memory")
         tokenizer_json = spec.tokenizer.encode()
-        plan = WorkPlan(config, tokenizer_json, this_machine(compute, self._devices), self._folder.plans)
+        machine = this_machine(compute, self._devices)
+        plan = WorkPlan(config, tokenizer_json, machine, self._folder.plans, self.stop.raise_if_requested)
         _log.info("memory_planned", plan=str(plan.step))
 
         def build() -> DiffusionModel:

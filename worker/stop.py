@@ -47,6 +47,11 @@ class StopSignal:
             for subscriber in self._subscribers:
                 subscriber.set()
 
+    def raise_if_requested(self) -> None:
+        """Raise `Interrupted` if it is time to stop."""
+        if self.requested:
+            raise Interrupted
+
     @contextmanager
     def also_sets(self, event: threading.Event) -> Iterator[None]:
         """Within, a request to stop sets `event` too; at once if there was one before."""

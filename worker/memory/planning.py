@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import HardwareError
 from worker.atomic_file import write_atomically
 from worker.memory.choice import Machine, MemoryPlan, plan_memory, refusal, rung_of
-from worker.memory.measure import measure
+from worker.memory.measure import Need, measure
 from worker.step.compute import Compute
 from worker.step.plan import StepPlan
 
@@ -39,22 +40,30 @@ def make_plan(
     *,
     try_all: bool = False,
     failed: tuple[StepPlan, ...] = (),
+    before_each: Callable[[], None] = lambda: None,
 ) -> MemoryPlan:
-    """Measure until a rung fits that has not `failed`, or all of them."""
-    return plan_memory(
-        config,
-        machine,
-        lambda plan: measure(config, tokenizer_json, plan, autocast=machine.bf16),
-        try_all=try_all,
-        failed=failed,
-    )
+    """Measure until a rung fits that has not `failed`, or all of them; `before_each` may raise to end that."""
+
+    def need(plan: StepPlan) -> Need:
+        before_each()
+        return measure(config, tokenizer_json, plan, autocast=machine.bf16)
+
+    return plan_memory(config, machine, need, try_all=try_all, failed=failed)
 
 
 class WorkPlan:
     """The plan of one run on one machine, kept in a file; steps down when the device proves it wrong."""
 
-    def __init__(self, config: RunConfig, tokenizer_json: bytes, machine: Machine, folder: Path) -> None:
-        """Read the plan that was made before, or make it."""
+    def __init__(
+        self,
+        config: RunConfig,
+        tokenizer_json: bytes,
+        machine: Machine,
+        folder: Path,
+        before_each: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Read the plan that was made before, or make it; `before_each` rung may raise to end that, and is raised."""
+        self._before_each = before_each
         self._config = config
         self._tokenizer_json = tokenizer_json
         self._machine = machine
@@ -83,7 +92,9 @@ class WorkPlan:
         self._keep(MemoryPlan((rung,), rung, self._made.failed))
 
     def _make(self, failed: tuple[StepPlan, ...]) -> MemoryPlan:
-        return self._keep(make_plan(self._config, self._tokenizer_json, self._machine, failed=failed))
+        return self._keep(
+            make_plan(self._config, self._tokenizer_json, self._machine, failed=failed, before_each=self._before_each)
+        )
 
     def _keep(self, made: MemoryPlan) -> MemoryPlan:
         self._made = made
