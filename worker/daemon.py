@@ -14,13 +14,10 @@ from rich.console import Console
 from diffusion_at_home import events
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.errors import LeaveRun, VersionMismatch
-from diffusion_at_home.model.base import DiffusionModel
-from diffusion_at_home.model.build import build_model
 from diffusion_at_home.runinfo import RunInfo
 from diffusion_at_home.runspec import RunSpec
-from diffusion_at_home.wire.layout import Layout
 from worker.blobs import BlobCache, BlobFetcher
-from worker.device import describe, num_devices, open_device, shapes_only
+from worker.device import describe, num_devices, open_device
 from worker.grant import GrantReader
 from worker.joining import Workplace, new_session, open_http
 from worker.live_line import live_line
@@ -31,7 +28,6 @@ from worker.patience import Patience
 from worker.planned_trainer import PlannedTrainer
 from worker.prefetch import Prefetcher
 from worker.progress import Progress, Status, WorkerState
-from worker.ranks.ranks import Ranks
 from worker.replica import Replica
 from worker.run_address import find_run
 from worker.samples import LeaseSamples
@@ -40,9 +36,7 @@ from worker.session import Session
 from worker.settings import WorkerSettings
 from worker.state_folder import StateFolder, locked
 from worker.step.compute import Compute
-from worker.step.one_device import OneDevice
-from worker.step.plan import StepPlan
-from worker.step.stepper import Stepper
+from worker.steppers import OpenStepper, TrainingSite, open_stepper
 from worker.stop import Interrupted, StopSignal
 
 _log = events.logger("worker")
@@ -68,7 +62,8 @@ def run_worker(settings: WorkerSettings, folder: StateFolder, place: Workplace, 
 class Daemon:
     """One worker process."""
 
-    def __init__(self, settings: WorkerSettings, folder: StateFolder) -> None:
+    def __init__(self, settings: WorkerSettings, folder: StateFolder, open_stepper: OpenStepper = open_stepper) -> None:
+        self._open_stepper = open_stepper
         self.stop = StopSignal()
         self._clock = SystemClock()
         self.progress = Progress(folder.status, self._clock)
@@ -140,19 +135,16 @@ class Daemon:
         plan = WorkPlan(config, tokenizer_json, machine, self._folder.plans, self.stop.raise_if_requested)
         _log.info("memory_planned", plan=str(plan.step))
 
-        def build() -> DiffusionModel:
-            return build_model(config.model, config.objective, tokenizer_json, config.run.seed)
-
-        layout = Layout.of(shapes_only(build))
+        site = TrainingSite(config, tokenizer_json, compute, self._settings)
+        layout = site.layout()
         if layout.digest != session.layout_sha256:
             raise VersionMismatch("this software builds another model than the coordinator's: upgrade the older one")
-
-        def open_stepper(step: StepPlan) -> Stepper:
-            if step.sharded:
-                return Ranks(config, tokenizer_json, layout, self._settings, step)
-            return OneDevice(config, build(), layout, compute, step)
-
-        trainer = PlannedTrainer(config, plan, open_stepper, lambda step: self.progress.planned(str(step)))
+        trainer = PlannedTrainer(
+            config,
+            plan,
+            lambda step: self._open_stepper(site, layout, step),
+            lambda step: self.progress.planned(str(step)),
+        )
         opened.callback(trainer.close)
         outbox = Outbox(self._folder.outbox(spec.run_id))
         return Parts(
