@@ -83,7 +83,14 @@ class Coordinator:
         self._dispatcher = Dispatcher(
             config=config, shard_sizes=shard_sizes, ledger=self._ledger, pool=ledger.pool(), clock=SystemClock()
         )
-        self._versions = Versions(config=config, layout=layout, blobs=blobs, folder=folder.state, history=history)
+        self._versions = Versions(
+            config=config,
+            layout=layout,
+            blobs=blobs,
+            folder=folder.state,
+            history=history,
+            contributions_of=ledger.contributions,
+        )
         self._exporter = Exporter(
             spec=spec, folder=folder, model=model, layout=layout, versions=self._versions, ledger=self._ledger
         )

@@ -11,6 +11,7 @@ import hashlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,14 @@ _EVALUATION_SEED: Final = 0
 _RETRY_SECONDS: Final = 30.0
 
 _log = events.logger("coordinator")
+
+
+class Kind(StrEnum):
+    """What is due at a version."""
+
+    EVALUATION = "evaluation"
+    CHECKPOINT = "checkpoint"
+    """Which is evaluated as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +81,19 @@ class Exporter:
             folder.exports.mkdir(exist_ok=True)
             folder.checkpoints.mkdir(exist_ok=True)
 
-    async def consider(self, version: Version, *, final: bool) -> None:
-        """Note what is due at `version`, the newest one; `final` always ends in a checkpoint."""
+    async def due_at(self, version: Version, *, final: bool) -> Kind | None:
+        """What is due at `version`, the newest one; `final` always ends in a checkpoint."""
         checkpoint = final or self._crossed(version, self._spec.config.checkpoint.every_images)
         evaluation = version.version == 0 or self._crossed(version, self._spec.config.evaluation.every_images)
         if not checkpoint and not evaluation:
-            return
+            return None
         if await self._ledger.run(_is_done, version.version, checkpoint):
-            return
-        kind = "checkpoint" if checkpoint else "evaluation"
-        link = self._folder.exports / f"{version.version:09d}-{kind}.safetensors"
+            return None
+        return Kind.CHECKPOINT if checkpoint else Kind.EVALUATION
+
+    async def consider(self, version: Version, due: Kind) -> None:
+        """Note what is due at `version`, whose state is saved. Raises `StorageError`."""
+        link = self._folder.exports / f"{version.version:09d}-{due}.safetensors"
         with storage_errors(link):
             link.unlink(missing_ok=True)
             link.hardlink_to(self._versions.state_file)
@@ -132,7 +144,7 @@ class Exporter:
     def _due(self) -> _Due | None:
         for path in sorted(self._folder.exports.glob("*.safetensors")):
             number, _, kind = path.stem.partition("-")
-            return _Due(self._versions.history[int(number)], path, kind == "checkpoint")
+            return _Due(self._versions.history[int(number)], path, kind == Kind.CHECKPOINT)
         return None
 
     def _do(self, due: _Due, contributors: tuple[Contributor, ...]) -> tuple[list[Evaluation], Checkpoint | None]:

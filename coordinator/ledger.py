@@ -225,6 +225,13 @@ class Ledger:
             tx.execute(sa.insert(tables.versions).values(dataclasses.asdict(version)))
             tx.execute(sa.update(rounds).where(rounds.c.number == version.version).values(state=RoundState.CLOSED))
 
+    def set_snapshot(self, version: Version) -> None:
+        """Store that a published version has a snapshot."""
+        versions = tables.versions
+        snapshot = {"snapshot_sha256": version.snapshot_sha256, "snapshot_bytes": version.snapshot_bytes}
+        with self._begin() as tx:
+            tx.execute(sa.update(versions).where(versions.c.version == version.version).values(snapshot))
+
     def newest_version(self) -> Version:
         """The last published one."""
         query = sa.select(tables.versions).order_by(tables.versions.c.version.desc()).limit(1)

@@ -51,6 +51,7 @@ class Rounds:
         self._ledger = ledger
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tensors")
+        self._settling: asyncio.Task[None] | None = None
         self._smallest_round = config.lease.min_steps * config.inner.batch_images
 
     @property
@@ -68,6 +69,13 @@ class Rounds:
 
     async def run(self) -> None:
         """Until the run is complete and its last checkpoint is out."""
+        try:
+            await self._run()
+        finally:
+            if self._settling is not None:
+                self._settling.cancel()  # what it was to do is done after the next start
+
+    async def _run(self) -> None:
         self._metrics.version.set(self._versions.newest.version)
         await self._export(self._versions.newest)
         while not self.complete:
@@ -77,6 +85,8 @@ class Rounds:
             version = await self._publish(live)
             self._intake.tidy()
             await self._export(version)
+            self._settling = asyncio.create_task(self._settle())
+        await self._settled()
         await self._exporter.idle()
         self._dispatcher.idle_reason = IdleReason.COMPLETE
         self._dispatcher.changed.ring()
@@ -106,13 +116,11 @@ class Rounds:
 
     async def _publish(self, closing: Round) -> Version:
         started = time.monotonic()
+        await self._settled()
         contributions = await self._ledger.run(Ledger.contributions, closing.number)
-        loop = asyncio.get_running_loop()
-        version = await self._until_stored(
-            lambda: loop.run_in_executor(self._executor, self._versions.make, contributions)
-        )
+        version = await self._until_stored(lambda: self._in_thread(lambda: self._versions.make(contributions)))
         await self._until_stored(lambda: self._ledger.run(Ledger.publish, version))
-        self._versions.published(version)
+        self._versions.published(version, contributions)
         seconds = time.monotonic() - started
         self._metrics.closing.observe(seconds)
         self._metrics.version.set(version.version)
@@ -120,7 +128,26 @@ class Rounds:
         return version
 
     async def _export(self, version: Version) -> None:
-        await self._until_stored(lambda: self._exporter.consider(version, final=self.complete))
+        due = await self._exporter.due_at(version, final=self.complete)
+        if due is not None:
+            await self._until_stored(lambda: self._in_thread(self._versions.save))
+            await self._until_stored(lambda: self._exporter.consider(version, due))
+
+    async def _settle(self) -> None:
+        """What the newest version leaves to do, while the next round collects."""
+        with_snapshot = await self._until_stored(lambda: self._in_thread(self._versions.settle))
+        if with_snapshot is not None:
+            await self._until_stored(lambda: self._ledger.run(Ledger.set_snapshot, with_snapshot))
+            self._versions.snapshot_stored(with_snapshot)
+
+    async def _settled(self) -> None:
+        """Wait for that, and raise what it died of."""
+        task, self._settling = self._settling, None
+        if task is not None:
+            await task
+
+    def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _until_stored(self, work: Callable[[], Awaitable[T]]) -> T:
         """Repeat `work` while the disk is full: an operator can free space without losing the round."""

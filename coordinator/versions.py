@@ -1,14 +1,17 @@
 """The history of published weights: makes the next version, and tells how to reach the newest from any other.
 
-Owns the run's state vectors (published, master, EMA, outer moments). A version is durable in this order: update blob,
-state file, ledger. A process that dies in between finds the ledger at the old version, loads the old state and makes
-the same bits again, for the round's contributions are fixed and summed in a fixed order.
+Owns the run's state vectors (published, master, EMA, outer moments). A version is published when its update is a blob and the
+ledger names it; nobody waits for more. The state is saved, and a snapshot written, now and then and beside the next round: a
+process that dies loads the last saved state and steps it again by the contributions that the ledger names, to the same bits,
+for they are fixed and summed in a fixed order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -25,27 +28,41 @@ from diffusion_at_home.wire.vector import VectorReader, encode_chunks, write_vec
 KEPT_SNAPSHOTS: Final = 2
 """Newest snapshots that stay; a worker that is half-way through an older one asks again."""
 
+_MOST_TO_REPEAT_SECONDS: Final = 2.0
+"""Of arithmetic that a restart has to do again; more than that, and the state is saved."""
+
 
 class Versions:
     """All versions of a run; the newest one's state in memory."""
 
     def __init__(
-        self, *, config: RunConfig, layout: Layout, blobs: BlobStore, folder: Path, history: Sequence[Version]
+        self,
+        *,
+        config: RunConfig,
+        layout: Layout,
+        blobs: BlobStore,
+        folder: Path,
+        history: Sequence[Version],
+        contributions_of: Callable[[int], Sequence[Contribution]],
     ) -> None:
-        """Load the newest version of `history`. Raises `IntegrityError` if its state is not what was published."""
+        """Load the newest version of `history`; `contributions_of` tells what made one.
+
+        Raises `IntegrityError` if it is not what was published.
+        """
         self.history = list(history)
         self.layout = layout
         self._config = config
         self._blobs = blobs
         self._folder = folder
+        self._saved = self._newest_saved()
+        self._unsaved = {v.version: contributions_of(v.version) for v in self.history[self._saved + 1 :]}
+        self._unsaved_seconds = 0.0
         self._state = self._load()
         self._snapshots = [v.version for v in self.history if blobs.path(v.snapshot_sha256)]
         if not self._snapshots:
             raise IntegrityError(f"no snapshot of any version is left in {blobs.folder}: restore one from a backup")
         self._forget_old_snapshots()
-        for stray in folder.glob("state-*"):
-            if stray != state_file(folder, self.newest.version):
-                stray.unlink()
+        self._forget_old_states()
 
     @property
     def newest(self) -> Version:
@@ -54,8 +71,8 @@ class Versions:
 
     @property
     def state_file(self) -> Path:
-        """The newest version's state; replaced when the next is published."""
-        return state_file(self._folder, self.newest.version)
+        """The newest version's state, if it was saved; replaced when a later one is."""
+        return state_file(self._folder, self._saved)
 
     def make(self, contributions: Sequence[Contribution]) -> Version:
         """Aggregate `contributions` in the order given and step: the next version, durable but for the ledger.
@@ -70,31 +87,59 @@ class Versions:
             raise
 
     def _make(self, contributions: Sequence[Contribution]) -> Version:
-        state = self._state
+        started, state = time.monotonic(), self._state
         staged = self._blobs.staging / f"update-{state.version + 1}"
         write_update(staged, state, self._config, contributions, self._blobs)
         update_sha256, update_bytes = self._add(staged)
-        snapshot_sha256, snapshot_bytes = self._snapshot_if_due(update_bytes)
-        state.save(state_file(self._folder, state.version))
+        self._unsaved_seconds += time.monotonic() - started
         return Version(
             version=state.version,
             images=state.images,
             weights_digest=self.layout.weights_digest(state.published),
             update_sha256=update_sha256,
             update_bytes=update_bytes,
-            snapshot_sha256=snapshot_sha256,
-            snapshot_bytes=snapshot_bytes,
+            snapshot_sha256="",
+            snapshot_bytes=0,
             published_at_ms=now_ms(),
         )
 
-    def published(self, version: Version) -> None:
-        """The ledger has `version`: it is the newest one now, and what only the last one needed goes."""
+    def published(self, version: Version, contributions: Sequence[Contribution]) -> None:
+        """The ledger has `version`, which `contributions` made: it is the newest one now."""
         assert version.version == self.newest.version + 1
-        self.state_file.unlink(missing_ok=True)
         self.history.append(version)
-        if version.snapshot_sha256:
-            self._snapshots.append(version.version)
-            self._forget_old_snapshots()
+        self._unsaved[version.version] = contributions
+
+    def save(self) -> None:
+        """Save the newest version's state, unless it is. Blocks. Raises `StorageError`."""
+        if self._saved == self.newest.version:
+            return
+        self._state.save(state_file(self._folder, self.newest.version))
+        self._saved = self.newest.version
+        self._unsaved, self._unsaved_seconds = {}, 0.0
+        self._forget_old_states()
+
+    def settle(self) -> Version | None:
+        """What a new version leaves to do once it is published: its state, a snapshot, as far as they are due.
+
+        Blocks. Returns the version with its snapshot if it got one, which is offered once the ledger knows it
+        (`snapshot_stored`). Raises `StorageError`; then the same call may be repeated.
+        """
+        if self._unsaved_seconds > _MOST_TO_REPEAT_SECONDS:
+            self.save()
+        last = self._snapshots[-1]
+        # As soon as the updates since the last one weigh as much: nobody downloads more than twice a snapshot.
+        if sum(v.update_bytes for v in self.history[last + 1 :]) < self.history[last].snapshot_bytes:
+            return None
+        staged = self._blobs.staging / f"snapshot-{self._state.version}"
+        _write_snapshot(staged, self._state)
+        sha256, size_bytes = self._add(staged)
+        return replace(self.newest, snapshot_sha256=sha256, snapshot_bytes=size_bytes)
+
+    def snapshot_stored(self, version: Version) -> None:
+        """The ledger knows the snapshot of `version`: joiners get it, and one that is too old goes."""
+        self.history[version.version] = version
+        self._snapshots.append(version.version)
+        self._forget_old_snapshots()
 
     def catch_up(self, held_version: int | None) -> list[Blob]:
         """The fewest bytes from `held_version` (None: nothing) to the newest: updates, or a snapshot and updates."""
@@ -107,12 +152,27 @@ class Versions:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _newest_saved(self) -> int:
+        versions = [v.version for v in self.history if state_file(self._folder, v.version).is_file()]
+        if not versions:
+            raise IntegrityError(f"no state of any version is left in {self._folder}: restore one from a backup")
+        return max(versions)
+
     def _load(self) -> RunState:
-        path = state_file(self._folder, self.newest.version)
+        """The newest version: the last saved one, stepped again by what made those after it."""
+        path = state_file(self._folder, self._saved)
         state = RunState.load(path)
-        if self.layout.weights_digest(state.published) != self.newest.weights_digest:
-            raise IntegrityError(f"{path} is not the published version {self.newest.version}: restore it from a backup")
+        self._check(state, self._saved, f"{path} is not the published version {self._saved}")
+        staged = self._blobs.staging / "update-again"
+        for version, contributions in self._unsaved.items():
+            write_update(staged, state, self._config, contributions, self._blobs)
+            self._check(state, version, f"its contributions do not make the published version {version}")
+        staged.unlink(missing_ok=True)
         return state
+
+    def _check(self, state: RunState, version: int, otherwise: str) -> None:
+        if self.layout.weights_digest(state.published) != self.history[version].weights_digest:
+            raise IntegrityError(f"{otherwise}: restore it from a backup")
 
     def _add(self, staged: Path) -> tuple[str, int]:
         """Make the staged file a blob; returns its name and size."""
@@ -120,15 +180,10 @@ class Versions:
         self._blobs.add_file(staged, sha256)
         return sha256, size_bytes
 
-    def _snapshot_if_due(self, update_bytes: int) -> tuple[str, int]:
-        """A snapshot as soon as the updates since the last one weigh as much: nobody downloads more than twice one."""
-        last = self._snapshots[-1]
-        since = update_bytes + sum(v.update_bytes for v in self.history[last + 1 :])
-        if since < self.history[last].snapshot_bytes:
-            return "", 0
-        staged = self._blobs.staging / f"snapshot-{self._state.version}"
-        _write_snapshot(staged, self._state)
-        return self._add(staged)
+    def _forget_old_states(self) -> None:
+        for path in self._folder.glob("state-*"):
+            if path != self.state_file:
+                path.unlink()
 
     def _forget_old_snapshots(self) -> None:
         kept = {self.history[version].snapshot_sha256 for version in self._snapshots[-KEPT_SNAPSHOTS:]}

@@ -36,9 +36,15 @@ class Press:
         history = [first_version(initial, layout=self.layout, blobs=self.blobs, folder=folder / "state")]
         self.versions = self.opened(history)
 
-    def opened(self, history: list[Version]) -> Versions:
+    def opened(self, history: list[Version], *, lie: int = 0) -> Versions:
+        """`lie`: contributions are told to be those of so many versions later."""
         return Versions(
-            config=CONFIG, layout=self.layout, blobs=self.blobs, folder=self.folder / "state", history=history
+            config=CONFIG,
+            layout=self.layout,
+            blobs=self.blobs,
+            folder=self.folder / "state",
+            history=history,
+            contributions_of=lambda number: self.contributions(number + lie),
         )
 
     def contributions(self, number: int) -> list[Contribution]:
@@ -60,8 +66,11 @@ class Press:
 
     def publish(self, count: int = 1) -> None:
         for _ in range(count):
-            version = self.versions.make(self.contributions(self.versions.newest.version + 1))
-            self.versions.published(version)
+            contributions = self.contributions(self.versions.newest.version + 1)
+            self.versions.published(self.versions.make(contributions), contributions)
+            with_snapshot = self.versions.settle()
+            if with_snapshot is not None:
+                self.versions.snapshot_stored(with_snapshot)
 
     def weights_after(self, steps: list[Blob], weights: torch.Tensor) -> torch.Tensor:
         """What a replica with `weights` holds after following `steps`."""
@@ -99,10 +108,24 @@ def test_version_whose_row_never_reached_the_ledger_is_made_again_to_the_same_bi
     lost = press.versions.make(press.contributions(2))
     press.versions = press.opened(press.versions.history)
     assert bits(press.versions.make(press.contributions(2))) == bits(lost)
-    assert [path.name for path in sorted((press.folder / "state").iterdir())] == [
-        "state-1.safetensors",
-        "state-2.safetensors",
-    ]
+
+
+@pytest.mark.parametrize("saved_at", [0, 2, 4])
+def test_versions_after_the_last_saved_state_are_made_again_at_the_next_start(press: Press, saved_at: int) -> None:
+    for _ in range(4):
+        press.publish()
+        if press.versions.newest.version == saved_at:
+            press.versions.save()
+    expected = press.versions.make(press.contributions(5))
+    again = press.opened(press.versions.history)
+    assert [path.name for path in (press.folder / "state").iterdir()] == [f"state-{saved_at}.safetensors"]
+    assert bits(again.make(press.contributions(5))) == bits(expected)
+
+
+def test_contributions_that_make_another_version_are_refused(press: Press) -> None:
+    press.publish(2)
+    with pytest.raises(IntegrityError, match="do not make the published version 1"):
+        press.opened(press.versions.history, lie=1)
 
 
 def test_full_disk_leaves_everything_as_it_was(press: Press, tmp_path: Path) -> None:
@@ -161,6 +184,7 @@ def test_only_the_newest_snapshots_stay_also_after_a_restart(press: Press) -> No
 
 def test_state_that_is_not_the_published_version_is_refused(press: Press) -> None:
     press.publish()
+    press.versions.save()
     state = RunState.load(press.versions.state_file)
     state.published[0] += 1
     state.save(press.versions.state_file)
@@ -174,11 +198,17 @@ def test_run_without_any_snapshot_is_refused(press: Press) -> None:
         press.opened(press.versions.history)
 
 
+def test_run_without_any_state_is_refused(press: Press) -> None:
+    press.versions.state_file.unlink()
+    with pytest.raises(IntegrityError, match="no state"):
+        press.opened(press.versions.history)
+
+
 def test_two_snapshots_of_the_same_bits_are_one_blob_that_stays(press: Press) -> None:
     history = press.versions.history
     name = history[0].snapshot_sha256
     same = [Version(n, n, history[0].weights_digest, name, 1, name, history[0].snapshot_bytes, 1) for n in (1, 2, 3)]
     for version in same:
-        RunState.load(press.versions.state_file).save(press.folder / "state" / f"state-{version.version}.safetensors")
-        press.versions.published(version)
+        press.versions.published(version, [])
+        press.versions.snapshot_stored(version)
     assert press.blobs.path(name) is not None

@@ -1,0 +1,56 @@
+"""A worker that is ours but for the training: its deltas are the same made-up numbers every time."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion_at_home.wire.layout import Layout
+from worker.daemon import Daemon
+from worker.joining import workplace
+from worker.loop import Goal
+from worker.settings import Device, WorkerSettings
+from worker.state_folder import StateFolder
+from worker.step.plan import StepPlan
+from worker.step.stepper import Drawn
+from worker.steppers import TrainingSite
+
+
+class Idle:
+    """See `Stepper`."""
+
+    plan = StepPlan()
+
+    def __init__(self, num_elements: int) -> None:
+        self._delta = 1e-3 * torch.randn(num_elements, generator=torch.Generator().manual_seed(0))
+
+    def start(self, base: Tensor, seed: int, learning_rate: float) -> None:
+        """See `Stepper.start`."""
+
+    def step(self, drawn: Drawn) -> float:  # noqa: ARG002
+        """See `Stepper.step`."""
+        return 0.5
+
+    def delta(self) -> Tensor:
+        """See `Stepper.delta`."""
+        return self._delta
+
+    def close(self) -> None:
+        """See `Stepper.close`."""
+
+
+def _idle(site: TrainingSite, layout: Layout, plan: StepPlan) -> Idle:  # noqa: ARG001
+    return Idle(layout.num_elements)
+
+
+if __name__ == "__main__":
+    url, root = sys.argv[1], Path(sys.argv[2])
+    settings = WorkerSettings(device=Device.CPU, threads=1, state_dir=root, cache_dir=root / "cache")
+    folder = StateFolder(root)
+    root.mkdir(parents=True, exist_ok=True)
+    daemon = Daemon(settings, folder, _idle)
+    with daemon.stop.on_signals():
+        daemon.run(workplace(folder, url), Goal())
