@@ -29,6 +29,7 @@ from worker.planned_trainer import PlannedTrainer
 from worker.prefetch import Prefetcher
 from worker.progress import Progress, Status, WorkerState
 from worker.replica import Replica
+from worker.residual import Residual
 from worker.run_address import find_run
 from worker.samples import LeaseSamples
 from worker.sender import Sender
@@ -146,13 +147,16 @@ class Daemon:
             lambda step: self.progress.planned(str(step)),
         )
         opened.callback(trainer.close)
-        outbox = Outbox(self._folder.outbox(spec.run_id))
+        residual = Residual(self._folder.residual(spec.run_id), config.codec, layout)
+        opened.callback(residual.close)
+        outbox = Outbox(self._folder.outbox(spec.run_id), residual)
         return Parts(
             session=session,
             grants=GrantReader(config, spec.data, layout),
             replica=Replica(layout, config.codec.update, blobs),
             samples=LeaseSamples(spec.data, blobs, batch_images=config.inner.batch_images, seed=config.run.seed),
             trainer=trainer,
+            residual=residual,
             outbox=outbox,
             sender=Sender(
                 session=session,

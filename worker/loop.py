@@ -28,6 +28,7 @@ from worker.planned_trainer import PlannedTrainer
 from worker.prefetch import Prefetcher
 from worker.progress import Progress, WorkerState
 from worker.replica import Replica
+from worker.residual import Residual
 from worker.samples import LeaseSamples
 from worker.sender import Receipt, Sender
 from worker.session import Session
@@ -74,6 +75,7 @@ class Parts:
     replica: Replica
     samples: LeaseSamples
     trainer: PlannedTrainer
+    residual: Residual
     outbox: Outbox
     sender: Sender
     prefetcher: Prefetcher
@@ -156,6 +158,8 @@ class WorkerLoop:
     def _pull(self, grant: Grant, keeper: LeaseKeeper) -> Tensor:
         """The base weights."""
         self._parts.progress.enter(WorkerState.FETCHING, f"weights of version {grant.base_version}")
+        if any(step.is_snapshot for step in grant.catch_up):
+            self._parts.residual.drop()
         try:
             return self._parts.replica.bring_to(grant, keeper.wrap_up)
         except Interrupted:

@@ -11,13 +11,18 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
+from diffusion_at_home import events
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.config.toml import Section
 from diffusion_at_home.errors import storage_errors
-from diffusion_at_home.wire.vector import encode_chunks, write_vector
+from diffusion_at_home.wire.codecs import DecodeError
+from diffusion_at_home.wire.vector import write_vector
 from worker.atomic_file import write_atomically
 from worker.grant import LeaseId
+from worker.residual import Residual
 from worker.trainer import Trained
+
+_log = events.logger("worker")
 
 
 class Contribution(Section):
@@ -38,8 +43,10 @@ class Contribution(Section):
 class Outbox:
     """The contributions of one run that wait for their receipt."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, residual: Residual) -> None:
+        """`residual` is added to what is put in, and gets back what is refused."""
         self._folder = folder
+        self._residual = residual
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -47,7 +54,7 @@ class Outbox:
         """Encode what a lease came to. Raises `StorageError`."""
         path = self._vector(lease_id)
         with storage_errors(self._folder), path.open("w+b") as file:
-            write_vector(file, codec, len(trained.delta), encode_chunks(codec, trained.delta))
+            write_vector(file, codec, len(trained.delta), self._residual.encode(trained.delta, codec))
             size_bytes = file.tell()
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -70,6 +77,14 @@ class Outbox:
         """Forget it; the facts first, so that what is left of it is never taken for complete."""
         self._facts(contribution.lease_id).unlink(missing_ok=True)
         self._vector(contribution.lease_id).unlink(missing_ok=True)
+
+    def refused(self, contribution: Contribution) -> None:
+        """It will never count: what it said is still to be said, and it is forgotten."""
+        try:
+            self._residual.take_back(memoryview(self.vector(contribution).read_bytes()))
+        except (OSError, DecodeError) as error:
+            _log.warning("contribution_unreadable", lease=contribution.lease_id, error=str(error))
+        self.remove(contribution)
 
     def recover(self) -> list[Contribution]:
         """What an earlier process left to send; what it left incomplete is deleted."""

@@ -66,7 +66,7 @@ class Sender:
         try:
             receipt = self._patience.call(lambda: self._try(contribution), interrupt)
         except LeaseLost:
-            self._outbox.remove(contribution)
+            self._outbox.refused(contribution)
             raise
         self._outbox.remove(contribution)
         return receipt

@@ -57,6 +57,10 @@ class StateFolder:
         """Memory plans made so far."""
         return self._path / "plans"
 
+    def residual(self, run_id: str) -> Path:
+        """What encoding left out of a run's contributions so far."""
+        return self._path / "residual" / f"{run_id}.safetensors"
+
     def outbox(self, run_id: str) -> Path:
         """Folder of what was trained and not yet received."""
         return self._path / "pending" / run_id

@@ -325,6 +325,8 @@ class CodecSection(Section):
     """Worker to coordinator."""
     update: Codec = Codec.INT8
     """Coordinator to workers, with the coordinator's error feedback."""
+    feedback: Fraction = 0.0
+    """Share of what encoding left out of a worker's deltas that is added to its next one; 0 where that is little."""
 
 
 class EmaSection(Section):

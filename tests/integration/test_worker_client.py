@@ -17,6 +17,7 @@ from diffusion_at_home.identity import Identity
 from diffusion_at_home.refusals import MEANINGS, short_name
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from tests.integration.scripted_coordinator import RUN_ID, Place, RunPage, Scripted, serving, serving_page
+from tests.unit.tiny_run import no_residual
 from worker.client import CoordinatorClient
 from worker.grant import LeaseId
 from worker.joining import join_run
@@ -104,7 +105,7 @@ def test_a_forgotten_session_is_joined_again_and_the_call_repeated(place: Place,
 def test_a_cut_submit_resumes_where_the_coordinator_has_it(place: Place, session: Session, tmp_path: Path) -> None:
     coordinator = place.coordinator
     coordinator.cut_after_bytes = 2500
-    outbox = Outbox(tmp_path / "outbox")
+    outbox = Outbox(tmp_path / "outbox", no_residual())
     contribution = outbox.put(LeaseId(5), Trained(torch.randn(2000), 64, 1.5, 0.25), Codec.FP32)
     encoded = outbox.vector(contribution).read_bytes()
     sender = Sender(session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock())
@@ -116,7 +117,7 @@ def test_a_cut_submit_resumes_where_the_coordinator_has_it(place: Place, session
 
 
 def test_a_refused_contribution_leaves_the_outbox(place: Place, session: Session, tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path / "outbox")
+    outbox = Outbox(tmp_path / "outbox", no_residual())
     contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
     place.coordinator.refusal = pb.Refusal.REFUSAL_ROUND_CLOSED
     sender = Sender(session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock())
@@ -128,7 +129,7 @@ def test_a_refused_contribution_leaves_the_outbox(place: Place, session: Session
 def test_what_could_not_be_sent_before_the_stop_stays_in_the_outbox(
     place: Place, session: Session, tmp_path: Path
 ) -> None:
-    outbox = Outbox(tmp_path / "outbox")
+    outbox = Outbox(tmp_path / "outbox", no_residual())
     contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
     stop = threading.Event()
     stop.set()

@@ -46,7 +46,7 @@ def test_every_shipped_config_loads(path: Path) -> None:
         ("rum.name='x'", "unknown key 'rum'; did you mean 'run'?"),
         ("run.total_imags=5", "unknown key 'run.total_imags'; did you mean 'total_images'?"),
         ("model.text.max_token=5", "unknown key 'model.text.max_token'; did you mean 'max_tokens'?"),
-        ("codec.zzz=1", "unknown key 'codec.zzz'; known keys are delta, update"),
+        ("codec.zzz=1", "unknown key 'codec.zzz'; known keys are delta, feedback, update"),
     ],
 )
 def test_a_misspelt_key_is_named_with_the_nearest_real_one(override: str, sentence: str) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.wire.vector import VectorReader
+from tests.unit.tiny_run import no_residual
 from worker.grant import LeaseId
 from worker.outbox import Outbox
 from worker.trainer import Trained
@@ -13,8 +14,8 @@ TRAINED = Trained(delta=torch.arange(1000.0), images=64, seconds=1.25, mean_loss
 
 
 def test_a_new_process_finds_what_the_last_one_could_not_send(tmp_path: Path) -> None:
-    put = Outbox(tmp_path).put(LeaseId(9), TRAINED, Codec.FP32)
-    outbox = Outbox(tmp_path)
+    put = Outbox(tmp_path, no_residual()).put(LeaseId(9), TRAINED, Codec.FP32)
+    outbox = Outbox(tmp_path, no_residual())
     assert outbox.recover() == [put]
     assert (put.lease_id, put.images, put.train_ms, put.mean_loss) == (9, 64, 1250, 0.5)
     delta = torch.empty(1000)
@@ -23,7 +24,7 @@ def test_a_new_process_finds_what_the_last_one_could_not_send(tmp_path: Path) ->
 
 
 def test_what_a_crash_left_incomplete_is_deleted(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path)
+    outbox = Outbox(tmp_path, no_residual())
     put = outbox.put(LeaseId(1), TRAINED, Codec.INT8)
     outbox.put(LeaseId(2), TRAINED, Codec.INT8)
     (tmp_path / "lease-1.json").write_text('{"lease_id": 1')
@@ -34,7 +35,7 @@ def test_what_a_crash_left_incomplete_is_deleted(tmp_path: Path) -> None:
 
 
 def test_the_announced_digest_and_size_are_those_of_the_file(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path)
+    outbox = Outbox(tmp_path, no_residual())
     put = outbox.put(LeaseId(1), TRAINED, Codec.INT8)
     data = outbox.vector(put).read_bytes()
     assert put.size_bytes == len(data)

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.config.run import CodecSection, RunConfig
 from diffusion_at_home.config.toml import load_toml
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.text import train_tokenizer
+from diffusion_at_home.wire.layout import Layout
+from worker.residual import Residual
 from worker.trainer import Batch
 
 CAPTIONS = ("a dark square", "a bright square")
@@ -68,6 +70,11 @@ def batches(count: int, images: int = 8, shape: Sequence[int] = (3, 4, 4)) -> li
         )
         for _ in range(count)
     ]
+
+
+def no_residual() -> Residual:
+    """Of a run without error feedback."""
+    return Residual(Path("nowhere"), CodecSection(), Layout(()))
 
 
 def captions(images: int) -> list[str]:

@@ -1,0 +1,82 @@
+"""What encoding left out of this worker's deltas so far: added to the next one, kept over an orderly restart.
+
+It belongs to the versions that the deltas started from. Once the worker has fallen so far behind that it starts from a snapshot,
+or after a process that died and could not save it, it is dropped: the run loses what one worker still had to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from diffusion_at_home import events
+from diffusion_at_home.config.run import Codec, CodecSection
+from diffusion_at_home.errors import StorageError, storage_errors
+from diffusion_at_home.wire.feedback import encode_with_feedback
+from diffusion_at_home.wire.layout import Layout
+from diffusion_at_home.wire.vector import VectorReader, encode_chunks
+
+_NAME: Final = "residual"
+
+_log = events.logger("worker")
+
+
+class Residual:
+    """fp32 (n,) in the run's layout, or nothing while there is none."""
+
+    def __init__(self, path: Path, section: CodecSection, layout: Layout) -> None:
+        """Take over what the last process saved at `path`; the file goes, so that it is never added twice."""
+        self._path = path
+        self._section = section
+        self._layout = layout
+        self._left = self._load() if section.feedback else None
+        path.unlink(missing_ok=True)
+
+    def encode(self, delta: Tensor, codec: Codec) -> Iterator[bytes]:
+        """The chunks of `delta`, with what earlier ones left out if the run wants that."""
+        if not self._section.feedback:
+            return encode_chunks(codec, delta)
+        if self._left is None:
+            self._left = torch.zeros_like(delta)
+        return encode_with_feedback(codec, delta, self._left, self._section.feedback)
+
+    def take_back(self, encoded: memoryview) -> None:
+        """What was `encoded` is not wanted: it is still to be said."""
+        if self._section.feedback:
+            if self._left is None:
+                self._left = torch.zeros(self._layout.num_elements)
+            VectorReader(encoded, self._section.delta, self._layout.num_elements).add_to(self._left)
+
+    def drop(self) -> None:
+        """Forget it."""
+        if self._left is not None:
+            _log.info("residual_dropped")
+        self._left = None
+
+    def close(self) -> None:
+        """Save it for the next process; a disk that is full only loses it."""
+        left, self._left = self._left, None
+        if left is None:
+            return
+        try:
+            with storage_errors(self._path.parent):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                save_file({_NAME: left}, self._path, metadata={"layout": self._layout.digest})
+        except StorageError as error:
+            self._path.unlink(missing_ok=True)
+            _log.warning("residual_dropped", reason=str(error))
+
+    def _load(self) -> Tensor | None:
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                left: Tensor = file.get_tensor(_NAME)
+                same = file.metadata().get("layout") == self._layout.digest
+        except (OSError, SafetensorError, AttributeError):
+            return None
+        return left if same and left.shape == (self._layout.num_elements,) and left.dtype == torch.float32 else None
