@@ -6,7 +6,8 @@ It never gives up on a coordinator that is down: it waits, says so, and ends wit
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
@@ -32,6 +33,7 @@ from worker.replica import Replica
 from worker.residual import Residual
 from worker.run_address import find_run
 from worker.samples import LeaseSamples
+from worker.selftest.devices import require_sound_devices
 from worker.sender import Sender
 from worker.session import Session
 from worker.settings import WorkerSettings
@@ -63,7 +65,15 @@ def run_worker(settings: WorkerSettings, folder: StateFolder, place: Workplace, 
 class Daemon:
     """One worker process."""
 
-    def __init__(self, settings: WorkerSettings, folder: StateFolder, open_stepper: OpenStepper = open_stepper) -> None:
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        folder: StateFolder,
+        open_stepper: OpenStepper = open_stepper,
+        require_sound: Callable[[WorkerSettings], None] = require_sound_devices,
+    ) -> None:
+        """`require_sound` raises `HardwareError` if this machine computes wrongly."""
+        self._require_sound = require_sound
         self._open_stepper = open_stepper
         self.stop = StopSignal()
         self._clock = SystemClock()
@@ -88,6 +98,7 @@ class Daemon:
 
     def _open_loop(self, place: Workplace, goal: Goal, opened: ExitStack) -> WorkerLoop:
         settings, stop, progress, address = self._settings, self.stop, self.progress, place.address
+        self._self_test()
         progress.enter(WorkerState.STARTING, f"looking for {address.url}")
         compute = open_device(settings)
         http = opened.enter_context(open_http())
@@ -119,6 +130,12 @@ class Daemon:
             batch_images=spec.config.inner.batch_images,
             retry_ceiling_seconds=settings.retry_ceiling_seconds,
         )
+
+    def _self_test(self) -> None:
+        self.progress.enter(WorkerState.STARTING, "checking that this machine computes right")
+        started = time.monotonic()
+        self._require_sound(self._settings)
+        _log.info("self_test_passed", devices=self._devices, seconds=round(time.monotonic() - started, 2))
 
     def _fetch_spec(self, session: Session, blobs: BlobFetcher, info: RunInfo) -> RunSpec:
         self.progress.enter(WorkerState.FETCHING, "the run's specification")

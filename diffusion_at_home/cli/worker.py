@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,9 @@ StateDir = Annotated[
     Path | None, typer.Option("--state-dir", help="Folder for everything this worker keeps, its downloads included.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
+
+RunUrl = Annotated[str | None, typer.Argument(metavar="URL", help="A run's address.")]
+RunFile = Annotated[Path | None, typer.Option("--config", help="A run's config instead of its address.")]
 
 
 @app.command()
@@ -71,8 +74,8 @@ def run(
 
 @app.command()
 def plan(
-    url: Annotated[str | None, typer.Argument(metavar="URL", help="A run's address.")] = None,
-    run_config: Annotated[Path | None, typer.Option("--config", help="A run's config instead of its address.")] = None,
+    url: RunUrl = None,
+    run_config: RunFile = None,
     vram: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of an imagined GPU, as in 6GiB.")] = None,
     ram: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of an imagined machine, as in 16GiB.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, max=64, help="Number of imagined GPUs, used together.")] = None,
@@ -80,10 +83,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """How this machine, or another, would train a run, and in how much memory. Downloads no data, needs no GPU."""
-    from diffusion_at_home.errors import ConfigError
-
-    if (url is None) == (run_config is None):
-        raise ConfigError("name a run's address or, with --config, its config file, and not both")
+    source = _source(url, run_config)
     from worker.device import num_devices, open_device
     from worker.memory.choice import table
     from worker.memory.command import Imagined, plan_command
@@ -91,7 +91,7 @@ def plan(
 
     settings = _settings(None, None, None)
     here = this_machine(open_device(settings), num_devices(settings))
-    made, found = plan_command(run_config or str(url), here, Imagined(vram, ram, devices), try_all=try_all)
+    made, found = plan_command(source, here, Imagined(vram, ram, devices), try_all=try_all)
     if as_json:
         emit(found, as_json)
         return
@@ -106,6 +106,30 @@ def plan(
     console = Console()
     console.print(shown)
     console.print(found["reason"])
+
+
+@app.command()
+def bench(
+    url: RunUrl = None,
+    run_config: RunFile = None,
+    overrides: Overrides = None,
+    seconds: Annotated[float, typer.Option(min=0.1, max=86400, help="How long to train.")] = 20.0,
+    as_json: Json = False,
+) -> None:
+    """How fast this machine trains a run, and in how much memory. Checks that it computes right; downloads no data."""
+    source = _source(url, run_config)
+    settings = _settings(None, overrides, None)
+    from rich.console import Console
+
+    from worker.bench import bench as measure  # torch
+    from worker.memory.command import read_source
+
+    with Console(stderr=True).status(f"checking, planning, then training for about {seconds:g} seconds"):
+        found = measure(*read_source(source), settings, seconds).plain()
+    if as_json:
+        emit(found, as_json)
+    else:
+        _draw_bench(found)
 
 
 @app.command()
@@ -158,6 +182,42 @@ def _draw(found: Diagnosis) -> None:
     console = Console()
     console.print(shown)
     console.print("This machine is fit to work." if found.fit else "This machine cannot work yet.")
+
+
+def _draw_bench(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def figure(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+    speed = Table("", "min", "median", "max", box=None, title=f"{found['run']} on {found['machine']}")
+    memory = Table("GiB at the peak", "planned", "measured", box=None)
+    for name in ("images_per_second", "step_seconds"):
+        speed.add_row(name.replace("_", " "), *(figure(found[name][column]) for column in ("min", "median", "max")))
+    for name, planned, measured in (
+        ("tensors on the device", "planned_device_gib", "measured_device_gib"),
+        ("all on the device", "planned_with_overhead_gib", "measured_reserved_gib"),
+        ("host", "planned_host_gib", "measured_host_gib"),
+    ):
+        if found[planned] is not None:
+            memory.add_row(name, figure(found[planned]), figure(found[measured]))
+    console = Console()
+    console.print(speed)
+    console.print(memory)
+    console.print(
+        f"It computes right. Trained {found['steps']} steps by the plan: {found['plan']}. "
+        f"A lease of the most steps, {found['lease_steps']}, takes it {figure(found['lease_seconds'])} seconds."
+    )
+
+
+def _source(url: str | None, run_config: Path | None) -> Path | str:
+    """A run's config or its address."""
+    from diffusion_at_home.errors import ConfigError
+
+    if (url is None) == (run_config is None):
+        raise ConfigError("name a run's address or, with --config, its config file, and not both")
+    return run_config or str(url)
 
 
 def _settings(config: Path | None, overrides: list[str] | None, state_dir: Path | None) -> WorkerSettings:

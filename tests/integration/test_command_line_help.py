@@ -37,6 +37,7 @@ def test_the_tree_has_the_commands_of_the_design() -> None:
         ("worker", "run"),
         ("worker", "status"),
         ("worker", "doctor"),
+        ("worker", "bench"),
         ("checkpoint", "list"),
         ("checkpoint", "download"),
         ("checkpoint", "verify"),

@@ -21,6 +21,7 @@ from worker.memory.choice import CUDA_BYTES, GIB, Machine
 from worker.memory.measure import measure
 from worker.memory.planning import make_plan
 from worker.ranks.ranks import Ranks
+from worker.selftest.check import require_sound
 from worker.settings import Device, WorkerSettings
 from worker.step.compute import Compute
 from worker.step.masters import WeightKind
@@ -149,3 +150,12 @@ def test_two_cards_train_as_one(compute: Compute) -> None:
     plan = StepPlan(WeightKind.SPLIT, release=True)
     two, one = lease(replace(plan, devices=2), compute), lease(plan, compute)
     assert float((two - one).norm() / one.norm()) < 5e-2
+
+
+def test_a_sound_card_is_told_from_a_wrong_one_with_room_to_spare(
+    compute: Compute, record_property: Callable[[str, object], None]
+) -> None:
+    tested = require_sound(compute)
+    record_property("worst", str(tested.worst))
+    record_property("seconds", tested.seconds)
+    assert tested.worst.excess < 0.5

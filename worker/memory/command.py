@@ -42,7 +42,7 @@ def plan_command(
 
     Raises `ConfigError`, `Unreachable`, `IntegrityError`.
     """
-    config, tokenizer_json = _from_file(source) if isinstance(source, Path) else _from_run(source)
+    config, tokenizer_json = read_source(source)
     machine = imagined.on(here)
     made = make_plan(config, tokenizer_json, machine, try_all=try_all)
     return made, {
@@ -54,6 +54,11 @@ def plan_command(
         "chosen": None if made.chosen is None else _plain(made.chosen),
         "reason": _reason(made, machine, config.run.name),
     }
+
+
+def read_source(source: Path | str) -> tuple[RunConfig, bytes]:
+    """The run that a config's path or an address names, and its tokenizer or one of the same size. Raises as `plan_command`."""
+    return _from_file(source) if isinstance(source, Path) else _from_run(source)
 
 
 def _reason(made: MemoryPlan, machine: Machine, run: str) -> str:

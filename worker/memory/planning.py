@@ -16,7 +16,7 @@ from diffusion_at_home import __version__
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import HardwareError
 from worker.atomic_file import write_atomically
-from worker.memory.choice import Machine, MemoryPlan, plan_memory, refusal, rung_of
+from worker.memory.choice import Machine, MemoryPlan, Rung, plan_memory, refusal, rung_of
 from worker.memory.measure import Need, measure
 from worker.step.compute import Compute
 from worker.step.plan import StepPlan
@@ -71,11 +71,16 @@ class WorkPlan:
         self._made = _read(self._path) or self._make(())
 
     @property
-    def step(self) -> StepPlan:
-        """How to train. Raises `HardwareError` that says what would fit, if nothing does."""
+    def rung(self) -> Rung:
+        """The chosen one. Raises `HardwareError` that says what would fit, if nothing does."""
         if self._made.chosen is None:
             raise HardwareError(refusal(self._made, self._machine, self._config.run.name))
-        return self._made.chosen.plan
+        return self._made.chosen
+
+    @property
+    def step(self) -> StepPlan:
+        """How to train. Raises as `rung`."""
+        return self.rung.plan
 
     def fall(self, failed: StepPlan) -> None:
         """`failed` ran out of memory: choose the same with smaller micro-batches, or else the next one, for good."""
