@@ -53,7 +53,7 @@ def measure(overrides: Sequence[str], *, rounds: int) -> Measured:
         changes = [
             f"data.path='{root / 'digits'}'",
             *_RUN,
-            f"run.total_images={rounds * _WORKERS * _BATCH}",
+            "run.total_images=1000000",
             *overrides,
         ]
         folder = root / "run"
@@ -68,17 +68,19 @@ def measure(overrides: Sequence[str], *, rounds: int) -> Measured:
         while not address.is_file():
             assert coordinator.poll() is None, (root / "log").read_text()
             time.sleep(0.05)
-        workers = [
-            _start(
-                stack,
-                ["-m", "benchmarks.round.idle_worker", address.read_text(), str(root / f"worker-{index}")],
-                log.fileno(),
-            )
-            for index in range(_WORKERS)
-        ]
-        for worker in workers:
-            assert worker.wait() == 0, (root / "log").read_text()
-        return _measured(RunFolder(folder))
+        for index in range(_WORKERS):
+            words = ["-m", "benchmarks.round.idle_worker", address.read_text(), str(root / f"worker-{index}")]
+            _start(stack, words, log.fileno())
+        found = RunFolder(folder)
+        while _num_versions(found) <= rounds:
+            assert coordinator.poll() is None, (root / "log").read_text()
+            time.sleep(0.5)
+        return _measured(found)
+
+
+def _num_versions(folder: RunFolder) -> int:
+    with closing(Ledger(folder.ledger, read_only=True)) as ledger:
+        return ledger.newest_version().version
 
 
 def _measured(folder: RunFolder) -> Measured:
