@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from pydantic import Field
 from benchmarks.figures import Figure
 from benchmarks.parity.task import DigitsTask
 from benchmarks.parity.training import Outcome, fleet, one_node
-from diffusion_at_home.config.run import Codec, Positive, Rate, RunConfig
+from diffusion_at_home.config.run import Positive, Rate, RunConfig
 from diffusion_at_home.config.toml import Section, load_toml
 from diffusion_at_home.data.digits import DIGIT_WORDS, caption
 from diffusion_at_home.model.build import build_model
@@ -47,6 +47,13 @@ _UNITS: Final = {
 }
 
 
+FLEETS: Final = {
+    "fp32": ("codec.delta='fp32'", "codec.update='fp32'"),
+    "int8": ("codec.delta='int8'", "codec.update='int8'"),
+}
+"""Overrides of the config by the name of a fleet."""
+
+
 class ParitySection(Section):
     """What may be changed by `--set parity.key=value`; the run itself by `--set section.key=value`."""
 
@@ -58,8 +65,8 @@ class ParitySection(Section):
     """Repetitions, with seeds from 0: initial weights, order of the data, noise."""
     learning_rates: tuple[Rate, ...] = (5e-4, 1e-3, 2e-3)
     """One node's sweep."""
-    codecs: tuple[Codec, ...] = (Codec.FP32, Codec.INT8)
-    """Codecs of deltas and updates; one fleet each."""
+    fleets: tuple[str, ...] = ("fp32", "int8")
+    """How deltas and updates travel, one fleet each: names of `FLEETS`."""
     keep_state: bool = False
     """Whether workers keep their AdamW between leases, which the product does not."""
     samples: int = Field(default=500, ge=0)
@@ -147,12 +154,17 @@ def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     """See `benchmarks.figures.Benchmark`."""
     own = [text.removeprefix(_PREFIX) for text in overrides if text.startswith(_PREFIX)]
     parity = load_toml(None, ParitySection, [*(_QUICK if quick else ()), *own])
-    config = load_toml(_CONFIG, RunConfig, [text for text in overrides if not text.startswith(_PREFIX)])
-    config = _shortened(config, parity)
+    changes = [text for text in overrides if not text.startswith(_PREFIX)]
+    config = _shortened(load_toml(_CONFIG, RunConfig, changes), parity)
+    fleets = {
+        name: _shortened(load_toml(_CONFIG, RunConfig, [*FLEETS[name], *changes]), parity) for name in parity.fleets
+    }
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
         rate = _best_rate(config, parity, pool)
         trainings = [
-            training for seed in range(parity.seeds) for training in _of_seed(config, parity, seed=seed, rate=rate)
+            training
+            for seed in range(parity.seeds)
+            for training in _of_seed(config, fleets, parity, seed=seed, rate=rate)
         ]
         found = list(pool.map(Training.figures, trainings))
     return _collect(trainings, found)
@@ -194,7 +206,7 @@ def _best_rate(config: RunConfig, parity: ParitySection, pool: Executor) -> floa
     if len(parity.learning_rates) == 1:
         return parity.learning_rates[0]
     sweep = [
-        Training(f"one_node_at_{rate:g}", _variant(config, seed=0, rate=rate, codec=Codec.FP32), 0, False, samples=0)
+        Training(f"one_node_at_{rate:g}", _variant(config, seed=0, rate=rate), 0, False, samples=0)
         for rate in parity.learning_rates
     ]
     losses = [
@@ -203,20 +215,21 @@ def _best_rate(config: RunConfig, parity: ParitySection, pool: Executor) -> floa
     return parity.learning_rates[losses.index(min(losses))]
 
 
-def _of_seed(config: RunConfig, parity: ParitySection, *, seed: int, rate: float) -> Iterator[Training]:
-    """One node at its best rate, then a fleet a codec at the config's rate."""
-    yield Training("one_node", _variant(config, seed=seed, rate=rate, codec=Codec.FP32), 0, False, parity.samples)
-    for codec in parity.codecs:
-        of_fleet = _variant(config, seed=seed, rate=config.inner.learning_rate, codec=codec)
-        yield Training(codec.value, of_fleet, parity.workers, parity.keep_state, parity.samples)
+def _of_seed(
+    config: RunConfig, fleets: Mapping[str, RunConfig], parity: ParitySection, *, seed: int, rate: float
+) -> Iterator[Training]:
+    """One node at its best rate, then each fleet at the config's."""
+    yield Training("one_node", _variant(config, seed=seed, rate=rate), 0, False, parity.samples)
+    for name, of_fleet in fleets.items():
+        variant = _variant(of_fleet, seed=seed, rate=of_fleet.inner.learning_rate)
+        yield Training(name, variant, parity.workers, parity.keep_state, parity.samples)
 
 
-def _variant(config: RunConfig, *, seed: int, rate: float, codec: Codec) -> RunConfig:
+def _variant(config: RunConfig, *, seed: int, rate: float) -> RunConfig:
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"seed": seed}),
             "inner": config.inner.model_copy(update={"learning_rate": rate}),
-            "codec": config.codec.model_copy(update={"delta": codec, "update": codec}),
         }
     )
 

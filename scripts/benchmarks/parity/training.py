@@ -24,6 +24,7 @@ from diffusion_at_home.model.objective import flow_loss
 from diffusion_at_home.outer.aggregation import weighted_mean
 from diffusion_at_home.outer.schedule import learning_rate
 from diffusion_at_home.outer.state import RunState
+from diffusion_at_home.wire.feedback import encode_with_feedback
 from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import VectorReader, encode_chunks, write_vector
 from worker.step.compute import CPU
@@ -115,6 +116,7 @@ def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool
         for _ in range(workers if keep_state else 0)
     ]
     fresh = LeaseTrainer(config, OneDevice(config, model, layout, CPU))
+    left = [torch.zeros_like(weights) for _ in range(workers)]
     batches = task.batches(config.run.seed, config.inner.batch_images)
     up: list[int] = []
     down: list[int] = []
@@ -128,9 +130,7 @@ def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool
             seed = _seed(config, number, worker)
             trainer = kept[worker] if keep_state else fresh
             trained = trainer.train(replica, lease, seed=seed, learning_rate=rate)
-            contributions.append(
-                _container(config.codec.delta, layout, encode_chunks(config.codec.delta, trained.delta))
-            )
+            contributions.append(_container(config.codec.delta, layout, _encoded(config, trained.delta, left[worker])))
             counts.append(trained.images)
         readers = [VectorReader(memoryview(data), config.codec.delta, layout.num_elements) for data in contributions]
         chunks = state.advance(config, weighted_mean(readers, counts), sum(counts))
@@ -140,6 +140,13 @@ def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool
         up += [len(data) for data in contributions]
         down.append(len(update))
     return Outcome(state.published, state.ema, float(np.mean(up)), float(np.mean(down)))
+
+
+def _encoded(config: RunConfig, delta: Tensor, left: Tensor) -> Iterator[bytes]:
+    """As a worker encodes it; `left` is what it left out so far."""
+    if config.codec.feedback:
+        return encode_with_feedback(config.codec.delta, delta, left, config.codec.feedback)
+    return encode_chunks(config.codec.delta, delta)
 
 
 def _model(config: RunConfig, task: DigitsTask) -> tuple[DiffusionModel, Layout]:
