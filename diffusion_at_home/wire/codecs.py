@@ -11,7 +11,7 @@ int8    blocks of 256 elements, the last one shorter. First ceil(n / 256) binary
         entry, and refuses numbers that are not finite, which it could not write; a decoder needs only the rule above.
         The error of an element is at most 0.0071 of its block's absmax. n + 4 ceil(n / 256) bytes: 1.016 an element.
 
-int4 is told in `wire/int4.py`.
+int4, sparse and sparse_wide are told in `wire/int4.py` and `wire/sparse.py`.
 
 Decoding refuses what no encoder writes (wrong length, a scale that is negative, infinite or not a number), by
 `DecodeError`, before anything is allocated.
@@ -28,6 +28,7 @@ from diffusion_at_home.config.run import Codec
 from diffusion_at_home.wire import int8
 from diffusion_at_home.wire.chunk import ChunkCodec, DecodeError, expect_length
 from diffusion_at_home.wire.int4 import Int4
+from diffusion_at_home.wire.sparse import Sparse
 
 
 class Fp32(ChunkCodec):
@@ -86,4 +87,6 @@ _CODECS: Final[dict[Codec, ChunkCodec]] = {
     Codec.FP32: Fp32(),
     Codec.INT8: Int8(),
     Codec.INT4: Int4(),
+    Codec.SPARSE: Sparse(kept_per_block=64),
+    Codec.SPARSE_WIDE: Sparse(kept_per_block=448),
 }

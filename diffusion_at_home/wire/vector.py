@@ -5,7 +5,7 @@ Format 1, all integers little-endian:
     offset  bytes  field
     0       4      "DAHV"
     4       1      format version, 1
-    5       1      codec: 1 fp32, 2 int8, 3 int4
+    5       1      codec: 1 fp32, 2 int8, 3 int4, 4 sparse, 5 sparse_wide
     6       2      zero
     8       8      num_elements
     16      4      chunk_elements: elements of every chunk but the last
@@ -37,7 +37,7 @@ CHUNK_ELEMENTS: Final = 1 << 18
 _MAGIC: Final = b"DAHV"
 _FORMAT: Final = 1
 _HEADER: Final = struct.Struct("<4sBBHQII")
-_CODEC_IDS: Final = {Codec.FP32: 1, Codec.INT8: 2, Codec.INT4: 3}
+_CODEC_IDS: Final = {Codec.FP32: 1, Codec.INT8: 2, Codec.INT4: 3, Codec.SPARSE: 4, Codec.SPARSE_WIDE: 5}
 
 
 def num_chunks(num_elements: int) -> int:
