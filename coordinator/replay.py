@@ -20,7 +20,7 @@ from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import IntegrityError
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.outer.state import RunState
-from diffusion_at_home.wire.codecs import DecodeError
+from diffusion_at_home.wire.chunk import DecodeError
 from diffusion_at_home.wire.layout import Layout
 
 

@@ -15,7 +15,7 @@ from coordinator.records import Lease
 from coordinator.refused import Refused
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal, SubmitHeader
-from diffusion_at_home.wire.codecs import DecodeError
+from diffusion_at_home.wire.chunk import DecodeError
 from diffusion_at_home.wire.vector import VectorReader, size_bounds
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.errors import LeaseLost
-from diffusion_at_home.wire.codecs import DecodeError
+from diffusion_at_home.wire.chunk import DecodeError
 from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import VectorReader
 from worker.blobs import BlobFetcher

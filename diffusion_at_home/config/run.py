@@ -25,10 +25,16 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 class Codec(StrEnum):
-    """How a vector of weights differences travels; the formats are in `diffusion_at_home.wire.codecs`."""
+    """How a vector of weights differences travels; the formats are in `diffusion_at_home.wire.codecs`.
+
+    Bytes an element: 4, 1.02, 0.53, at most 0.02 (about one element in 64 is kept), at most 0.097 (about one in 9).
+    """
 
     FP32 = "fp32"
     INT8 = "int8"
+    INT4 = "int4"
+    SPARSE = "sparse"
+    SPARSE_WIDE = "sparse_wide"
 
 
 class Prediction(StrEnum):

@@ -13,8 +13,9 @@ from diffusion_at_home.wire.vector import VectorReader
 def weighted_mean(deltas: Sequence[VectorReader], weights: Sequence[float]) -> Iterator[Tensor]:
     """Yield the chunks of sum(w_i d_i) / sum(w_i), fp32.
 
-    The terms are added in the order given, each multiplied by the binary32 nearest to w_i / sum(w), so that the same
-    deltas in the same order give the same bits on every machine.
+    The terms are added to +0.0 in the order given, each multiplied by the binary32 nearest to w_i / sum(w) and rounded
+    before it is added (see `ChunkCodec.add_to`), so that the same deltas in the same order give the same bits on every
+    machine, whether or not a codec leaves out zeros: a sum that starts at +0.0 never becomes -0.0.
 
     Raises:
         DecodeError: if a chunk's bytes are not what its codec writes.
@@ -23,9 +24,9 @@ def weighted_mean(deltas: Sequence[VectorReader], weights: Sequence[float]) -> I
     total = float(sum(weights))
     assert total > 0
     for index in range(len(deltas[0])):
-        mean = deltas[0].chunk(index).mul_(_share(weights[0], total))
-        for delta, weight in zip(deltas[1:], weights[1:], strict=True):
-            mean.add_(delta.chunk(index).mul_(_share(weight, total)))
+        mean = torch.zeros(deltas[0].chunk_elements(index))
+        for delta, weight in zip(deltas, weights, strict=True):
+            delta.add_chunk_to(index, mean, _share(weight, total))
         yield mean
 
 

@@ -65,7 +65,7 @@ class RunState:
         for delta, published, master, ema, *moments in vectors:
             outer_step(config.outer, master, list(moments), self.version, [delta])
             encoded = codec.encode(master - published)
-            published.add_(codec.decode(memoryview(encoded), len(published)))
+            codec.add_to(memoryview(encoded), published, 1.0)  # as replicas do
             ema_update(ema, master, decay)
             yield encoded
         self.version += 1

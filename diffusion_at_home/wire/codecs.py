@@ -11,39 +11,27 @@ int8    blocks of 256 elements, the last one shorter. First ceil(n / 256) binary
         entry, and refuses numbers that are not finite, which it could not write; a decoder needs only the rule above.
         The error of an element is at most 0.0071 of its block's absmax. n + 4 ceil(n / 256) bytes: 1.016 an element.
 
+int4, sparse and sparse_wide are told in `wire/int4.py` and `wire/sparse.py`.
+
 Decoding refuses what no encoder writes (wrong length, a scale that is negative, infinite or not a number), by
 `DecodeError`, before anything is allocated.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.wire import int8
+from diffusion_at_home.wire.chunk import ChunkCodec, DecodeError, expect_length
+from diffusion_at_home.wire.int4 import Int4
+from diffusion_at_home.wire.sparse import Sparse
 
 
-class DecodeError(ValueError):
-    """The bytes are not what an encoder of this codec writes."""
-
-
-class ChunkCodec(Protocol):
-    """One way to write a chunk."""
-
-    def bounds(self, num_elements: int) -> tuple[int, int]:
-        """Fewest and most bytes a chunk of `num_elements` can take."""
-
-    def encode(self, chunk: Tensor) -> bytes:
-        """Write `chunk`, fp32 (n,); raise `ValueError` if the codec has no bytes for one of its numbers."""
-
-    def decode(self, data: memoryview, num_elements: int) -> Tensor:
-        """Read a chunk back as fp32 (n,); raise `DecodeError` if it is not one."""
-
-
-class Fp32:
+class Fp32(ChunkCodec):
     """As it is."""
 
     def bounds(self, num_elements: int) -> tuple[int, int]:
@@ -56,11 +44,11 @@ class Fp32:
 
     def decode(self, data: memoryview, num_elements: int) -> Tensor:
         """See `ChunkCodec.decode`."""
-        _expect_length(data, 4 * num_elements)
+        expect_length(data, 4 * num_elements)
         return torch.frombuffer(bytearray(data), dtype=torch.float32)
 
 
-class Int8:
+class Int8(ChunkCodec):
     """Blockwise 8 bit by bitsandbytes."""
 
     def bounds(self, num_elements: int) -> tuple[int, int]:
@@ -78,7 +66,7 @@ class Int8:
     def decode(self, data: memoryview, num_elements: int) -> Tensor:
         """See `ChunkCodec.decode`."""
         num_blocks = _num_blocks(num_elements)
-        _expect_length(data, num_elements + 4 * num_blocks)
+        expect_length(data, num_elements + 4 * num_blocks)
         absmax = torch.frombuffer(bytearray(data[: 4 * num_blocks]), dtype=torch.float32)
         if not bool(((absmax >= 0) & (absmax < torch.inf)).all()):
             raise DecodeError("a block's scale is negative or not finite")
@@ -95,9 +83,10 @@ def _num_blocks(num_elements: int) -> int:
     return -(-num_elements // int8.BLOCK)
 
 
-def _expect_length(data: memoryview, expected_bytes: int) -> None:
-    if len(data) != expected_bytes:
-        raise DecodeError(f"a chunk has {len(data)} bytes instead of {expected_bytes}")
-
-
-_CODECS: dict[Codec, ChunkCodec] = {Codec.FP32: Fp32(), Codec.INT8: Int8()}
+_CODECS: Final[dict[Codec, ChunkCodec]] = {
+    Codec.FP32: Fp32(),
+    Codec.INT8: Int8(),
+    Codec.INT4: Int4(),
+    Codec.SPARSE: Sparse(kept_per_block=64),
+    Codec.SPARSE_WIDE: Sparse(kept_per_block=448),
+}

@@ -5,7 +5,7 @@ Format 1, all integers little-endian:
     offset  bytes  field
     0       4      "DAHV"
     4       1      format version, 1
-    5       1      codec: 1 fp32, 2 int8
+    5       1      codec: 1 fp32, 2 int8, 3 int4, 4 sparse, 5 sparse_wide
     6       2      zero
     8       8      num_elements
     16      4      chunk_elements: elements of every chunk but the last
@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from diffusion_at_home.config.run import Codec
-from diffusion_at_home.wire.codecs import DecodeError, chunk_codec
+from diffusion_at_home.wire.chunk import DecodeError
+from diffusion_at_home.wire.codecs import chunk_codec
 
 CHUNK_ELEMENTS: Final = 1 << 18
 """1 MiB of fp32: large enough to be fast, small enough that a few are no memory."""
@@ -36,7 +37,7 @@ CHUNK_ELEMENTS: Final = 1 << 18
 _MAGIC: Final = b"DAHV"
 _FORMAT: Final = 1
 _HEADER: Final = struct.Struct("<4sBBHQII")
-_CODEC_IDS: Final = {Codec.FP32: 1, Codec.INT8: 2}
+_CODEC_IDS: Final = {Codec.FP32: 1, Codec.INT8: 2, Codec.INT4: 3, Codec.SPARSE: 4, Codec.SPARSE_WIDE: 5}
 
 
 def num_chunks(num_elements: int) -> int:
@@ -101,16 +102,24 @@ class VectorReader:
     def chunk(self, index: int) -> Tensor:
         """Chunk `index` as fp32; raise `DecodeError` if its bytes are not one."""
         begin, end = self._spans[index]
-        size = min(CHUNK_ELEMENTS, self.num_elements - index * CHUNK_ELEMENTS)
-        return self._codec.decode(self._data[begin:end], size)
+        return self._codec.decode(self._data[begin:end], self.chunk_elements(index))
+
+    def chunk_elements(self, index: int) -> int:
+        """Elements of chunk `index`."""
+        return min(CHUNK_ELEMENTS, self.num_elements - index * CHUNK_ELEMENTS)
+
+    def add_chunk_to(self, index: int, target: Tensor, alpha: float) -> None:
+        """Add `alpha` times chunk `index` to fp32 `target`, as `ChunkCodec.add_to` says."""
+        begin, end = self._spans[index]
+        self._codec.add_to(self._data[begin:end], target, alpha)
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self.chunk(index) for index in range(len(self)))
 
     def add_to(self, vector: Tensor) -> None:
         """Add this to fp32 `vector`, (num_elements,), in place, one binary32 addition an element like every replica."""
-        for target, chunk in zip(torch.split(vector, CHUNK_ELEMENTS), self, strict=True):
-            target.add_(chunk)
+        for index, target in enumerate(torch.split(vector, CHUNK_ELEMENTS)):
+            self.add_chunk_to(index, target, 1.0)
 
     def copy_to(self, vector: Tensor) -> None:
         """Write this over fp32 `vector`, (num_elements,)."""

@@ -38,6 +38,16 @@ def test_mean_is_the_naive_weighted_mean_and_repeats_bit_for_bit(codec: Codec) -
     assert torch.equal(means[0], means[1])
 
 
+@pytest.mark.parametrize("codec", list(Codec))
+def test_mean_is_that_of_the_decoded_deltas_bit_for_bit(codec: Codec) -> None:
+    deltas, weights = [noise(seed) for seed in range(3)], [1e-30, 32.0, 300.0]
+    deltas[0] *= 1e-20  # its share of the mean rounds to 0.0 and -0.0
+    encoded = [reader(delta, codec) for delta in deltas]
+    decoded = [reader(torch.cat(list(delta))) for delta in encoded]
+    means = [torch.cat(list(weighted_mean(readers, weights))) for readers in (encoded, decoded)]
+    assert means[0].numpy().tobytes() == means[1].numpy().tobytes()
+
+
 def test_mean_of_one_is_itself_and_equal_deltas_keep_their_value() -> None:
     delta = noise(0)
     assert torch.equal(torch.cat(list(weighted_mean([reader(delta)], [7]))), delta)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.wire import int8
-from diffusion_at_home.wire.codecs import DecodeError, chunk_codec
+from diffusion_at_home.wire.chunk import DecodeError
+from diffusion_at_home.wire.codecs import chunk_codec
 from tests.conftest import Goldens
 
 FP32, INT8 = chunk_codec(Codec.FP32), chunk_codec(Codec.INT8)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from diffusion_at_home.config.run import Codec
-from diffusion_at_home.wire.codecs import DecodeError
+from diffusion_at_home.wire.chunk import DecodeError
 from diffusion_at_home.wire.vector import (
     CHUNK_ELEMENTS,
     VectorReader,
@@ -60,9 +60,10 @@ def test_chunks_decode_independently_of_each_other() -> None:
     assert torch.equal(reader.chunk(2), whole[2 * CHUNK_ELEMENTS :])
 
 
-def test_added_and_copied_vectors_are_what_was_decoded() -> None:
-    data = container(Codec.INT8, noise(LONG))
-    reader, decoded = VectorReader(memoryview(data), Codec.INT8, LONG), read(data, Codec.INT8, LONG)
+@pytest.mark.parametrize("codec", list(Codec))
+def test_added_and_copied_vectors_are_what_was_decoded(codec: Codec) -> None:
+    data = container(codec, noise(LONG))
+    reader, decoded = VectorReader(memoryview(data), codec, LONG), read(data, codec, LONG)
     start = noise(LONG + 1)[1:].clone()
     added, copied = start.clone(), start.clone()
     reader.add_to(added)
@@ -114,7 +115,7 @@ def test_flipped_bit_is_refused_or_changes_numbers_only(codec: Codec, data: st.D
         assert len(read(bytes(wrong), codec, SHORT)) == SHORT
 
 
-@pytest.mark.parametrize(("codec", "other"), [(Codec.FP32, Codec.INT8), (Codec.INT8, Codec.FP32)])
+@pytest.mark.parametrize(("codec", "other"), [(a, b) for a in Codec for b in Codec if a is not b])
 def test_vector_of_another_codec_or_size_is_refused(codec: Codec, other: Codec) -> None:
     with pytest.raises(DecodeError):
         VectorReader(memoryview(VALID[codec]), other, SHORT)
