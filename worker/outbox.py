@@ -15,7 +15,7 @@ from diffusion_at_home import events
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.config.toml import Section
 from diffusion_at_home.errors import storage_errors
-from diffusion_at_home.wire.codecs import DecodeError
+from diffusion_at_home.wire.chunk import DecodeError
 from diffusion_at_home.wire.vector import write_vector
 from worker.atomic_file import write_atomically
 from worker.grant import LeaseId

@@ -50,6 +50,14 @@ _UNITS: Final = {
 FLEETS: Final = {
     "fp32": ("codec.delta='fp32'", "codec.update='fp32'"),
     "int8": ("codec.delta='int8'", "codec.update='int8'"),
+    "int4": ("codec.delta='int4'", "codec.update='int4'", "codec.feedback=1.0"),
+    "sparse": (
+        "codec.delta='sparse'",
+        "codec.update='sparse_wide'",
+        "codec.feedback=0.95",
+        "outer.optimizer='sgd'",
+        "outer.learning_rate=1.0",
+    ),
 }
 """Overrides of the config by the name of a fleet."""
 
