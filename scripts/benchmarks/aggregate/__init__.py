@@ -1,0 +1,59 @@
+"""Aggregation: the weighted mean of 8 encoded deltas, beside what memory can do, measured in the same run on as many threads.
+
+`bandwidth` is of torch's own fp32 addition, two vectors read and one written. A dense mean reads each delta once and its
+sum stays in the cache, so its rate is the fp32 bytes of the deltas by the time.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from benchmarks.codec import encoded, made_up
+from benchmarks.figures import Figure
+from diffusion_at_home.config.run import Codec
+from diffusion_at_home.outer.aggregation import weighted_mean
+from diffusion_at_home.wire.vector import VectorReader
+
+_DELTAS = 8
+_KEPT = {Codec.SPARSE: 64 / 4096, Codec.SPARSE_WIDE: 448 / 4096}
+
+
+def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:  # noqa: ARG001 -- nothing to change
+    """See `benchmarks.figures.Benchmark`."""
+    torch.set_num_threads(1)
+    num_elements, repetitions = (10_000_000, 2) if quick else (40_000_000, 7)
+    vector = made_up(num_elements)
+    other, result = vector.clone(), torch.empty_like(vector)
+    bandwidth = [12 * num_elements / s / 1e9 for s in _times(repetitions, lambda: torch.add(vector, other, out=result))]
+    figures = {"bandwidth": Figure(tuple(bandwidth), "GB/s")}
+    for codec in Codec:
+        data = encoded(codec, vector)
+        readers = [VectorReader(memoryview(data), codec, num_elements) for _ in range(_DELTAS)]
+        weights = [float(index + 1) for index in range(_DELTAS)]
+
+        def mean(readers: list[VectorReader] = readers, weights: list[float] = weights) -> None:
+            for _ in weighted_mean(readers, weights):
+                pass
+
+        seconds = _times(repetitions, mean)
+        rates = tuple(4 * _DELTAS * num_elements / s / 1e9 for s in seconds)
+        print(f"{codec}: {max(rates):.2f} GB/s", file=sys.stderr, flush=True)
+        figures[f"aggregate_{codec}"] = Figure(rates, "GB of fp32/s")
+        figures[f"ratio_bandwidth_{codec}"] = Figure(tuple(rate / max(bandwidth) for rate in rates), "1")
+        if codec in _KEPT:
+            entries = _KEPT[codec] * _DELTAS * num_elements
+            figures[f"entries_{codec}"] = Figure(tuple(entries / s / 1e6 for s in seconds), "million/s")
+    return figures
+
+
+def _times(repetitions: int, work: Callable[[], object]) -> list[float]:
+    seconds = []
+    for _ in range(repetitions):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return seconds
