@@ -33,7 +33,7 @@ from worker.samples import LeaseSamples
 from worker.sender import Receipt, Sender
 from worker.session import Session
 from worker.stop import Interrupted, StopSignal
-from worker.trainer import Trained
+from worker.trainer import Batch, Trained
 
 _WAIT_MS: Final = 20_000
 """How long one Lease call waits for work."""
@@ -173,9 +173,14 @@ class WorkerLoop:
             keeper.trained(images)
             progress.trained(images, loss)
 
+        def batches() -> Iterator[Batch]:
+            for batch in self._parts.samples.batches(grant.ranges, keeper.wrap_up):
+                progress.training()
+                yield batch
+
         trained = self._parts.trainer.train(
             base,
-            lambda: self._parts.samples.batches(grant.ranges, keeper.wrap_up),
+            batches,
             seed=grant.seed,
             learning_rate=grant.learning_rate,
             should_stop=keeper.wrap_up.is_set,

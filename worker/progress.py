@@ -65,6 +65,8 @@ class Status(Section):
     """Receipts since the start."""
     refusals: dict[str, int] = Field(default_factory=dict)
     """Leases that came to nothing, by reason."""
+    seconds: dict[WorkerState, float] = Field(default_factory=dict)
+    """Spent in each state since the start, the current one not counted."""
     bytes_up: int = 0
     bytes_down: int = 0
     updated_at: AwareDatetime
@@ -79,7 +81,7 @@ class Progress:
         self._clock = clock
         self._lock = threading.Lock()
         self._status = Status(pid=os.getpid(), updated_at=datetime.now(UTC))
-        self._written_at = clock.now()
+        self._written_at = self._entered_at = clock.now()
 
     @property
     def status(self) -> Status:
@@ -92,8 +94,14 @@ class Progress:
 
     def enter(self, state: WorkerState, reason: str) -> None:
         """Be in `state` because of `reason`."""
-        if (state, reason) != (self._status.state, self._status.reason):
-            self._write(state=state, reason=reason)
+        before = self._status
+        if state is not before.state:
+            now = self._clock.now()
+            spent = before.seconds.get(before.state, 0.0) + now - self._entered_at
+            self._entered_at = now
+            self._write(state=state, reason=reason, seconds=before.seconds | {before.state: spent})
+        elif reason != before.reason:
+            self._write(reason=reason)
 
     @contextmanager
     def waiting(self, why: RetryCall) -> Iterator[None]:
@@ -114,13 +122,17 @@ class Progress:
         """The lease's training begins, or begins again, by `plan`."""
         self._write(plan=plan, lease_images=0, loss=None)
 
+    def training(self) -> None:
+        """A step begins."""
+        self.enter(WorkerState.TRAINING, f"version {self._status.version}")
+
     def trained(self, images: int, loss: float) -> None:
         """A step of the lease is done, of which `images` are trained; `loss` is this step's."""
         status = self._status
         step_share = (images - status.lease_images) / images
         mean = loss if status.loss is None else status.loss + (loss - status.loss) * step_share
         self._set(lease_images=images, loss=mean)
-        self.enter(WorkerState.TRAINING, f"version {status.version}")
+        self.training()
         if self._clock.now() - self._written_at >= _WRITE_SECONDS:
             self._write()
 

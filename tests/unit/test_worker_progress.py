@@ -36,6 +36,21 @@ def test_steps_are_written_once_a_second_and_average_the_loss_over_images(path: 
     assert read_status(path).lease_images == 97
 
 
+def test_the_time_in_each_state_is_added_up(path: Path) -> None:
+    clock = ManualClock()
+    progress = Progress(path, clock)
+    for state, seconds in ((WorkerState.FETCHING, 1), (WorkerState.TRAINING, 10), (WorkerState.FETCHING, 2)):
+        progress.enter(state, "because")
+        clock.advance(seconds)
+        progress.enter(state, "still")
+    progress.enter(WorkerState.WAITING, "for work")
+    assert read_status(path).seconds == {
+        WorkerState.STARTING: 0.0,
+        WorkerState.FETCHING: 3.0,
+        WorkerState.TRAINING: 10.0,
+    }
+
+
 def test_refusals_are_counted_by_name(path: Path) -> None:
     progress = Progress(path, ManualClock())
     for reason in ("round_closed", "no_time", "round_closed"):

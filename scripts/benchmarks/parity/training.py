@@ -75,7 +75,7 @@ class KeptAdamW:
         nn.utils.clip_grad_norm_(self._model.parameters(), self._config.inner.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(loss)
+        return float(loss.detach())
 
     def delta(self) -> Tensor:
         """See `Stepper.delta`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -12,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.processes import CONFIG, dah, start
 from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 
-_ROOT: Final = Path(__file__).resolve().parents[3]
 _WORKERS: Final = 2
 _BATCH: Final = 8
 _LEFT_OUT: Final = 3
@@ -49,7 +47,7 @@ def measure(overrides: Sequence[str], *, rounds: int) -> Measured:
     """Run `rounds` rounds of the run that `overrides` of configs/digits.toml describe."""
     with tempfile.TemporaryDirectory(prefix="dah-bench-") as scratch, ExitStack() as stack:
         root = Path(scratch)
-        _dah("data", "build", "digits", str(root / "digits"))
+        dah("data", "build", "digits", str(root / "digits"))
         changes = [
             f"data.path='{root / 'digits'}'",
             *_RUN,
@@ -58,19 +56,17 @@ def measure(overrides: Sequence[str], *, rounds: int) -> Measured:
         ]
         folder = root / "run"
         settings = [word for change in changes for word in ("--set", change)]
-        _dah("coordinator", "init", str(folder), "--config", str(_ROOT / "configs/digits.toml"), *settings)
+        dah("coordinator", "init", str(folder), "--config", str(CONFIG), *settings)
         log = stack.enter_context((root / "log").open("wb"))
         ports = ("--http-port", "0", "--grpc-port", "0")
-        coordinator = _start(
-            stack, ["-m", "diffusion_at_home", "coordinator", "run", str(folder), *ports], log.fileno()
-        )
+        coordinator = start(stack, ["-m", "diffusion_at_home", "coordinator", "run", str(folder), *ports], log.fileno())
         address = folder / "address"
         while not address.is_file():
             assert coordinator.poll() is None, (root / "log").read_text()
             time.sleep(0.05)
         for index in range(_WORKERS):
-            words = ["-m", "benchmarks.round.idle_worker", address.read_text(), str(root / f"worker-{index}")]
-            _start(stack, words, log.fileno())
+            words = ["-m", "benchmarks.idle_worker", address.read_text(), str(root / f"worker-{index}")]
+            start(stack, words, log.fileno())
         found = RunFolder(folder)
         while _num_versions(found) <= rounds:
             assert coordinator.poll() is None, (root / "log").read_text()
@@ -92,17 +88,3 @@ def _measured(folder: RunFolder) -> Measured:
         down = [version.update_bytes for version in history[1:]]
     seconds = tuple(later - sooner for sooner, later in zip(at[_LEFT_OUT:-1], at[_LEFT_OUT + 1 :], strict=True))
     return Measured(seconds, sum(up) / len(up) / num_parameters, sum(down) / len(down) / num_parameters)
-
-
-def _dah(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "diffusion_at_home", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def _start(stack: ExitStack, arguments: Sequence[str], log: int) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log, cwd=_ROOT / "scripts")
-    stack.callback(process.wait)
-    stack.callback(process.kill)
-    return process

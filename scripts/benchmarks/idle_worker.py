@@ -1,8 +1,13 @@
-"""A worker that is ours but for the training: its deltas are the same made-up numbers every time."""
+"""A worker that is ours but for the training, which takes its time and computes nothing.
+
+python -m benchmarks.idle_worker URL FOLDER [IMAGES_PER_SECOND]: its deltas are the same made-up numbers every time.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -24,14 +29,16 @@ class Idle:
 
     plan = StepPlan()
 
-    def __init__(self, num_elements: int) -> None:
+    def __init__(self, num_elements: int, images_per_second: float) -> None:
+        self._images_per_second = images_per_second
         self._delta = 1e-3 * torch.randn(num_elements, generator=torch.Generator().manual_seed(0))
 
     def start(self, base: Tensor, seed: int, learning_rate: float) -> None:
         """See `Stepper.start`."""
 
-    def step(self, drawn: Drawn) -> float:  # noqa: ARG002
+    def step(self, drawn: Drawn) -> float:
         """See `Stepper.step`."""
+        time.sleep(len(drawn.captions) / self._images_per_second)
         return 0.5
 
     def delta(self) -> Tensor:
@@ -42,12 +49,12 @@ class Idle:
         """See `Stepper.close`."""
 
 
-def _idle(site: TrainingSite, layout: Layout, plan: StepPlan) -> Idle:  # noqa: ARG001
-    return Idle(layout.num_elements)
-
-
 if __name__ == "__main__":
-    url, root = sys.argv[1], Path(sys.argv[2])
+    url, root, speed = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else math.inf
+
+    def _idle(site: TrainingSite, layout: Layout, plan: StepPlan) -> Idle:  # noqa: ARG001
+        return Idle(layout.num_elements, speed)
+
     settings = WorkerSettings(device=Device.CPU, threads=1, state_dir=root, cache_dir=root / "cache")
     folder = StateFolder(root)
     root.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,28 @@
+"""Processes of a benchmark: `dah` commands, and others that end with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+CONFIG: Final = ROOT / "configs" / "digits.toml"
+
+
+def dah(*arguments: str) -> None:
+    """Run a command to its end."""
+    words = [sys.executable, "-m", "diffusion_at_home", *arguments]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def start(stack: ExitStack, arguments: Sequence[str], log: int) -> subprocess.Popen[bytes]:
+    """Start python with `arguments`, among the benchmarks; killed when `stack` is left. What it prints goes to `log`."""
+    process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log, cwd=ROOT / "scripts")
+    stack.callback(process.wait)
+    stack.callback(process.kill)
+    return process
