@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -33,6 +35,7 @@ def run_rank(rank: int, job: Job, pipe: Connection) -> None:
     """The process's main function."""
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the daemon, which hangs up when it is done
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_daemon, name="daemon-watch", daemon=True).start()
     try:
         compute = open_device(job.settings, rank)
         with _meeting(rank, job, compute) as mesh:
@@ -49,6 +52,14 @@ def run_rank(rank: int, job: Job, pipe: Connection) -> None:
             pipe.send(Failed(f"{type(error).__name__}: {text}", is_out_of_memory(error)))
         # The others may be waiting for this rank in an exchange that will not come: no orderly end is possible.
         os._exit(1)
+
+
+def _end_with_the_daemon() -> None:
+    """Also in the middle of an exchange: there nobody listens for the daemon's hanging up."""
+    daemon = multiprocessing.parent_process()
+    assert daemon is not None
+    daemon.join()
+    os._exit(1)
 
 
 def _obey(command: Command, stepper: ModelStepper, vector: Tensor) -> Reply:
