@@ -9,6 +9,7 @@ from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.wire.layout import Layout
 from worker.step.compute import Compute
+from worker.step.host_heap import give_back_heap
 from worker.step.out_of_memory import give_back_memory, is_out_of_memory
 from worker.step.plan import StepPlan
 from worker.step.stepper import Drawn, ModelStepper
@@ -62,6 +63,7 @@ class OneDevice:
 
     def delta(self) -> Tensor:
         """See `Stepper.delta`."""
+        give_back_heap()  # gradients are gone: the delta takes their place
         delta = torch.empty_like(self._base)
         self.model.delta(self._base, delta)
         return delta
