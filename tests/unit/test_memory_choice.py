@@ -9,7 +9,18 @@ import pytest
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.toml import load_toml
 from tests.unit.tiny_run import REPOSITORY, tiny_config
-from worker.memory.choice import CUDA_BYTES, GIB, PROCESS_BYTES, Machine, ladder, plan_memory, refusal, table
+from worker.memory.choice import (
+    CUDA_BYTES,
+    CUDA_HOST_BYTES,
+    GIB,
+    PROCESS_BYTES,
+    Machine,
+    ladder,
+    plan_memory,
+    refusal,
+    rung_of,
+    table,
+)
 from worker.memory.measure import Need
 from worker.step.masters import WeightKind
 from worker.step.plan import Offload, StepPlan
@@ -35,6 +46,7 @@ def made_up(plan: StepPlan) -> Need:
         offloaded_bytes={Offload.NOTHING: 0, Offload.STATE: state, Offload.BLOCKS: state + weights}[away],
         flops=4 * 10**12 if plan.checkpointing else 3 * 10**12,
         num_parameters=PARAMETERS,
+        residual_bytes=0,
     )
 
 
@@ -74,14 +86,29 @@ def test_asked_for_all_every_rung_is_measured_and_the_choice_is_the_same() -> No
 
 
 def test_host_memory_counts_too() -> None:
-    host_gib = (PROCESS_BYTES + GIB + GIB) / GIB  # the process, base and delta, the system
+    host_gib = (PROCESS_BYTES + CUDA_HOST_BYTES + GIB + GIB) / GIB  # the process, base and delta, the system
     enough = plan_memory(big(), card(14, host_gib), made_up, try_all=False)
     assert enough.chosen is not None
     assert plan_memory(big(), card(14, host_gib - 0.1), made_up, try_all=False).chosen is None
 
 
+@pytest.mark.parametrize(("gradients_gib", "held_gib"), [(0, 4 + 2 + 0.5), (0.25, 4 + 2 + 0.5), (4, 4 + 2 + 4)])
+def test_without_gpu_a_process_holds_its_delta_or_its_gradients(gradients_gib: float, held_gib: float) -> None:
+    need = replace(made_up(StepPlan()), gradients_bytes=int(gradients_gib * GIB), activations_bytes=0)
+    rung = rung_of(StepPlan(), need, Machine(64 * GIB, 64 * GIB, is_gpu=False, bf16=False), slowdown=1.0)
+    assert rung.host_bytes == PROCESS_BYTES + GIB // 2 + int(held_gib * GIB)
+
+
+def test_what_error_feedback_keeps_lies_on_the_host() -> None:
+    need = made_up(StepPlan())
+    without, with_it = (
+        rung_of(StepPlan(), replace(need, residual_bytes=size), card(14), slowdown=1.0).host_bytes for size in (0, GIB)
+    )
+    assert with_it == without + GIB
+
+
 def test_without_gpu_everything_lies_in_one_memory() -> None:
-    needed = PROCESS_BYTES + GIB + (4 + 4 + 2 + 3) * GIB
+    needed = PROCESS_BYTES + GIB // 2 + (4 + 4 + 2 + 3) * GIB  # the delta comes when gradients have gone
     total = needed + GIB  # the system's
     machine = Machine(total, total, is_gpu=False, bf16=False)
     plan = plan_memory(big(), machine, made_up, try_all=False)

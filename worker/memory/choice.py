@@ -20,8 +20,11 @@ GIB: Final = 2**30
 CUDA_BYTES: Final = GIB
 """What CUDA takes besides tensors: its context, the kernels' workspaces, what lies between allocated blocks."""
 
-PROCESS_BYTES: Final = GIB
-"""What a worker's process takes of the host before it has a model: Python, torch, diffusers, transformers."""
+PROCESS_BYTES: Final = 9 * GIB // 16
+"""What a worker's process takes of the host besides tensors of the model's size: Python, torch, diffusers, transformers."""
+
+CUDA_HOST_BYTES: Final = GIB - PROCESS_BYTES
+"""What CUDA adds to that: assumed, not measured."""
 
 _OTHERS_DEVICE_BYTES: Final = GIB // 4
 """Of a card, left to the desktop."""
@@ -156,10 +159,14 @@ def describe(machine: Machine) -> str:
 def rung_of(plan: StepPlan, need: Need, machine: Machine, *, slowdown: float) -> Rung:
     """What `plan` asks of `machine`, and whether that is there."""
     processes = 1 + plan.devices if plan.sharded else 1
-    host_bytes = processes * PROCESS_BYTES + need.host_bytes(plan.devices)
+    host_bytes = processes * (PROCESS_BYTES + (CUDA_HOST_BYTES if machine.is_gpu else 0)) + need.host_bytes(
+        plan.devices
+    )
     device_bytes = need.device_bytes + (CUDA_BYTES if machine.is_gpu else 0)
     if not machine.is_gpu:
         host_bytes += plan.devices * device_bytes
+    if not machine.is_gpu and not plan.sharded:  # where the delta comes when gradients and activations are gone
+        host_bytes -= min(need.vector_bytes, need.gradients_bytes + need.activations_bytes)
     device_fits = not machine.is_gpu or device_bytes <= machine.device_bytes - _OTHERS_DEVICE_BYTES
     fits = device_fits and host_bytes <= machine.host_bytes - _OTHERS_HOST_BYTES
     return Rung(plan, need, device_bytes, host_bytes, slowdown, fits)

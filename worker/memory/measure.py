@@ -42,15 +42,22 @@ class Need:
     """Multiplications and additions of a step, recomputed ones included."""
     num_parameters: int
     """Of the whole model."""
+    residual_bytes: int
+    """Kept on the host for error feedback, if the run wants that."""
 
     @property
     def device_bytes(self) -> int:
         """The peak."""
         return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
 
+    @property
+    def vector_bytes(self) -> int:
+        """Of all weights in fp32: a base, or a delta."""
+        return 4 * self.num_parameters
+
     def host_bytes(self, devices: int) -> int:
-        """Of the host besides what processes themselves take: the base and the delta in fp32, and what is offloaded."""
-        return 8 * self.num_parameters + devices * self.offloaded_bytes
+        """Of the host besides what processes and devices themselves take: base, delta, residual, and what is offloaded."""
+        return 2 * self.vector_bytes + self.residual_bytes + devices * self.offloaded_bytes
 
 
 def measure(config: RunConfig, tokenizer_json: bytes, plan: StepPlan, *, autocast: bool) -> Need:
@@ -90,6 +97,7 @@ def measure(config: RunConfig, tokenizer_json: bytes, plan: StepPlan, *, autocas
         offloaded_bytes=max(tracker.most_on_host - base.nbytes, 0),
         flops=tracker.flops,
         num_parameters=layout.num_elements,
+        residual_bytes=base.nbytes if config.codec.feedback else 0,
     )
 
 

@@ -119,6 +119,7 @@ def _key(config: RunConfig, tokenizer_json: bytes, machine: Machine) -> str:
         config.model.model_dump_json(),
         config.objective.model_dump_json(),
         config.inner.model_dump_json(),
+        repr(config.codec.feedback),
         hashlib.sha256(tokenizer_json).hexdigest(),
         repr(machine),
         __version__,
