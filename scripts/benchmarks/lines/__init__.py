@@ -1,7 +1,7 @@
 """Useful time on home lines: the share of it in which workers compute, with rounds, lines and sizes of a large run.
 
 An 860 million parameter model, rounds of 20 minutes, lines of 10 Mbit/s up and 50 down, four workers of speeds 1 : 1 : 2 : 4.
-Sizes and times are scaled down together by a hundred, which leaves every share as it is: 8.6 million parameters, rounds of 12
+Sizes and times are scaled down together by a hundred, which leaves every share as it is: 8.8 million parameters, rounds of 12
 seconds, the same lines, a hundredth of their delay. Training takes its time without computing; everything else is real, in
 processes of their own. What does not scale, such as the start of a call, weighs a hundred times too much here.
 """

@@ -29,8 +29,8 @@ _LEFT_OUT: Final = 3
 
 _RUN: Final = (
     "run.total_images=100000000",
-    "model.prx.hidden_size=320",  # 8.6 million parameters with the depth and heads below
-    "model.prx.depth=3",
+    "model.prx.hidden_size=304",  # 8.8 million parameters with the depth and heads below
+    "model.prx.depth=4",
     "model.prx.heads=4",
     "inner.batch_images=4",
     f"round.images={int(sum(_SPEEDS) * _ROUND_SECONDS)}",
