@@ -30,6 +30,7 @@ from diffusion_at_home.errors import (
     Unreachable,
     storage_errors,
 )
+from worker.pacer import Pacer
 from worker.patience import Patience
 from worker.run_address import RunAddress
 from worker.stop import Interrupted
@@ -139,9 +140,11 @@ class BlobFetcher:
         http: httpx2.Client,
         cache: BlobCache,
         patience: Patience,
+        pacer: Pacer,
         on_bytes: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`on_bytes` is told of every piece that arrives."""
+        """`pacer` limits what arrives; `on_bytes` is told of every piece."""
+        self._pacer = pacer
         self._address = address
         self._http = http
         self._cache = cache
@@ -203,8 +206,9 @@ class BlobFetcher:
                 resumed = _resumes_at(response, have)
                 with part.open("ab" if resumed else "wb") as file:
                     left = blob.size_bytes - (have if resumed else 0)
-                    for data in response.iter_raw(_READ_BYTES):
+                    for data in response.iter_raw(self._pacer.piece_bytes or _READ_BYTES):
                         self._on_bytes(len(data))
+                        self._pacer.passes(len(data))
                         file.write(data[: left + 1])
                         left -= len(data)
                         if left < 0:

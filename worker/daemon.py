@@ -25,6 +25,7 @@ from worker.live_line import live_line
 from worker.loop import Goal, Parts, WorkerLoop
 from worker.memory.planning import WorkPlan, this_machine
 from worker.outbox import Outbox
+from worker.pacer import Pacer
 from worker.patience import Patience
 from worker.planned_trainer import PlannedTrainer
 from worker.prefetch import Prefetcher
@@ -120,7 +121,12 @@ class Daemon:
         _log.info("joined", run=info.run_id, worker=joined.worker_id, address=address.url)
         cache = BlobCache(settings.cache_dir / "blobs", settings.cache_bytes)
         blobs = BlobFetcher(
-            address=address, http=http, cache=cache, patience=self._patience, on_bytes=progress.received
+            address=address,
+            http=http,
+            cache=cache,
+            patience=self._patience,
+            pacer=Pacer(settings.down_bytes_per_second, self._clock, stop.event.wait),
+            on_bytes=progress.received,
         )
         spec = self._fetch_spec(session, blobs, info)
         parts = self._wire(spec, session, blobs, compute, opened)
@@ -180,6 +186,7 @@ class Daemon:
                 outbox=outbox,
                 patience=self._patience,
                 clock=self._clock,
+                pacer=Pacer(self._settings.up_bytes_per_second, self._clock, time.sleep),
                 on_bytes=self.progress.sent,
             ),
             prefetcher=Prefetcher(blobs),

@@ -16,6 +16,7 @@ from diffusion_at_home.clock import Clock
 from diffusion_at_home.errors import LeaseLost, RetryCall
 from diffusion_at_home.rpc.coordinator_pb2 import SubmitHeader, SubmitOffsetRequest, SubmitReply, SubmitRequest
 from worker.outbox import Contribution, Outbox
+from worker.pacer import Pacer
 from worker.patience import Patience
 from worker.session import Session
 
@@ -48,9 +49,11 @@ class Sender:
         outbox: Outbox,
         patience: Patience,
         clock: Clock,
+        pacer: Pacer,
         on_bytes: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`on_bytes` is told of every piece that leaves."""
+        """`pacer` limits what leaves; `on_bytes` is told of every piece."""
+        self._pacer = pacer
         self._session = session
         self._outbox = outbox
         self._patience = patience
@@ -80,7 +83,8 @@ class Sender:
         )
         if offset > contribution.size_bytes:
             raise RetryCall(f"the coordinator claims {offset} of {contribution.size_bytes} bytes of a contribution")
-        deadline = _LONGEST_RECEIPT + timedelta(seconds=(contribution.size_bytes - offset) / _SLOWEST_BYTES_PER_SECOND)
+        left = contribution.size_bytes - offset
+        deadline = _LONGEST_RECEIPT + timedelta(seconds=left / _SLOWEST_BYTES_PER_SECOND)
         reply: SubmitReply = self._session.submit(lambda: self._parts(contribution, offset), deadline)
         return Receipt(reply.contribution_id, reply.images, reply.round, self._clock.now() - started_at)
 
@@ -98,6 +102,8 @@ class Sender:
         yield SubmitRequest(header=header)
         with self._outbox.vector(contribution).open("rb") as file:
             file.seek(offset)
-            while chunk := file.read(self._session.max_chunk_bytes):
+            most = self._session.max_chunk_bytes
+            while chunk := file.read(min(most, self._pacer.piece_bytes or most)):
                 yield SubmitRequest(chunk=chunk)
                 self._on_bytes(len(chunk))
+                self._pacer.passes(len(chunk))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -46,12 +47,26 @@ class WorkerSettings(Section):
     """CPU threads to compute with; 0 takes all cores."""
     cache_gib: Annotated[float, Field(gt=0, strict=True)] = 20.0
     """Most disk for downloaded shards and weights (GiB); the longest unused go first."""
+    up_mbit_per_second: Annotated[float, Field(ge=0, strict=True)] = 0.0
+    """Most that contributions take of the line up (Mbit/s); 0 is all of it."""
+    down_mbit_per_second: Annotated[float, Field(ge=0, strict=True)] = 0.0
+    """Most that shards and weights take of the line down (Mbit/s); 0 is all of it."""
     retry_ceiling_seconds: Annotated[float, Field(ge=1, strict=True)] = 300.0
     """Longest pause between two tries to reach the coordinator (seconds)."""
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP))
     """Folder of the worker's key, joined runs, log and unsent work."""
     cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path(_APP))
     """Folder of the downloads; may be deleted whenever no worker runs."""
+
+    @property
+    def up_bytes_per_second(self) -> float:
+        """up_mbit_per_second in bytes; infinite if nothing is limited."""
+        return self.up_mbit_per_second * 1e6 / 8 or math.inf
+
+    @property
+    def down_bytes_per_second(self) -> float:
+        """down_mbit_per_second in bytes; infinite if nothing is limited."""
+        return self.down_mbit_per_second * 1e6 / 8 or math.inf
 
     @property
     def cache_bytes(self) -> int:

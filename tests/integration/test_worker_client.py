@@ -17,7 +17,7 @@ from diffusion_at_home.identity import Identity
 from diffusion_at_home.refusals import MEANINGS, short_name
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from tests.integration.scripted_coordinator import RUN_ID, Place, RunPage, Scripted, serving, serving_page
-from tests.unit.tiny_run import no_residual
+from tests.unit.tiny_run import no_limit, no_residual
 from worker.client import CoordinatorClient
 from worker.grant import LeaseId
 from worker.joining import join_run
@@ -108,7 +108,9 @@ def test_a_cut_submit_resumes_where_the_coordinator_has_it(place: Place, session
     outbox = Outbox(tmp_path / "outbox", no_residual())
     contribution = outbox.put(LeaseId(5), Trained(torch.randn(2000), 64, 1.5, 0.25), Codec.FP32)
     encoded = outbox.vector(contribution).read_bytes()
-    sender = Sender(session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock())
+    sender = Sender(
+        session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock(), pacer=no_limit()
+    )
     receipt = sender.send(contribution, threading.Event())
     assert (receipt.images, receipt.round) == (64, 3)
     assert coordinator.offsets == [0, 3000]
@@ -120,7 +122,9 @@ def test_a_refused_contribution_leaves_the_outbox(place: Place, session: Session
     outbox = Outbox(tmp_path / "outbox", no_residual())
     contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
     place.coordinator.refusal = pb.Refusal.REFUSAL_ROUND_CLOSED
-    sender = Sender(session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock())
+    sender = Sender(
+        session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock(), pacer=no_limit()
+    )
     with pytest.raises(LeaseLost):
         sender.send(contribution, threading.Event())
     assert outbox.recover() == []
@@ -134,7 +138,9 @@ def test_what_could_not_be_sent_before_the_stop_stays_in_the_outbox(
     stop = threading.Event()
     stop.set()
     place.server.stop(None).wait()
-    sender = Sender(session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock())
+    sender = Sender(
+        session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock(), pacer=no_limit()
+    )
     with pytest.raises(Interrupted):
         sender.send(contribution, stop)
     assert outbox.recover() == [contribution]

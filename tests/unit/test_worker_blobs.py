@@ -9,6 +9,7 @@ import httpx2
 import pytest
 
 from diffusion_at_home.errors import IntegrityError, LeaseLost, RetryCall, StorageError
+from tests.unit.tiny_run import no_limit
 from worker.blobs import BlobCache, BlobFetcher, BlobRef
 from worker.patience import Patience
 from worker.run_address import RunAddress
@@ -58,6 +59,7 @@ class Body(httpx2.SyncByteStream):
 
 def fetcher(mirror: Mirror, cache: BlobCache) -> BlobFetcher:
     return BlobFetcher(
+        pacer=no_limit(),
         address=RunAddress.parse("http://run.example"),
         http=httpx2.Client(transport=httpx2.MockTransport(mirror)),
         cache=cache,
@@ -101,6 +103,7 @@ def test_an_endless_body_is_left_at_the_announced_size(cache: BlobCache) -> None
     received: list[int] = []
     mirror = Mirror(DATA, distort=lambda body: body * 50)
     blobs = BlobFetcher(
+        pacer=no_limit(),
         address=RunAddress.parse("http://run.example"),
         http=httpx2.Client(transport=httpx2.MockTransport(mirror)),
         cache=cache,

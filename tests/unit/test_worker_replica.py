@@ -14,6 +14,7 @@ from diffusion_at_home.config.run import Codec
 from diffusion_at_home.errors import LeaseLost, RetryCall
 from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import VectorReader, encode_chunks, write_vector
+from tests.unit.tiny_run import no_limit
 from worker.blobs import BlobCache, BlobFetcher, BlobRef
 from worker.grant import Grant, LeaseId, WeightsBlob
 from worker.patience import Patience
@@ -93,6 +94,7 @@ def run() -> Run:
 def replica(run: Run, tmp_path: Path) -> Replica:
     transport = httpx2.MockTransport(lambda request: httpx2.Response(200, stream=Body(run.blobs[request.url.path])))
     blobs = BlobFetcher(
+        pacer=no_limit(),
         address=RunAddress.parse("http://run.example"),
         http=httpx2.Client(transport=transport),
         cache=BlobCache(tmp_path, 1 << 20),

@@ -13,6 +13,7 @@ from diffusion_at_home.data.manifest import DataManifest, ShardEntry
 from diffusion_at_home.data.order import ShardRange, sample_order
 from diffusion_at_home.data.shards import Sample, write_shard
 from diffusion_at_home.errors import RetryCall, Unreachable
+from tests.unit.tiny_run import no_limit
 from worker.blobs import BlobCache, BlobFetcher
 from worker.patience import Patience
 from worker.run_address import RunAddress
@@ -61,6 +62,7 @@ class Data:
         self.mirror = Mirror(folder, train)
         self.waits: list[RetryCall] = []
         blobs = BlobFetcher(
+            pacer=no_limit(),
             address=RunAddress.parse("http://run.example"),
             http=httpx2.Client(transport=httpx2.MockTransport(self.mirror)),
             cache=BlobCache(folder / "cache", 1 << 20),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.config.run import CodecSection, RunConfig
 from diffusion_at_home.config.toml import load_toml
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.text import train_tokenizer
 from diffusion_at_home.wire.layout import Layout
+from worker.pacer import Pacer
 from worker.residual import Residual
 from worker.trainer import Batch
 
@@ -75,6 +79,11 @@ def batches(count: int, images: int = 8, shape: Sequence[int] = (3, 4, 4)) -> li
 def no_residual() -> Residual:
     """Of a run without error feedback."""
     return Residual(Path("nowhere"), CodecSection(), Layout(()))
+
+
+def no_limit() -> Pacer:
+    """Of a line that may be used as it is."""
+    return Pacer(math.inf, SystemClock(), time.sleep)
 
 
 def captions(images: int) -> list[str]:

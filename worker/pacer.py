@@ -1,0 +1,43 @@
+"""A volunteer's own limit on the line: bytes pass at no more than a rate, as one stream for all who share it."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from diffusion_at_home.clock import Clock
+
+_PIECES_A_SECOND: Final = 20
+_SMALLEST_PIECE_BYTES: Final = 4096
+
+
+class Pacer:
+    """One direction of the line; may be used from any thread. Heartbeats do not pass here, so nothing delays them."""
+
+    def __init__(self, bytes_per_second: float, clock: Clock, wait: Callable[[float], object]) -> None:
+        """`wait` sleeps so many seconds; a rate of infinity limits nothing."""
+        self._bytes_per_second = bytes_per_second
+        self._clock = clock
+        self._wait = wait
+        self._lock = threading.Lock()
+        self._free_at = -math.inf
+
+    @property
+    def piece_bytes(self) -> int | None:
+        """How much should pass at once, so that it flows evenly; None does not matter."""
+        if math.isinf(self._bytes_per_second):
+            return None
+        return max(_SMALLEST_PIECE_BYTES, int(self._bytes_per_second / _PIECES_A_SECOND))
+
+    def passes(self, num_bytes: int) -> None:
+        """So many bytes have passed: returns when the next may."""
+        if math.isinf(self._bytes_per_second):
+            return
+        with self._lock:
+            now = self._clock.now()
+            self._free_at = max(self._free_at, now) + num_bytes / self._bytes_per_second
+            seconds = self._free_at - now
+        if seconds > 0:
+            self._wait(seconds)
