@@ -20,7 +20,7 @@ from diffusion_at_home.errors import ConfigError, RetryCall
 from worker.atomic_file import write_atomically
 
 _WRITE_SECONDS: Final = 1.0
-"""Between two writes of the file while nothing but numbers change."""
+"""Between two writes of the file while nothing but numbers change; a lease's first step is told at once."""
 
 _log = events.logger("worker")
 
@@ -133,7 +133,7 @@ class Progress:
         mean = loss if status.loss is None else status.loss + (loss - status.loss) * step_share
         self._set(lease_images=images, loss=mean)
         self.training()
-        if self._clock.now() - self._written_at >= _WRITE_SECONDS:
+        if status.lease_images == 0 or self._clock.now() - self._written_at >= _WRITE_SECONDS:
             self._write()
 
     def measured(self, images_per_second: float) -> None:
