@@ -38,7 +38,7 @@ def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
         two = replace(_CARD, devices=2)
         for plan in (*ladder(config, _CARD), *(plan for plan in ladder(config, two) if plan.devices == 2)):
             need = measure(config, tokenizer, plan, autocast=True)
-            case = f"{name}_{str(plan).replace(', ', '_')}".replace("-", "_")
+            case = f"{name}_{str(plan).replace(', ', '_').replace(' ', '_')}".replace("-", "_")
             print(f"{case}: {need.device_bytes / GIB:.2f} GiB", file=sys.stderr, flush=True)
             figures[f"peak_{case}"] = Figure((need.device_bytes / GIB,), "GiB")
             figures[f"host_{case}"] = Figure((need.host_bytes(plan.devices) / GIB,), "GiB")
