@@ -34,28 +34,27 @@ class Extent:
     """Of ours, with those left out."""
     peer_rounds: dict[Peer, int]
     """Of each peer, without those left out."""
-    largest_for_peers: int
-    """MB."""
+    megabytes: tuple[int, ...]
+    """Sizes, of `MODELS`."""
 
 
-_FULL: Final = Extent(14, {Peer.HIVEMIND: 10, Peer.FLOWER: 10}, largest_for_peers=160)
-_QUICK: Final = Extent(6, {Peer.HIVEMIND: 4, Peer.FLOWER: 2}, largest_for_peers=40)
+_FULL: Final = Extent(14, {Peer.HIVEMIND: 10, Peer.FLOWER: 10}, megabytes=(1, 40, 160))
+_QUICK: Final = Extent(6, {Peer.HIVEMIND: 4, Peer.FLOWER: 2}, megabytes=(1, 40))
 
 
 def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     """See `benchmarks.figures.Benchmark`."""
     extent = _QUICK if quick else _FULL
     figures: dict[str, Figure] = {}
-    for megabytes, model in MODELS.items():
+    for megabytes in extent.megabytes:
         size = f"{megabytes}mb"
-        found = ours.measure([*model, *overrides], rounds=extent.rounds)
+        found = ours.measure([*MODELS[megabytes], *overrides], rounds=extent.rounds)
         _tell(size, "ours", found.seconds)
         figures[f"seconds_ours_{size}"] = Figure(found.seconds, "s")
         figures[f"uplink_bytes_per_parameter_{size}"] = Figure((found.uplink_bytes,), "B")
         figures[f"downlink_bytes_per_parameter_{size}"] = Figure((found.downlink_bytes,), "B")
-        if megabytes <= extent.largest_for_peers:
-            for peer, rounds in extent.peer_rounds.items():
-                figures |= _beside(found, peer, rounds, size)
+        for peer, rounds in extent.peer_rounds.items():
+            figures |= _beside(found, peer, rounds, size)
     return figures
 
 
