@@ -39,7 +39,7 @@ class Extent:
 
 
 _FULL: Final = Extent(14, {Peer.HIVEMIND: 10, Peer.FLOWER: 10}, megabytes=(1, 40, 160))
-_QUICK: Final = Extent(6, {Peer.HIVEMIND: 4, Peer.FLOWER: 2}, megabytes=(1, 40))
+_QUICK: Final = Extent(6, {Peer.HIVEMIND: 4, Peer.FLOWER: 1}, megabytes=(1, 40))
 
 
 def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:

@@ -28,7 +28,7 @@ def peers_python() -> Path:
     folder = root / f"peers-{sys.version_info.major}.{sys.version_info.minor}-{hashlib.sha256(wanted).hexdigest()[:12]}"
     python, stamp = folder / "bin" / "python", folder / "complete"
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
+    with FileLock(root / f"{folder.name}.lock"):
         if not stamp.exists():
             print(f"installing the peers into {folder}, once", file=sys.stderr, flush=True)
             _run([sys.executable, "-m", "venv", "--clear", str(folder)])
