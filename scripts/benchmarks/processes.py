@@ -20,9 +20,12 @@ def dah(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def start(stack: ExitStack, arguments: Sequence[str], log: int) -> subprocess.Popen[bytes]:
-    """Start python with `arguments`, among the benchmarks; killed when `stack` is left. What it prints goes to `log`."""
-    process = subprocess.Popen([sys.executable, *arguments], stdout=log, stderr=log, cwd=ROOT / "scripts")
+def start(stack: ExitStack, arguments: Sequence[str], log: int, before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Start python with `arguments`, among the benchmarks; killed when `stack` is left. What it prints goes to `log`.
+
+    `before` are the words of a command that runs it.
+    """
+    process = subprocess.Popen([*before, sys.executable, *arguments], stdout=log, stderr=log, cwd=ROOT / "scripts")
     stack.callback(process.wait)
     stack.callback(process.kill)
     return process

@@ -13,25 +13,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.figures import Figure
+from benchmarks.fleets import FLEETS
 from benchmarks.lines.fleet import Shares, measure
 
-_CASES: Final = {
-    "sparse": (
-        "codec.delta='sparse'",
-        "codec.update='sparse_wide'",
-        "codec.feedback=0.95",
-        "outer.optimizer='sgd'",
-        "outer.learning_rate=1.0",
-    ),
-    "int8": ("codec.delta='int8'", "codec.update='int8'"),
-}
+_CASES: Final = ("sparse", "int8")
 
 
 def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     """See `benchmarks.figures.Benchmark`."""
     figures: dict[str, Figure] = {}
-    for case, changes in _CASES.items():
-        found = measure([*changes, *overrides], rounds=2 if quick else 10)
+    for case in _CASES:
+        found = measure([*FLEETS[case], *overrides], rounds=2 if quick else 10)
         for name in Shares.__slots__:
             values = tuple(getattr(shares, name) for shares in found)
             figures[f"{name}_{case}"] = Figure(values, "share of time, one value a worker")

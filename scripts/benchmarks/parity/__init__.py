@@ -24,6 +24,7 @@ import torch
 from pydantic import Field
 
 from benchmarks.figures import Figure
+from benchmarks.fleets import FLEETS
 from benchmarks.parity.task import DigitsTask
 from benchmarks.parity.training import Outcome, fleet, one_node
 from diffusion_at_home.config.run import Positive, Rate, RunConfig
@@ -47,21 +48,6 @@ _UNITS: Final = {
 }
 
 
-FLEETS: Final = {
-    "fp32": ("codec.delta='fp32'", "codec.update='fp32'"),
-    "int8": ("codec.delta='int8'", "codec.update='int8'"),
-    "int4": ("codec.delta='int4'", "codec.update='int4'", "codec.feedback=1.0"),
-    "sparse": (
-        "codec.delta='sparse'",
-        "codec.update='sparse_wide'",
-        "codec.feedback=0.95",
-        "outer.optimizer='sgd'",
-        "outer.learning_rate=1.0",
-    ),
-}
-"""Overrides of the config by the name of a fleet."""
-
-
 class ParitySection(Section):
     """What may be changed by `--set parity.key=value`; the run itself by `--set section.key=value`."""
 
@@ -74,7 +60,7 @@ class ParitySection(Section):
     learning_rates: tuple[Rate, ...] = (5e-4, 1e-3, 2e-3)
     """One node's sweep."""
     fleets: tuple[str, ...] = ("fp32", "int8")
-    """How deltas and updates travel, one fleet each: names of `FLEETS`."""
+    """How deltas and updates travel, one fleet each: names of `benchmarks.fleets`."""
     keep_state: bool = False
     """Whether workers keep their AdamW between leases, which the product does not."""
     samples: int = Field(default=500, ge=0)

@@ -1,0 +1,1 @@
+"""An app for Flower that trains nothing."""
