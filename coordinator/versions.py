@@ -8,6 +8,7 @@ for they are fixed and summed in a fixed order.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -30,6 +31,9 @@ KEPT_SNAPSHOTS: Final = 2
 
 _MOST_TO_REPEAT_SECONDS: Final = 2.0
 """Of arithmetic that a restart has to do again; more than that, and the state is saved."""
+
+_SAVING_SHARE: Final = 0.05
+"""Of the time, spent on saving at most: rounds that follow each other at once must not wait for the disk."""
 
 
 class Versions:
@@ -57,6 +61,7 @@ class Versions:
         self._saved = self._newest_saved()
         self._unsaved = {v.version: contributions_of(v.version) for v in self.history[self._saved + 1 :]}
         self._unsaved_seconds = 0.0
+        self._save_seconds, self._saved_at = 0.0, -math.inf
         self._state = self._load()
         self._snapshots = [v.version for v in self.history if blobs.path(v.snapshot_sha256)]
         if not self._snapshots:
@@ -113,8 +118,10 @@ class Versions:
         """Save the newest version's state, unless it is. Blocks. Raises `StorageError`."""
         if self._saved == self.newest.version:
             return
+        started = time.monotonic()
         self._state.save(state_file(self._folder, self.newest.version))
-        self._saved = self.newest.version
+        self._saved, self._saved_at = self.newest.version, time.monotonic()
+        self._save_seconds = self._saved_at - started
         self._unsaved, self._unsaved_seconds = {}, 0.0
         self._forget_old_states()
 
@@ -124,7 +131,8 @@ class Versions:
         Blocks. Returns the version with its snapshot if it got one, which is offered once the ledger knows it
         (`snapshot_stored`). Raises `StorageError`; then the same call may be repeated.
         """
-        if self._unsaved_seconds > _MOST_TO_REPEAT_SECONDS:
+        affordable = time.monotonic() - self._saved_at > self._save_seconds / _SAVING_SHARE
+        if self._unsaved_seconds > _MOST_TO_REPEAT_SECONDS and affordable:
             self.save()
         last = self._snapshots[-1]
         # As soon as the updates since the last one weigh as much: nobody downloads more than twice a snapshot.
