@@ -91,15 +91,14 @@ def apart(left: Tensor, right: Tensor) -> float:
 @pytest.mark.parametrize(
     ("devices", "plan", "overrides", "tolerance"),
     [
-        # Sums in another order; Adam divides by the root of small numbers, so single elements differ more.
-        (2, StepPlan(release=True), ADAMW, 1e-3),
         (3, StepPlan(WeightKind.SPLIT, release=True, checkpointing=True), ADAMW, 3e-2),  # a bf16 network
+        # Sums in another order; Adam divides by the root of small numbers, so single elements differ more.
         (3, StepPlan(micro_batch_images=1), GLOBAL, 1e-3),
         (2, StepPlan(), GRADIENT, 1e-5),
         (2, StepPlan(release=True), ADAMW8BIT, 2e-2),  # blocks of 256 are cut elsewhere
         (2, StepPlan(checkpointing=True), UNET, 1e-3),
     ],
-    ids=["fp32", "split", "micro-batches", "gradient", "8 bits", "unet"],
+    ids=["split", "micro-batches", "gradient", "8 bits", "unet"],
 )
 def test_several_devices_train_as_one(
     devices: int, plan: StepPlan, overrides: tuple[str, ...], tolerance: float
@@ -154,12 +153,3 @@ def test_a_rank_without_memory_says_so() -> None:
         with pytest.raises(torch.OutOfMemoryError):
             trainer.train(base, huge, seed=3, learning_rate=RATE)
         assert stepper.process_ids == []
-
-
-def test_ranks_end_with_whoever_started_them() -> None:
-    with ranks(StepPlan(devices=2), ADAMW) as trainer:
-        train(trainer, ADAMW)
-        stepper = trainer.stepper
-        assert isinstance(stepper, Ranks)
-        processes = [psutil.Process(pid) for pid in stepper.process_ids]
-    assert not any(process.is_running() for process in processes)
