@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 import psutil
 import torch
 from accelerate import Accelerator, init_empty_weights
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from diffusion_at_home.errors import HardwareError
@@ -61,6 +62,8 @@ def open_device(settings: WorkerSettings, index: int = 0) -> Compute:
     if settings.precision is Precision.BF16 and use_cuda and not bf16_cuda:
         raise HardwareError("precision = 'bf16', but this CUDA device does not have it: set precision = 'fp32'")
     bf16 = settings.precision is Precision.BF16 or (settings.precision is Precision.AUTO and bf16_cuda)
+    # It remembers the first answer in a process, whatever is asked later.
+    AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=not use_cuda, mixed_precision="bf16" if bf16 else "no")
     device = accelerator.device
     if device.type == "cuda":

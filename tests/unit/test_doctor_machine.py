@@ -24,7 +24,7 @@ from worker.doctor.machine import (
 )
 from worker.doctor.report import Diagnosis
 from worker.nvidia import Card, CardUser, Driver
-from worker.settings import WorkerSettings
+from worker.settings import Device, Precision, WorkerSettings
 from worker.step.compute import CPU
 
 GIB = 2**30
@@ -257,3 +257,9 @@ def test_the_first_problem_decides_the_exit_code() -> None:
     both = Diagnosis((well, first, second))
     assert (both.fit, both.exit_code) == (False, StorageError.exit_code)
     assert both.plain()["checks"][1] == {"name": "c", "state": "problem", "found": "", "advice": "x"}
+
+
+def test_a_device_is_opened_in_the_precision_asked_for_whatever_was_asked_before() -> None:
+    for precision in (Precision.BF16, Precision.FP32, Precision.BF16):
+        settings = WorkerSettings(device=Device.CPU, precision=precision)
+        assert open_device(settings).autocast is (precision is Precision.BF16)
