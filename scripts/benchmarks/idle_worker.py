@@ -1,6 +1,7 @@
 """A worker that is ours but for the training, which takes its time and computes nothing.
 
-python -m benchmarks.idle_worker URL FOLDER [IMAGES_PER_SECOND]: its deltas are the same made-up numbers every time.
+python -m benchmarks.idle_worker URL FOLDER [IMAGES_PER_SECOND]: its deltas are the same made-up numbers every time, other
+ones for each FOLDER's name.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import torch
@@ -29,9 +31,9 @@ class Idle:
 
     plan = StepPlan()
 
-    def __init__(self, num_elements: int, images_per_second: float) -> None:
+    def __init__(self, num_elements: int, images_per_second: float, seed: int) -> None:
         self._images_per_second = images_per_second
-        self._delta = 1e-3 * torch.randn(num_elements, generator=torch.Generator().manual_seed(0))
+        self._delta = 1e-3 * torch.randn(num_elements, generator=torch.Generator().manual_seed(seed))
 
     def start(self, base: Tensor, seed: int, learning_rate: float) -> None:
         """See `Stepper.start`."""
@@ -53,7 +55,7 @@ if __name__ == "__main__":
     url, root, speed = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else math.inf
 
     def _idle(site: TrainingSite, layout: Layout, plan: StepPlan) -> Idle:  # noqa: ARG001
-        return Idle(layout.num_elements, speed)
+        return Idle(layout.num_elements, speed, zlib.crc32(root.name.encode()))
 
     settings = WorkerSettings(device=Device.CPU, threads=1, state_dir=root, cache_dir=root / "cache")
     folder = StateFolder(root)

@@ -100,6 +100,11 @@ def opened(links: list[Link]) -> Iterator[None]:
             loop.run_until_complete(link.open())
         ready.set()
         loop.run_forever()
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.close()
 
     thread = Thread(target=serve, name="lines", daemon=True)
     thread.start()
