@@ -109,11 +109,11 @@ def test_several_devices_train_as_one(
         assert torch.equal(train(trainer, overrides), train(trainer, overrides))  # every lease starts afresh
 
 
-@pytest.mark.parametrize("release", [False, True])
-def test_blocks_on_the_host_train_as_blocks_on_the_device(release: bool) -> None:
+@pytest.mark.parametrize(("devices", "release", "tolerance"), [(1, False, 0.0), (2, True, 3e-2)])
+def test_blocks_on_the_host_train_as_blocks_on_the_device(devices: int, release: bool, tolerance: float) -> None:
     plan = StepPlan(WeightKind.SPLIT, release=release)
-    with ranks(replace(plan, offload=Offload.BLOCKS), ADAMW8BIT) as trainer:
-        assert torch.equal(train(trainer, ADAMW8BIT), whole(plan, ADAMW8BIT))
+    with ranks(replace(plan, devices=devices, offload=Offload.BLOCKS), ADAMW) as trainer:
+        assert apart(train(trainer, ADAMW), whole(plan, ADAMW)) <= tolerance
 
 
 def test_a_batch_of_fewer_images_than_devices_trains_as_on_one() -> None:
