@@ -21,6 +21,9 @@ from worker.step.compute import Compute
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
+_DEFAULT_THREADS: Final = torch.get_num_threads()
+"""What a process starts with, however often a device is opened in it."""
+
 _TRIAL: Final = 8
 """Side of the matrix that shows whether a device computes at all."""
 
@@ -51,7 +54,7 @@ def num_threads() -> int:
 
 def open_device(settings: WorkerSettings, index: int = 0) -> Compute:
     """The device and precision to train with; `index` tells devices of a kind apart. Raises `HardwareError`."""
-    torch.set_num_threads(max(1, (settings.threads or torch.get_num_threads()) // num_devices(settings)))
+    torch.set_num_threads(max(1, (settings.threads or _DEFAULT_THREADS) // num_devices(settings)))
     cuda = torch.cuda.is_available()
     if settings.device is Device.CUDA and not cuda:
         raise HardwareError(

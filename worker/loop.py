@@ -158,8 +158,7 @@ class WorkerLoop:
     def _pull(self, grant: Grant, keeper: LeaseKeeper) -> Tensor:
         """The base weights."""
         self._parts.progress.enter(WorkerState.FETCHING, f"weights of version {grant.base_version}")
-        if any(step.is_snapshot for step in grant.catch_up):
-            self._parts.residual.drop()
+        self._parts.residual.starts_from(grant.base_version)
         try:
             return self._parts.replica.bring_to(grant, keeper.wrap_up)
         except Interrupted:

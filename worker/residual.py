@@ -1,7 +1,7 @@
 """What encoding left out of this worker's deltas so far: added to the next one, kept over an orderly restart.
 
-It belongs to the versions that the deltas started from. Once the worker has fallen so far behind that it starts from a snapshot,
-or after a process that died and could not save it, it is dropped: the run loses what one worker still had to say.
+It belongs to the versions that the deltas started from. Once those lie too far back, or after a process that died and could not
+save it, it is dropped: the run loses what one worker still had to say.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from diffusion_at_home.wire.vector import VectorReader, encode_chunks
 
 _NAME: Final = "residual"
 
+_MOST_VERSIONS: Final = 16
+"""Between the last delta's base and the next one's; what was left out longer ago points from weights that are gone."""
+
 _log = events.logger("worker")
 
 
@@ -35,6 +38,7 @@ class Residual:
         self._path = path
         self._section = section
         self._layout = layout
+        self._version = 0  # base of the last delta
         self._left = self._load() if section.feedback else None
         path.unlink(missing_ok=True)
 
@@ -53,11 +57,12 @@ class Residual:
                 self._left = torch.zeros(self._layout.num_elements)
             VectorReader(encoded, self._section.delta, self._layout.num_elements).add_to(self._left)
 
-    def drop(self) -> None:
-        """Forget it."""
-        if self._left is not None:
-            _log.info("residual_dropped")
-        self._left = None
+    def starts_from(self, version: int) -> None:
+        """The next delta starts from `version`: forget what was left out too long ago."""
+        if self._left is not None and version - self._version > _MOST_VERSIONS:
+            _log.info("residual_dropped", version=version, last_version=self._version)
+            self._left = None
+        self._version = version
 
     def close(self) -> None:
         """Save it for the next process; a disk that is full only loses it."""
@@ -67,7 +72,9 @@ class Residual:
         try:
             with storage_errors(self._path.parent):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                save_file({_NAME: left}, self._path, metadata={"layout": self._layout.digest})
+                save_file(
+                    {_NAME: left}, self._path, metadata={"layout": self._layout.digest, "version": str(self._version)}
+                )
         except StorageError as error:
             self._path.unlink(missing_ok=True)
             _log.warning("residual_dropped", reason=str(error))
@@ -76,7 +83,8 @@ class Residual:
         try:
             with safe_open(self._path, framework="pt") as file:
                 left: Tensor = file.get_tensor(_NAME)
-                same = file.metadata().get("layout") == self._layout.digest
-        except (OSError, SafetensorError, AttributeError):
+                facts = file.metadata()
+                same, self._version = facts["layout"] == self._layout.digest, int(facts["version"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
         return left if same and left.shape == (self._layout.num_elements,) and left.dtype == torch.float32 else None

@@ -78,12 +78,19 @@ def test_an_orderly_restart_keeps_it_once_and_a_crash_drops_it(tmp_path: Path) -
     assert torch.equal(said(Outbox(tmp_path / "outbox", after_crash), 2, delta(1)), rounded(delta(1)))
 
 
-def test_a_dropped_one_is_not_said(tmp_path: Path) -> None:
-    residual = Residual(tmp_path / "residual", LOSSY, LAYOUT)
-    outbox = Outbox(tmp_path / "outbox", residual)
-    said(outbox, 0, delta(0))
-    residual.drop()
-    assert torch.equal(said(outbox, 1, delta(1)), rounded(delta(1)))
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize(("later", "kept"), [(16, True), (17, False)])
+def test_it_is_dropped_once_its_base_lies_too_far_back(tmp_path: Path, later: int, kept: bool, restarted: bool) -> None:
+    path = tmp_path / "residual"
+    residual = Residual(path, LOSSY, LAYOUT)
+    residual.starts_from(5)
+    said(Outbox(tmp_path / "outbox", residual), 0, delta(0))
+    if restarted:
+        residual.close()
+        residual = Residual(path, LOSSY, LAYOUT)
+    residual.starts_from(5 + later)
+    expected = naive([delta(0), delta(1)], 0.5)[1] if kept else rounded(delta(1))
+    assert torch.equal(said(Outbox(tmp_path / "outbox", residual), 1, delta(1)), expected)
 
 
 def test_what_is_refused_is_said_again(tmp_path: Path) -> None:
