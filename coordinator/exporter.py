@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import shutil
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -36,6 +39,7 @@ from diffusion_at_home.wire.layout import Layout
 
 _EVALUATION_SEED: Final = 0
 _RETRY_SECONDS: Final = 30.0
+_LOWEST_PRIORITY: Final = 19
 
 _log = events.logger("coordinator")
 
@@ -56,7 +60,7 @@ class _Due:
 
 
 class Exporter:
-    """One version at a time, oldest first, in a thread of its own."""
+    """One version at a time, oldest first, in a thread of its own that takes only the time that nobody else wants."""
 
     def __init__(
         self,
@@ -74,7 +78,7 @@ class Exporter:
         self._layout = layout
         self._versions = versions
         self._ledger = ledger
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="export")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="export", initializer=_give_way)
         self._changed = Bell()
         self._held_out: tuple[Tensor, list[str]] | None = None
         with storage_errors(folder.exports):
@@ -215,6 +219,12 @@ class Exporter:
             manifest_sha256=hashlib.sha256((out / MANIFEST_NAME).read_bytes()).hexdigest(),
             created_at_ms=created_at_ms,
         )
+
+
+def _give_way() -> None:
+    """Put this thread, and the ones that torch starts for it, behind all others: Linux has a priority for each thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
 
 
 def _is_done(ledger: Ledger, version: int, checkpoint: bool) -> bool:

@@ -28,6 +28,7 @@ _RUN: Final = (
     "lease.probe_steps=1",
     "round.quorum=1.0",
     "evaluation.every_images=1000000000",
+    "evaluation.max_images=8",  # of the first version
     "checkpoint.every_images=1000000000",
 )
 
