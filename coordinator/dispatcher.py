@@ -20,7 +20,7 @@ from coordinator.closing import CloseReason, Progress, close_reason, closes_at
 from coordinator.data_pool import DataPool
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
-from coordinator.quota import Asker, Demand, SpeedBook, lease_images
+from coordinator.quota import Asker, Demand, PaceBook, lease_images
 from coordinator.records import Contribution, Lease, LeaseId, LeaseState, Round, now_ms
 from coordinator.refused import Refused
 from diffusion_at_home import events
@@ -106,7 +106,7 @@ class Dispatcher:
         self._late: dict[LeaseId, Lease] = {}
         self._heard: dict[WorkerId, float] = {}
         self._devices: dict[WorkerId, int] = {}
-        self._speeds = SpeedBook()
+        self._paces = PaceBook()
 
     # -- what the round is --------------------------------------------------------------------------------------
 
@@ -130,8 +130,9 @@ class Dispatcher:
         return [worker for worker, heard_at in self._heard.items() if heard_at >= oldest]
 
     def speed(self, worker: WorkerId) -> float | None:
-        """Images a second from grant to receipt, None while unknown."""
-        return self._speeds.get(worker)
+        """Images a second while it trains, None while unknown."""
+        pace = self._paces.get(worker)
+        return None if pace is None else pace.images_per_second
 
     def seconds_to_close(self) -> float | None:
         """Time until the round closes if nothing more comes in; None while that is not known."""
@@ -219,7 +220,7 @@ class Dispatcher:
         """Note that a worker is there, and what it says of its speed and its devices."""
         self._heard[worker] = self._clock.now()
         self._devices[worker] = devices
-        self._speeds.suggest(worker, claimed_speed)
+        self._paces.suggest(worker, claimed_speed)
 
     async def grant(self, worker: WorkerId) -> Lease | IdleReason:
         """A lease of the live round for `worker`, or why there is none."""
@@ -262,8 +263,8 @@ class Dispatcher:
             unleased_images=self._progress.unleased_images,
             seconds_left=self._config.round.max_seconds if left is None else left,
         )
-        known = [speed for live in self.live_workers() if (speed := self._speeds.get(live)) is not None]
-        asker = Asker(self._speeds.get(worker), self._devices.get(worker, 1))
+        known = [pace for live in self.live_workers() if (pace := self._paces.get(live)) is not None]
+        asker = Asker(self._paces.get(worker), self._devices.get(worker, 1))
         return lease_images(self._config, demand, asker, known)
 
     def heartbeat(self, worker: WorkerId, lease_id: LeaseId) -> Order:
@@ -388,7 +389,12 @@ class Dispatcher:
                 del self._active[work.lease.lease_id]
                 self._progress.leased_images -= work.lease.quota_images
                 if active.granted_at is not None:
-                    self._speeds.learn(work.lease.worker_id, work.images, self._clock.now() - active.granted_at)
+                    self._paces.learn(
+                        work.lease.worker_id,
+                        work.images,
+                        trained_seconds=work.train_ms / 1000,
+                        seconds=self._clock.now() - active.granted_at,
+                    )
             self._late.pop(work.lease.lease_id, None)
             self._count(work.images)
         self.changed.ring()

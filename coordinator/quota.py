@@ -1,4 +1,4 @@
-"""How many images a lease is: sized by measured speed, so that all of a round hand in together. Pure."""
+"""How many images a lease is: sized by measured pace, so that all of a round hand in together. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,24 @@ from typing import Final
 from diffusion_at_home.config.run import RunConfig
 
 _TIME_SHARE: Final = 0.9
-"""Of the time left to the close, what a lease may plan to train; the rest is for bringing weights up and handing in."""
+"""Of the time left to the close, what a lease may plan to take from grant to receipt; the rest is for what nobody foresees."""
+
+_NEWEST_SHARE: Final = 0.5
+"""Of the latest lease in what is known of a worker: a machine that gets busy is believed within two leases."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a lease takes a worker: `overhead_seconds` + images / `images_per_second`, from grant to receipt."""
+
+    images_per_second: float
+    """While it trains."""
+    overhead_seconds: float = 0.0
+    """Beside the training: weights and data down, the delta encoded and up. A slow line makes a lease late, not slow."""
+
+    def images_within(self, seconds: float) -> float:
+        """Images that it hands in so many seconds after the grant."""
+        return self.images_per_second * max(0.0, seconds - self.overhead_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +42,30 @@ class Demand:
 class Asker:
     """Who asks for a lease."""
 
-    speed: float | None
-    """Images a second; None while not known."""
+    pace: Pace | None
+    """None while not known."""
     devices: int = 1
     """That train together, by the worker's own word."""
 
 
-def lease_images(config: RunConfig, demand: Demand, asker: Asker, fleet_speeds: Sequence[float]) -> int:
+def lease_images(config: RunConfig, demand: Demand, asker: Asker, fleet: Sequence[Pace]) -> int:
     """Images of the asker's next lease; 0 if it is not worth one.
 
-    Its share of the round is its share of the fleet's speed (`fleet_speeds`, itself included). A worker of unknown
-    speed gets a probe of a few steps for each of its devices. Whole batches, between lease.min_steps and as many
-    times lease.max_steps as it has devices; what would be left over under one lease is added to this one.
+    It gets what it hands in by the time at which the whole `fleet`, itself included, would have handed in the round's
+    target. A worker of unknown pace gets a probe of a few steps for each of its devices. Whole batches, between
+    lease.min_steps and as many times lease.max_steps as it has devices; what would be left over under one lease is added
+    to this one.
     """
-    batch, speed = config.inner.batch_images, asker.speed
+    batch, pace = config.inner.batch_images, asker.pace
     smallest, largest = config.lease.min_steps * batch, config.lease.max_steps * batch * asker.devices
-    if speed is None:
+    if pace is None:
         wanted = config.lease.probe_steps * batch * asker.devices
     else:
-        share = speed / max(sum(fleet_speeds), speed)
-        in_time = int(speed * demand.seconds_left * _TIME_SHARE)
+        in_time = int(pace.images_within(demand.seconds_left * _TIME_SHARE))
         if in_time < smallest:
             return 0
-        wanted = min(round(demand.target_images * share / batch) * batch, in_time // batch * batch)
+        share = pace.images_within(seconds_for(demand.target_images, fleet or [pace]))
+        wanted = min(round(share / batch) * batch, in_time // batch * batch)
     images = min(max(wanted, smallest), largest, demand.unleased_images)
     left = demand.unleased_images - images
     if left < smallest and images + left <= largest:
@@ -55,23 +73,43 @@ def lease_images(config: RunConfig, demand: Demand, asker: Asker, fleet_speeds: 
     return images if images >= min(smallest, demand.target_images) else 0
 
 
-class SpeedBook:
-    """Images a second of each worker, from grant to receipt: what counts for the round, measured here."""
+def seconds_for(images: int, fleet: Sequence[Pace]) -> float:
+    """Time after which `fleet`, which starts together and is not empty, has handed in so many images."""
+    seconds, speed, late = 0.0, 0.0, 0.0
+    for pace in sorted(fleet, key=lambda pace: pace.overhead_seconds):
+        if speed and seconds <= pace.overhead_seconds:
+            break  # the target is reached before this one hands anything in
+        speed += pace.images_per_second
+        late += pace.images_per_second * pace.overhead_seconds
+        seconds = (images + late) / speed
+    return seconds
+
+
+class PaceBook:
+    """What is known of each worker's pace: from grant to receipt as measured here, training by its own word."""
 
     def __init__(self) -> None:
-        self._speeds: dict[str, float] = {}
+        self._paces: dict[str, Pace] = {}
 
-    def learn(self, worker: str, images: int, seconds: float) -> None:
-        """Average in one finished lease; recent ones count more."""
-        measured = images / max(seconds, 1e-3)
-        old = self._speeds.get(worker, measured)
-        self._speeds[worker] = 0.5 * old + 0.5 * measured
+    def learn(self, worker: str, images: int, *, trained_seconds: float, seconds: float) -> None:
+        """Average in a finished lease that took `seconds`, of which the worker says it trained `trained_seconds`."""
+        trained = min(max(trained_seconds, 1e-3), seconds)
+        measured = Pace(images / max(trained, 1e-3), seconds - trained)
+        old = self._paces.get(worker, measured)
+        self._paces[worker] = Pace(
+            _average(old.images_per_second, measured.images_per_second),
+            _average(old.overhead_seconds, measured.overhead_seconds),
+        )
 
-    def suggest(self, worker: str, claimed: float) -> None:
-        """Use what a worker says of itself until something is measured."""
-        if claimed > 0:
-            self._speeds.setdefault(worker, claimed)
+    def suggest(self, worker: str, claimed_speed: float) -> None:
+        """Use what a worker says of its speed (images a second) until something is measured."""
+        if claimed_speed > 0:
+            self._paces.setdefault(worker, Pace(claimed_speed))
 
-    def get(self, worker: str) -> float | None:
-        """The worker's speed, None while unknown."""
-        return self._speeds.get(worker)
+    def get(self, worker: str) -> Pace | None:
+        """The worker's pace, None while unknown."""
+        return self._paces.get(worker)
+
+
+def _average(old: float, new: float) -> float:
+    return (1 - _NEWEST_SHARE) * old + _NEWEST_SHARE * new

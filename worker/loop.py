@@ -196,9 +196,12 @@ class WorkerLoop:
         if not all(bool(torch.isfinite(edge)) for edge in torch.aminmax(trained.delta)):  # without a mask as large
             raise LeaseLost("training went to infinity or not-a-number", "not_finite")
         self._parts.progress.enter(WorkerState.SENDING, f"{trained.images} images")
-        receipt = self._send(self._parts.outbox.put(grant.lease_id, trained, grant.codec))
+        started_at = self._parts.clock.now()
+        contribution = self._parts.outbox.put(grant.lease_id, trained, grant.codec)
+        encode_seconds = self._parts.clock.now() - started_at
+        receipt = self._send(contribution)
         self._held, self._lost_in_a_row = None, 0
-        self._pace.pushed(receipt.seconds)
+        self._pace.pushed(encode_seconds + receipt.seconds)
 
     def _send(self, contribution: Contribution) -> Receipt:
         receipt = self._parts.sender.send(contribution, self._parts.stop.event)

@@ -17,7 +17,7 @@ class Pace:
         self.images_per_second = 0.0
         """0 until something was measured."""
         self.push_seconds = _FIRST_PUSH_SECONDS
-        """From the last step to the receipt; a guess until something was measured."""
+        """From the last step to the receipt, outages left out; a guess until something was measured."""
         self._pushed = False
 
     def trained(self, images: int, seconds: float) -> None:

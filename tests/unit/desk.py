@@ -112,8 +112,8 @@ class Desk:
         assert isinstance(outcome, Lease)
         return outcome
 
-    def accept(self, lease: Lease, images: int | None = None, sha256: str = SHA) -> Contribution:
-        return self.run(self.dispatcher.accept(work(lease, images, sha256)))
+    def accept(self, lease: Lease, images: int | None = None, sha256: str = SHA, train_ms: int = 1000) -> Contribution:
+        return self.run(self.dispatcher.accept(work(lease, images, sha256, train_ms)))
 
     def release(self, lease: Lease) -> None:
         self.run(self.dispatcher.release(lease.worker_id, lease.lease_id))
@@ -123,5 +123,5 @@ class Desk:
         return self.run(self.dispatcher.expire())
 
 
-def work(lease: Lease, images: int | None = None, sha256: str = SHA) -> Work:
-    return Work(lease, sha256, 100, lease.quota_images if images is None else images, 0.5, 1000)
+def work(lease: Lease, images: int | None = None, sha256: str = SHA, train_ms: int = 1000) -> Work:
+    return Work(lease, sha256, 100, lease.quota_images if images is None else images, 0.5, train_ms)

@@ -70,11 +70,24 @@ def test_quota_follows_the_measured_speed(desk: Desk) -> None:
     desk.clock.advance(1.0)
     desk.accept(fast)
     desk.clock.advance(7.0)
-    desk.accept(slow)
+    desk.accept(slow, train_ms=8000)
     desk.close()
     desk.open(2, target_images=720)
     fast, slow = desk.lease(ANNA), desk.lease(BERT)
     assert (fast.quota_images, slow.quota_images) == (640, 80)
+
+
+def test_quota_makes_up_for_a_slow_line(desk: Desk) -> None:
+    near, far = desk.lease(ANNA), desk.lease(BERT)
+    desk.clock.advance(1.0)
+    desk.accept(near)
+    desk.clock.advance(7.0)
+    desk.accept(far)
+    desk.close()
+    desk.open(2, target_images=720)
+    near, far = desk.lease(ANNA), desk.lease(BERT)
+    # 16 images a second each: 720 are in after 26 s, of which one spends 7 with its line
+    assert (near.quota_images, far.quota_images) == (16 * 26, 16 * 19)
 
 
 def test_silent_lease_expires_and_its_data_is_handed_out_first(desk: Desk) -> None:
