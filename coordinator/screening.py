@@ -8,8 +8,6 @@ import re
 from pathlib import Path
 from typing import Final
 
-import torch
-
 from coordinator.blobs import mapped
 from coordinator.records import Lease
 from coordinator.refused import Refused
@@ -51,8 +49,7 @@ def screen_file(path: Path, sha256: str, codec: Codec, num_elements: int) -> Non
         if hashlib.sha256(data).hexdigest() != sha256:
             raise Refused(Refusal.REFUSAL_WRONG_DIGEST, "the bytes that arrived do not have the announced sha256")
         try:
-            reader = VectorReader(data, codec, num_elements)
-            finite = all(bool(torch.isfinite(chunk).all()) for chunk in reader)
+            finite = VectorReader(data, codec, num_elements).is_finite()
         except DecodeError as error:
             raise Refused(Refusal.REFUSAL_UNDECODABLE, f"not a {codec.value} vector: {error}") from None
     if not finite:

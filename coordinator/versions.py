@@ -20,7 +20,7 @@ from coordinator.blobs import BlobStore, file_sha256
 from coordinator.records import Contribution, Version, now_ms
 from diffusion_at_home.config.run import Codec, RunConfig
 from diffusion_at_home.errors import IntegrityError, storage_errors
-from diffusion_at_home.outer.aggregation import weighted_mean
+from diffusion_at_home.outer.aggregation import WeightedMean
 from diffusion_at_home.outer.state import RunState
 from diffusion_at_home.rpc.coordinator_pb2 import Blob
 from diffusion_at_home.wire.layout import Layout
@@ -234,7 +234,7 @@ def write_update(
     with ExitStack() as stack:
         opened = [stack.enter_context(blobs.open(c.sha256)) for c in contributions]
         deltas = [VectorReader(data, config.codec.delta, num_elements) for data in opened]
-        mean = weighted_mean(deltas, [c.weight for c in contributions])
+        mean = WeightedMean(deltas, [c.weight for c in contributions])
         chunks = state.advance(config, mean, sum(c.images for c in contributions))
         with storage_errors(path), path.open("wb") as file:
             write_vector(file, config.codec.update, num_elements, chunks)

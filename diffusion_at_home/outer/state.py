@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from torch import Tensor
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import IntegrityError, storage_errors
 from diffusion_at_home.model.ema import ema_decay, ema_update
+from diffusion_at_home.outer.aggregation import WeightedMean
 from diffusion_at_home.outer.step import num_moments, outer_step
 from diffusion_at_home.wire.codecs import chunk_codec
+from diffusion_at_home.wire.parallel import in_order
 from diffusion_at_home.wire.vector import CHUNK_ELEMENTS
 
 
@@ -50,24 +52,26 @@ class RunState:
         moments = [torch.zeros_like(weights) for _ in range(num_moments(config.outer.optimizer))]
         return cls(0, 0, weights.clone(), weights.clone(), weights.clone(), moments)
 
-    def advance(self, config: RunConfig, mean_delta: Iterable[Tensor], images: int) -> Iterator[bytes]:
+    def advance(self, config: RunConfig, mean_delta: WeightedMean, images: int) -> Iterator[bytes]:
         """Take one outer step and yield the chunks of the encoded update that takes replicas to it.
 
         The state is complete only after the last chunk; a caller that stops halfway must load it again.
         """
         codec = chunk_codec(config.codec.update)
         decay = ema_decay(images, config.ema.half_life_images)
-        vectors = zip(
-            mean_delta,
-            *(torch.split(vector, CHUNK_ELEMENTS) for vector in (self.published, self.master, self.ema, *self.moments)),
-            strict=True,
-        )
-        for delta, published, master, ema, *moments in vectors:
-            outer_step(config.outer, master, list(moments), self.version, [delta])
+        vectors = (self.published, self.master, self.ema, *self.moments)
+        chunks = list(zip(*(torch.split(vector, CHUNK_ELEMENTS) for vector in vectors), strict=True))
+        assert len(chunks) == len(mean_delta)
+
+        def step(index: int) -> bytes:
+            published, master, ema, *moments = chunks[index]
+            outer_step(config.outer, master, moments, self.version, mean_delta.chunk(index))
             encoded = codec.encode(master - published)
             codec.add_to(memoryview(encoded), published, 1.0)  # as replicas do
             ema_update(ema, master, decay)
-            yield encoded
+            return encoded
+
+        yield from in_order(step, len(chunks))
         self.version += 1
         self.images += images
 

@@ -2,18 +2,17 @@
 
 A delta is base minus trained weights, so it is used as a gradient is: DiLoCo (Douillard et al. 2023, arXiv:2311.08105,
 algorithm 1) with SGD and Nesterov momentum, plain averaging (SGD at 1.0), or AdamW when the delta is a plain gradient.
-The vector is stepped chunk by chunk, by torch's own optimizers, so that no temporary is as large as the model.
+By torch's own optimizers, and chunk by chunk, so that no temporary is as large as the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from diffusion_at_home.config.run import OuterKind, OuterSection
-from diffusion_at_home.wire.vector import CHUNK_ELEMENTS
 
 
 def num_moments(kind: OuterKind) -> int:
@@ -22,25 +21,20 @@ def num_moments(kind: OuterKind) -> int:
 
 
 def outer_step(
-    section: OuterSection, weights: Tensor, moments: list[Tensor], step: int, mean_delta: Iterable[Tensor]
+    section: OuterSection, weights: Tensor, moments: Sequence[Tensor], step: int, mean_delta: Tensor
 ) -> None:
-    """Apply `mean_delta` to `weights` and `moments` in place.
+    """Apply `mean_delta` to `weights` and `moments` in place, a chunk of a run's vectors or all of them.
 
     Args:
         section: which optimizer, and its settings.
         weights: fp32 (n,).
         moments: `num_moments` vectors, fp32 (n,), zero before the first step.
         step: outer steps taken before this one.
-        mean_delta: the chunks of an fp32 (n,) vector.
+        mean_delta: fp32 (n,).
     """
     assert len(moments) == num_moments(section.optimizer)
-    chunked = [torch.split(vector, CHUNK_ELEMENTS) for vector in (weights, *moments)]
-    for delta, target, *state in zip(mean_delta, *chunked, strict=True):
-        _step_chunk(section, target, list(state), step, delta)
-
-
-def _step_chunk(section: OuterSection, weights: Tensor, moments: list[Tensor], step: int, delta: Tensor) -> None:
-    weights.grad = delta
+    assert weights.shape == mean_delta.shape
+    weights.grad = mean_delta
     optimizer: torch.optim.Optimizer
     match section.optimizer:
         case OuterKind.SGD:

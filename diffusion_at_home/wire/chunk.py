@@ -23,6 +23,9 @@ class ChunkCodec(Protocol):
     def decode(self, data: memoryview, num_elements: int) -> Tensor:
         """Read a chunk back as fp32 (n,); raise `DecodeError` if it is not one."""
 
+    def is_finite(self, data: memoryview, num_elements: int) -> bool:
+        """Whether all numbers of a chunk are finite; raise `DecodeError` if it is not one, as `decode` does."""
+
     def add_to(self, data: memoryview, target: Tensor, alpha: float) -> None:
         """Add `alpha` times the chunk to fp32 `target`, (n,), in place; raise `DecodeError` and add nothing if it is not one.
 
@@ -30,7 +33,10 @@ class ChunkCodec(Protocol):
         that leaves out zeros gets them too, unless `target` holds -0.0, which it leaves while adding +0.0 makes it +0.0.
         """
         values = self.decode(data, len(target))
-        target.add_(values if alpha == 1 else values.mul_(alpha))
+        if alpha == -1:
+            target.sub_(values)
+        else:
+            target.add_(values if alpha == 1 else values.mul_(alpha))
 
 
 def expect_length(data: memoryview, expected_bytes: int) -> None:

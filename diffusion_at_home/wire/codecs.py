@@ -47,6 +47,10 @@ class Fp32(ChunkCodec):
         expect_length(data, 4 * num_elements)
         return torch.frombuffer(bytearray(data), dtype=torch.float32)
 
+    def is_finite(self, data: memoryview, num_elements: int) -> bool:
+        """See `ChunkCodec.is_finite`."""
+        return num_elements == 0 or _all_finite(self.decode(data, num_elements))
+
 
 class Int8(ChunkCodec):
     """Blockwise 8 bit by bitsandbytes."""
@@ -58,25 +62,41 @@ class Int8(ChunkCodec):
 
     def encode(self, chunk: Tensor) -> bytes:
         """See `ChunkCodec.encode`."""
-        if not bool(torch.isfinite(chunk).all()):  # the quantizer would write NaN as an ordinary number
+        if not _all_finite(chunk):  # the quantizer would write NaN as an ordinary number
             raise ValueError("a number is infinite or not a number, which int8 cannot hold")
         codes, absmax = int8.quantize(chunk.contiguous())
         return absmax.numpy().tobytes() + codes.numpy().tobytes()
 
     def decode(self, data: memoryview, num_elements: int) -> Tensor:
         """See `ChunkCodec.decode`."""
-        num_blocks = _num_blocks(num_elements)
-        expect_length(data, num_elements + 4 * num_blocks)
-        absmax = torch.frombuffer(bytearray(data[: 4 * num_blocks]), dtype=torch.float32)
-        if not bool(((absmax >= 0) & (absmax < torch.inf)).all()):
-            raise DecodeError("a block's scale is negative or not finite")
-        codes = torch.frombuffer(bytearray(data[4 * num_blocks :]), dtype=torch.uint8)
+        absmax = _read_absmax(data, num_elements)
+        codes = torch.frombuffer(bytearray(data[4 * len(absmax) :]), dtype=torch.uint8)
         return int8.dequantize(codes, absmax)
+
+    def is_finite(self, data: memoryview, num_elements: int) -> bool:
+        """See `ChunkCodec.is_finite`."""
+        _read_absmax(data, num_elements)
+        return True
 
 
 def chunk_codec(codec: Codec) -> ChunkCodec:
     """The implementation of `codec`."""
     return _CODECS[codec]
+
+
+def _read_absmax(data: memoryview, num_elements: int) -> Tensor:
+    """The scales of an int8 chunk, all of which is checked with that."""
+    num_blocks = _num_blocks(num_elements)
+    expect_length(data, num_elements + 4 * num_blocks)
+    absmax = torch.frombuffer(bytearray(data[: 4 * num_blocks]), dtype=torch.float32)
+    if not bool(((absmax >= 0) & (absmax < torch.inf)).all()):
+        raise DecodeError("a block's scale is negative or not finite")
+    return absmax
+
+
+def _all_finite(values: Tensor) -> bool:
+    """Whether all of (n,), n > 0, are finite, without a mask as large."""
+    return all(bool(torch.isfinite(edge)) for edge in torch.aminmax(values))
 
 
 def _num_blocks(num_elements: int) -> int:

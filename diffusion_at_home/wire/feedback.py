@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.wire.codecs import chunk_codec
+from diffusion_at_home.wire.parallel import in_order
 from diffusion_at_home.wire.vector import CHUNK_ELEMENTS
 
 
@@ -22,8 +23,12 @@ def encode_with_feedback(codec: Codec, vector: Tensor, residual: Tensor, decay: 
     The residual is complete after the last chunk. Raises `ValueError` as the codec, and then the residual is of no use.
     """
     coder = chunk_codec(codec)
-    for chunk, left in zip(torch.split(vector, CHUNK_ELEMENTS), torch.split(residual, CHUNK_ELEMENTS), strict=True):
-        left.mul_(decay).add_(chunk)
+    chunks, lefts = torch.split(vector, CHUNK_ELEMENTS), torch.split(residual, CHUNK_ELEMENTS)
+
+    def encode(index: int) -> bytes:
+        left = lefts[index].mul_(decay).add_(chunks[index])
         encoded = coder.encode(left)
-        left.sub_(coder.decode(memoryview(encoded), len(left)))
-        yield encoded
+        coder.add_to(memoryview(encoded), left, -1.0)
+        return encoded
+
+    yield from in_order(encode, len(chunks))

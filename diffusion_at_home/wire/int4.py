@@ -73,6 +73,18 @@ class Int4(ChunkCodec):
 
     def decode(self, data: memoryview, num_elements: int) -> Tensor:
         """See `ChunkCodec.decode`."""
+        scale, packed = self._read(data, num_elements)
+        values = _AS_ONE[packed.astype(np.intp)].view(np.float32)
+        values *= scale[:, None]
+        return torch.from_numpy(values.reshape(-1)[:num_elements])
+
+    def is_finite(self, data: memoryview, num_elements: int) -> bool:
+        """See `ChunkCodec.is_finite`."""
+        self._read(data, num_elements)
+        return True
+
+    def _read(self, data: memoryview, num_elements: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """The scale of each block, (b,), and its codes in pairs, (b, BLOCK / 2), all checked."""
         expect_length(data, self.bounds(num_elements)[0])
         num_blocks = _num_blocks(num_elements)
         scale = scales.read(data[: scales.NUM_BYTES * num_blocks], signed=True)
@@ -82,9 +94,7 @@ class Int4(ChunkCodec):
             raise DecodeError("a code follows the last element")
         if not np.array_equal(_have_top(packed), scale != 0) or packed[scale == 0].any():
             raise DecodeError("a block's codes do not go with its scale")
-        values = _AS_ONE[packed.astype(np.intp)].view(np.float32)
-        values *= scale[:, None]
-        return torch.from_numpy(values.reshape(-1)[:num_elements])
+        return scale, packed
 
 
 def _num_blocks(num_elements: int) -> int:

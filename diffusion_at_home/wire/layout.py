@@ -11,11 +11,16 @@ import json
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from diffusion_at_home.wire.parallel import in_order
+
 assert sys.byteorder == "little", "vectors are hashed and sent as they lie in memory, which must be little-endian"
+
+_DIGEST_ELEMENTS: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,14 @@ class Layout:
         return [flat[s.offset : s.offset + s.num_elements].view(s.shape) for s in self.slots]
 
     def weights_digest(self, flat: Tensor) -> str:
-        """sha256 (hex) that names a version: of the lines "dah-weights-1" and layout digest, then the fp32 bytes."""
+        """sha256 (hex) that names a version.
+
+        Of the lines "dah-weights-1" and layout digest, then the sha256 (32 bytes) of each 4 MiB of the fp32 bytes, the last
+        of them shorter: so that all cores can work on it.
+        """
         assert flat.dtype == torch.float32
+        parts = torch.split(flat.detach().contiguous(), _DIGEST_ELEMENTS)
         sha256 = hashlib.sha256(b"dah-weights-1\n" + self.digest.encode() + b"\n")
-        sha256.update(flat.detach().contiguous().numpy().data.cast("B"))
+        for part in in_order(lambda index: hashlib.sha256(parts[index].numpy().data.cast("B")).digest(), len(parts)):
+            sha256.update(part)
         return sha256.hexdigest()

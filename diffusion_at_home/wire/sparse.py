@@ -96,6 +96,11 @@ class Sparse(ChunkCodec):
         values[entries.positions] = entries.values
         return torch.from_numpy(values)
 
+    def is_finite(self, data: memoryview, num_elements: int) -> bool:
+        """See `ChunkCodec.is_finite`."""
+        self._entries(data, num_elements)
+        return True
+
     def add_to(self, data: memoryview, target: Tensor, alpha: float) -> None:
         """See `ChunkCodec.add_to`; touches only what was kept."""
         entries = self._entries(data, len(target))

@@ -30,9 +30,10 @@ from torch import Tensor
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.wire.chunk import DecodeError
 from diffusion_at_home.wire.codecs import chunk_codec
+from diffusion_at_home.wire.parallel import each, in_order
 
-CHUNK_ELEMENTS: Final = 1 << 18
-"""1 MiB of fp32: large enough to be fast, small enough that a few are no memory."""
+CHUNK_ELEMENTS: Final = 1 << 20
+"""4 MiB of fp32: large enough to be fast, small enough that a few for each core are no memory."""
 
 _MAGIC: Final = b"DAHV"
 _FORMAT: Final = 1
@@ -70,9 +71,8 @@ def write_vector(out: BinaryIO, codec: Codec, num_elements: int, chunks: Iterato
 
 def encode_chunks(codec: Codec, vector: Tensor) -> Iterator[bytes]:
     """Encode fp32 `vector`, (n,), chunk by chunk."""
-    encode = chunk_codec(codec).encode
-    for chunk in torch.split(vector, CHUNK_ELEMENTS):
-        yield encode(chunk)
+    encode, chunks = chunk_codec(codec).encode, torch.split(vector, CHUNK_ELEMENTS)
+    yield from in_order(lambda index: encode(chunks[index]), len(chunks))
 
 
 class VectorReader:
@@ -113,15 +113,22 @@ class VectorReader:
         begin, end = self._spans[index]
         self._codec.add_to(self._data[begin:end], target, alpha)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self.chunk(index) for index in range(len(self)))
+    def is_finite(self) -> bool:
+        """Whether all numbers are finite; raise `DecodeError` if any chunk's bytes are not one."""
+        return all(
+            self._codec.is_finite(self._data[begin:end], self.chunk_elements(index))
+            for index, (begin, end) in enumerate(self._spans)
+        )
 
     def add_to(self, vector: Tensor) -> None:
-        """Add this to fp32 `vector`, (num_elements,), in place, one binary32 addition an element like every replica."""
-        for index, target in enumerate(torch.split(vector, CHUNK_ELEMENTS)):
-            self.add_chunk_to(index, target, 1.0)
+        """Add this to fp32 `vector`, (num_elements,), in place, one binary32 addition an element like every replica.
+
+        Raises `DecodeError` half-way.
+        """
+        targets = torch.split(vector, CHUNK_ELEMENTS)
+        each(lambda index: self.add_chunk_to(index, targets[index], 1.0), len(self))
 
     def copy_to(self, vector: Tensor) -> None:
-        """Write this over fp32 `vector`, (num_elements,)."""
-        for target, chunk in zip(torch.split(vector, CHUNK_ELEMENTS), self, strict=True):
-            target.copy_(chunk)
+        """Write this over fp32 `vector`, (num_elements,); raises `DecodeError` half-way."""
+        targets = torch.split(vector, CHUNK_ELEMENTS)
+        each(lambda index: targets[index].copy_(self.chunk(index)), len(self))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,10 @@ from torch import Tensor
 
 from diffusion_at_home.config.run import Codec, OuterKind, RunConfig
 from diffusion_at_home.errors import IntegrityError
+from diffusion_at_home.outer.aggregation import WeightedMean
 from diffusion_at_home.outer.state import RunState
 from diffusion_at_home.wire.codecs import chunk_codec
-from diffusion_at_home.wire.vector import CHUNK_ELEMENTS, VectorReader, write_vector
+from diffusion_at_home.wire.vector import CHUNK_ELEMENTS, VectorReader, encode_chunks, write_vector
 from tests.unit.tiny_run import same_bits, tiny_config
 
 NUM_ELEMENTS = CHUNK_ELEMENTS + 300  # two chunks
@@ -23,14 +23,17 @@ def noise(seed: int, scale: float = 1.0, num_elements: int = NUM_ELEMENTS) -> Te
     return scale * torch.randn(num_elements, generator=torch.Generator().manual_seed(seed))
 
 
-def chunks(vector: Tensor) -> Iterator[Tensor]:
-    return iter([chunk.clone() for chunk in torch.split(vector, CHUNK_ELEMENTS)])
+def mean(vector: Tensor) -> WeightedMean:
+    """`vector` itself."""
+    out = io.BytesIO()
+    write_vector(out, Codec.FP32, len(vector), encode_chunks(Codec.FP32, vector))
+    return WeightedMean([VectorReader(memoryview(out.getvalue()), Codec.FP32, len(vector))], [1.0])
 
 
 def advance(config: RunConfig, state: RunState, delta: Tensor, images: int = 64) -> VectorReader:
     """One round; returns the update as replicas read it."""
     codec, out = config.codec.update, io.BytesIO()
-    write_vector(out, codec, len(delta), state.advance(config, chunks(delta), images))
+    write_vector(out, codec, len(delta), state.advance(config, mean(delta), images))
     return VectorReader(memoryview(out.getvalue()), codec, len(delta))
 
 

@@ -90,3 +90,27 @@ def test_chunk_of_another_length_is_refused(codec: Codec, num_elements: int, dat
 def test_encoded_chunk_has_a_length_within_its_bounds(codec: Codec, num_elements: int) -> None:
     low, high = chunk_codec(codec).bounds(num_elements)
     assert low <= len(chunk_codec(codec).encode(noise(num_elements))) <= high
+
+
+@given(codec=st.sampled_from(Codec), num_elements=st.integers(1, 600), changes=st.data())
+def test_whether_a_chunk_is_finite_is_known_without_decoding_it(
+    codec: Codec, num_elements: int, changes: st.DataObject
+) -> None:
+    coder = chunk_codec(codec)
+    data = bytearray(coder.encode(noise(num_elements)))
+    for _ in range(changes.draw(st.integers(0, 2))):
+        data[changes.draw(st.integers(0, len(data) - 1))] = changes.draw(st.integers(0, 255))
+    try:
+        finite = bool(torch.isfinite(coder.decode(memoryview(data), num_elements)).all())
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            coder.is_finite(memoryview(data), num_elements)
+    else:
+        assert coder.is_finite(memoryview(data), num_elements) == finite
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_fp32_chunk_with_a_number_that_is_not_finite_is_not(value: float) -> None:
+    x = noise(300)
+    x[299] = value
+    assert not FP32.is_finite(memoryview(FP32.encode(x)), 300)

@@ -59,4 +59,13 @@ def test_load_keeps_the_precision_of_the_model() -> None:
 def test_digest_of_weights_is_over_layout_and_little_endian_numbers() -> None:
     layout, flat = Layout.of(Tied()), torch.arange(14, dtype=torch.float32)
     prefix = f"dah-weights-1\n{layout.digest}\n".encode()
-    assert layout.weights_digest(flat) == hashlib.sha256(prefix + flat.numpy().astype("<f4").tobytes()).hexdigest()
+    digest = hashlib.sha256(flat.numpy().astype("<f4").tobytes()).digest()
+    assert layout.weights_digest(flat) == hashlib.sha256(prefix + digest).hexdigest()
+
+
+def test_digest_of_many_weights_is_over_the_digests_of_their_parts() -> None:
+    layout, flat = Layout.of(Tied()), torch.arange(2 * 2**20 + 5, dtype=torch.float32)
+    data = flat.numpy().astype("<f4").tobytes()
+    parts = b"".join(hashlib.sha256(data[at : at + 2**22]).digest() for at in range(0, len(data), 2**22))
+    expected = hashlib.sha256(f"dah-weights-1\n{layout.digest}\n".encode() + parts).hexdigest()
+    assert layout.weights_digest(flat) == expected

@@ -15,7 +15,8 @@ import torch
 from benchmarks.codec import encoded, made_up
 from benchmarks.figures import Figure
 from diffusion_at_home.config.run import Codec
-from diffusion_at_home.outer.aggregation import weighted_mean
+from diffusion_at_home.outer.aggregation import WeightedMean
+from diffusion_at_home.wire.parallel import in_order
 from diffusion_at_home.wire.vector import VectorReader
 
 _DELTAS = 8
@@ -24,7 +25,6 @@ _KEPT = {Codec.SPARSE: 64 / 4096, Codec.SPARSE_WIDE: 448 / 4096}
 
 def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:  # noqa: ARG001 -- nothing to change
     """See `benchmarks.figures.Benchmark`."""
-    torch.set_num_threads(1)
     num_elements, repetitions = (10_000_000, 2) if quick else (40_000_000, 7)
     vector = made_up(num_elements)
     other, result = vector.clone(), torch.empty_like(vector)
@@ -35,11 +35,12 @@ def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:  # noqa:
         readers = [VectorReader(memoryview(data), codec, num_elements) for _ in range(_DELTAS)]
         weights = [float(index + 1) for index in range(_DELTAS)]
 
-        def mean(readers: list[VectorReader] = readers, weights: list[float] = weights) -> None:
-            for _ in weighted_mean(readers, weights):
+        def aggregate(readers: list[VectorReader] = readers, weights: list[float] = weights) -> None:
+            mean = WeightedMean(readers, weights)
+            for _ in in_order(mean.chunk, len(mean)):
                 pass
 
-        seconds = _times(repetitions, mean)
+        seconds = _times(repetitions, aggregate)
         rates = tuple(4 * _DELTAS * num_elements / s / 1e9 for s in seconds)
         print(f"{codec}: {max(rates):.2f} GB/s", file=sys.stderr, flush=True)
         figures[f"aggregate_{codec}"] = Figure(rates, "GB of fp32/s")

@@ -1,6 +1,6 @@
 """The two ways to spend the same images: one node, and a fleet through the project's own code.
 
-The fleet is the product without its sockets: `LeaseTrainer` trains, the delta is encoded and read back, `weighted_mean`
+The fleet is the product without its sockets: `LeaseTrainer` trains, the delta is encoded and read back, `WeightedMean`
 and `RunState.advance` make the next version, and the replica applies the encoded update.
 """
 
@@ -21,7 +21,7 @@ from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.ema import ema_decay, ema_update
 from diffusion_at_home.model.objective import flow_loss
-from diffusion_at_home.outer.aggregation import weighted_mean
+from diffusion_at_home.outer.aggregation import WeightedMean
 from diffusion_at_home.outer.schedule import learning_rate
 from diffusion_at_home.outer.state import RunState
 from diffusion_at_home.wire.feedback import encode_with_feedback
@@ -133,7 +133,7 @@ def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool
             contributions.append(_container(config.codec.delta, layout, _encoded(config, trained.delta, left[worker])))
             counts.append(trained.images)
         readers = [VectorReader(memoryview(data), config.codec.delta, layout.num_elements) for data in contributions]
-        chunks = state.advance(config, weighted_mean(readers, counts), sum(counts))
+        chunks = state.advance(config, WeightedMean(readers, counts), sum(counts))
         update = _container(config.codec.update, layout, chunks)
         VectorReader(memoryview(update), config.codec.update, layout.num_elements).add_to(replica)
         assert torch.equal(replica, state.published)
