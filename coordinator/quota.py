@@ -11,6 +11,9 @@ from diffusion_at_home.config.run import RunConfig
 _TIME_SHARE: Final = 0.9
 """Of the time left to the close, what a lease may plan to take from grant to receipt; the rest is for what nobody foresees."""
 
+_WORTH_SHARE: Final = 0.05
+"""Of a lease, what is not worth a further one, whose delta would take as long to send as that of a whole one."""
+
 _NEWEST_SHARE: Final = 0.5
 """Of the latest lease in what is known of a worker: a machine that gets busy is believed within two leases."""
 
@@ -53,8 +56,8 @@ def lease_images(config: RunConfig, demand: Demand, asker: Asker, fleet: Sequenc
 
     It gets what it hands in by the time at which the whole `fleet`, itself included, would have handed in the round's
     target. A worker of unknown pace gets a probe of a few steps for each of its devices. Whole batches, between
-    lease.min_steps and as many times lease.max_steps as it has devices; what would be left over under one lease is added
-    to this one.
+    lease.min_steps and as many times lease.max_steps as it has devices; what would be left over, and is not worth a lease
+    of its own, is added to this one.
     """
     batch, pace = config.inner.batch_images, asker.pace
     smallest, largest = config.lease.min_steps * batch, config.lease.max_steps * batch * asker.devices
@@ -68,7 +71,7 @@ def lease_images(config: RunConfig, demand: Demand, asker: Asker, fleet: Sequenc
         wanted = min(round(share / batch) * batch, in_time // batch * batch)
     images = min(max(wanted, smallest), largest, demand.unleased_images)
     left = demand.unleased_images - images
-    if left < smallest and images + left <= largest:
+    if left < max(smallest, images * _WORTH_SHARE) and images + left <= largest:
         images += left
     return images if images >= min(smallest, demand.target_images) else 0
 

@@ -81,6 +81,13 @@ def test_what_would_be_left_over_is_added() -> None:
     )
 
 
+def test_little_is_added_rather_than_leased_to_somebody_who_is_early() -> None:
+    demand = Demand(3200, unleased_images=1664, seconds_left=1e3)
+    assert lease_images(CONFIG, demand, Asker(Pace(40.0)), [Pace(40.0), Pace(40.0)]) == 1600
+    roomy = CONFIG.model_copy(update={"lease": CONFIG.lease.model_copy(update={"max_steps": 52})})
+    assert lease_images(roomy, demand, Asker(Pace(40.0)), [Pace(40.0), Pace(40.0)]) == 1664
+
+
 def test_remainder_that_is_not_worth_a_lease_stays() -> None:
     assert (
         lease_images(CONFIG, Demand(2400, unleased_images=63, seconds_left=1e3), Asker(Pace(40.0)), [Pace(40.0)]) == 0
