@@ -7,9 +7,10 @@ fp32    n IEEE-754 binary32, little-endian. Exact. 4 n bytes.
 int8    blocks of 256 elements, the last one shorter. First ceil(n / 256) binary32 little-endian: each block's largest
         magnitude `absmax`. Then n bytes `q`: the element is codebook[q] * absmax, multiplied in binary32. The codebook
         is the signed dynamic map of 8-bit optimizers (Dettmers et al. 2022, arXiv:2110.02861, section 1.3): 256
-        ascending values in [-1, 1], written out in tests/goldens/int8_codebook.json. An encoder picks the nearest
-        entry, and refuses numbers that are not finite, which it could not write; a decoder needs only the rule above.
-        The error of an element is at most 0.0071 of its block's absmax. n + 4 ceil(n / 256) bytes: 1.016 an element.
+        ascending values in [-1, 1], written out in tests/goldens/int8_codebook.json. An encoder picks the entry nearest
+        to element / absmax rounded to binary16, and refuses numbers that are not finite, which it could not write; a
+        decoder needs only the rule above. The error of an element is at most 0.0073 of its block's absmax.
+        n + 4 ceil(n / 256) bytes: 1.016 an element.
 
 int4, sparse and sparse_wide are told in `wire/int4.py` and `wire/sparse.py`.
 
@@ -62,9 +63,9 @@ class Int8(ChunkCodec):
 
     def encode(self, chunk: Tensor) -> bytes:
         """See `ChunkCodec.encode`."""
-        if not _all_finite(chunk):  # the quantizer would write NaN as an ordinary number
-            raise ValueError("a number is infinite or not a number, which int8 cannot hold")
         codes, absmax = int8.quantize(chunk.contiguous())
+        if not _all_finite(absmax):
+            raise ValueError("a number is infinite or not a number, which int8 cannot hold")
         return absmax.numpy().tobytes() + codes.numpy().tobytes()
 
     def decode(self, data: memoryview, num_elements: int) -> Tensor:

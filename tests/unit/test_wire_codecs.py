@@ -16,7 +16,7 @@ from diffusion_at_home.wire.codecs import chunk_codec
 from tests.conftest import Goldens
 
 FP32, INT8 = chunk_codec(Codec.FP32), chunk_codec(Codec.INT8)
-LARGEST_ERROR = 0.0071  # of a block's largest magnitude, as the format says
+LARGEST_ERROR = 0.0073  # of a block's largest magnitude, as the format says
 
 
 def noise(num_elements: int, scale: float = 1.0) -> torch.Tensor:
