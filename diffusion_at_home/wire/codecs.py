@@ -108,6 +108,6 @@ _CODECS: Final[dict[Codec, ChunkCodec]] = {
     Codec.FP32: Fp32(),
     Codec.INT8: Int8(),
     Codec.INT4: Int4(),
-    Codec.SPARSE: Sparse(kept_per_block=64),
-    Codec.SPARSE_WIDE: Sparse(kept_per_block=448),
+    Codec.SPARSE: Sparse(kept_per_block=67),
+    Codec.SPARSE_WIDE: Sparse(kept_per_block=512),
 }

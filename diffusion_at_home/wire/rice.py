@@ -7,10 +7,10 @@ geometrically distributed (0.4812 is the logarithm of the golden ratio); it foll
 First k planes of c bits: plane j holds bit j of each gap. Then one plane with each gap >> k in unary: as many clear bits,
 then a set one. That plane ends with the byte of its last set bit, so a list of positions has one encoding.
 
-For 64 of 4,096 positions at random k is 5 and a position takes 7.53 bits; log2 C(4096, 64) / 64 = 7.36 is the least that
-any code can take on average: 2.2 % more. For 448 of 4,096 k is 3: 4.65 bits where the least is 4.54, 2.5 % more. A range
-coder comes to 7.44 and 4.55 (measured with constriction 0.5.0), which saves 0.9 % and 1.5 % of a sparse chunk, but reads
-positions several times more slowly.
+For 67 of 4,096 positions at random k is 5 and a position takes 7.44 bits; log2 C(4096, 67) / 67 = 7.30 is the least that
+any code can take on average: 1.9 % more. For 512 of 4,096 k is 2: 4.42 bits where the least is 4.34, 1.8 % more. A range
+coder comes within 1.1 % and 0.2 % (measured with constriction 0.5.0 for 64 and 448 of them), but reads positions several
+times more slowly.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def test_bound_on_the_size_is_reached_by_gaps_that_waste_nothing() -> None:
     assert len(write(positions, num_positions)) == rice.most_bytes(count, num_positions)
 
 
-@pytest.mark.parametrize(("per_block", "k", "most_bits"), [(64, 5, 7.56), (448, 3, 4.68)])
+@pytest.mark.parametrize(("per_block", "k", "most_bits"), [(67, 5, 7.47), (512, 2, 4.44)])
 def test_random_positions_take_close_to_the_least(per_block: int, k: int, most_bits: float) -> None:
     generator = np.random.default_rng(0)
     blocks = [np.sort(generator.permutation(4096)[:per_block]) + 4096 * block for block in range(64)]
