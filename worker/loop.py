@@ -157,10 +157,13 @@ class WorkerLoop:
 
     def _pull(self, grant: Grant, keeper: LeaseKeeper) -> Tensor:
         """The base weights."""
-        self._parts.progress.enter(WorkerState.FETCHING, f"weights of version {grant.base_version}")
+        progress, what = self._parts.progress, f"weights of version {grant.base_version}"
+        progress.enter(WorkerState.FETCHING, what)
         self._parts.residual.starts_from(grant.base_version)
         try:
-            return self._parts.replica.bring_to(grant, keeper.wrap_up)
+            return self._parts.replica.bring_to(
+                grant, keeper.wrap_up, lambda: progress.enter(WorkerState.APPLYING, what)
+            )
         except Interrupted:
             raise self._nothing_trained(keeper) from None
 
@@ -195,10 +198,11 @@ class WorkerLoop:
         keeper.raise_if_over()
         if not all(bool(torch.isfinite(edge)) for edge in torch.aminmax(trained.delta)):  # without a mask as large
             raise LeaseLost("training went to infinity or not-a-number", "not_finite")
-        self._parts.progress.enter(WorkerState.SENDING, f"{trained.images} images")
+        self._parts.progress.enter(WorkerState.ENCODING, f"{trained.images} images")
         started_at = self._parts.clock.now()
         contribution = self._parts.outbox.put(grant.lease_id, trained, grant.codec)
         encode_seconds = self._parts.clock.now() - started_at
+        self._parts.progress.enter(WorkerState.SENDING, f"{trained.images} images")
         receipt = self._send(contribution)
         self._held, self._lost_in_a_row = None, 0
         self._pace.pushed(encode_seconds + receipt.seconds)

@@ -31,7 +31,10 @@ class WorkerState(StrEnum):
     STARTING = "starting"
     WAITING = "waiting"
     FETCHING = "fetching"
+    APPLYING = "applying"
+    """Weights that have come are read and checked."""
     TRAINING = "training"
+    ENCODING = "encoding"
     SENDING = "sending"
     STOPPED = "stopped"
 

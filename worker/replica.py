@@ -6,6 +6,7 @@ Weights whose digest is not the announced one are dropped at once, so that the n
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
@@ -41,14 +42,17 @@ class Replica:
         """Whether any version is held."""
         return self._weights is not None
 
-    def bring_to(self, grant: Grant, interrupt: threading.Event) -> Tensor:
-        """The weights of the grant's base version; not to be changed by the caller.
+    def bring_to(
+        self, grant: Grant, interrupt: threading.Event, on_fetched: Callable[[], None] = lambda: None
+    ) -> Tensor:
+        """The weights of the grant's base version; not to be changed by the caller. `on_fetched`: all of it has come.
 
         Raises `Interrupted`, and `LeaseLost` if the blobs do not lead there.
         """
         with ExitStack() as opened:
             # All fetched first: an interrupt between two updates must not leave the weights half way.
             views = [opened.enter_context(self._blobs.open(step.blob, interrupt)) for step in grant.catch_up]
+            on_fetched()
             for step, view in zip(grant.catch_up, views, strict=True):
                 self._apply(step, view)
         if self._weights is None or self._version != grant.base_version:

@@ -13,19 +13,32 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx2
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.lines.link import Line, Link, opened
 from benchmarks.processes import CONFIG, dah, start
 from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 
-_LINE: Final = Line(up_bits_per_second=10e6, down_bits_per_second=50e6, delay_seconds=0.0005)
 _SPEEDS: Final = (50.0, 50.0, 100.0, 200.0)
 """Images a second."""
 
-_ROUND_SECONDS: Final = 12.0
 _LEFT_OUT: Final = 3
-"""Rounds at the start: workers fetch a snapshot, and their speed is not known."""
+"""Rounds at the start: workers fetch a snapshot, and their pace is not known."""
+
+
+_SMALLER: Final = 100
+"""Sizes, against 860 million parameters."""
+
+_SOONER: Final = 40
+"""Times, against rounds of 20 minutes and 100 ms there and back; rates of lines are what leaves a transfer's share as it is."""
+
+_LINE: Final = Line(
+    up_bits_per_second=10e6 * _SOONER / _SMALLER,
+    down_bits_per_second=50e6 * _SOONER / _SMALLER,
+    delay_seconds=0.05 / _SOONER,
+)
+_ROUND_SECONDS: Final = 1200 / _SOONER
 
 _RUN: Final = (
     "run.total_images=100000000",
@@ -34,12 +47,14 @@ _RUN: Final = (
     "model.prx.heads=4",
     "inner.batch_images=4",
     f"round.images={int(sum(_SPEEDS) * _ROUND_SECONDS)}",
-    f"round.max_seconds={2 * _ROUND_SECONDS}",
-    "lease.max_steps=1000",
-    "lease.probe_steps=25",
+    f"round.max_seconds={2.5 * _ROUND_SECONDS}",
+    "lease.min_steps=10",
+    "lease.max_steps=10000",
+    "lease.probe_steps=50",
     "lease.heartbeat_seconds=1.0",
     "lease.timeout_seconds=60.0",
     "evaluation.every_images=100000000",
+    "evaluation.max_images=8",  # of the first version
     "checkpoint.every_images=100000000",
 )
 
@@ -49,12 +64,17 @@ class Shares:
     """Of a worker's time."""
 
     training: float
-    fetching: float
-    """Update down, applied, checked; shards."""
+    encoding: float
     sending: float
-    """Delta encoded, up, received."""
+    """The delta, until its receipt."""
     waiting: float
-    """For the round to close and the next version."""
+    """For the round to close and for work."""
+    aggregating: float
+    """Waited from the close of a round to its version: the same for all."""
+    fetching: float
+    """The update and shards."""
+    applying: float
+    """The update, and the check of what comes of it."""
 
 
 def measure(overrides: Sequence[str], *, rounds: int) -> list[Shares]:
@@ -81,10 +101,11 @@ def measure(overrides: Sequence[str], *, rounds: int) -> list[Shares]:
             words = [f"http://{host}:{ports[0]}", str(state), str(speed)]
             start(stack, ["-m", "benchmarks.idle_worker", *words], log.fileno())
         _wait_for(folder, _LEFT_OUT)
-        before = [_seconds(state) for state in states]
+        closing_before, before = _closing_seconds(url), [_seconds(state) for state in states]
         _wait_for(folder, _LEFT_OUT + rounds)
         after = [_seconds(state) for state in states]
-    return [_shares(one, other) for one, other in zip(before, after, strict=True)]
+        closing_seconds = _closing_seconds(url) - closing_before
+    return [_shares(one, other, closing_seconds) for one, other in zip(before, after, strict=True)]
 
 
 def _wait_for(folder: RunFolder, version: int) -> None:
@@ -103,7 +124,16 @@ def _seconds(state: Path) -> dict[str, float]:
     return found
 
 
-def _shares(before: dict[str, float], after: dict[str, float]) -> Shares:
+def _closing_seconds(url: str) -> float:
+    """From closing rounds to their versions, all together."""
+    families = text_string_to_metric_families(httpx2.get(f"{url}/metrics").text)
+    samples = (sample for family in families for sample in family.samples)
+    return next(sample.value for sample in samples if sample.name == "dah_round_closing_seconds_sum")
+
+
+def _shares(before: dict[str, float], after: dict[str, float], closing_seconds: float) -> Shares:
     spent = {state: after.get(state, 0.0) - before.get(state, 0.0) for state in Shares.__slots__}
     total = sum(spent.values())
+    spent["waiting"] -= closing_seconds
+    spent["aggregating"] = closing_seconds
     return Shares(**{state: seconds / total for state, seconds in spent.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import Event, Thread
@@ -85,7 +85,8 @@ class Link:
 
     async def _connect(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(self._up.pump(reader, far_writer), self._down.pump(far_reader, writer))
+        with suppress(asyncio.CancelledError):  # the lines are cut at the end
+            await asyncio.gather(self._up.pump(reader, far_writer), self._down.pump(far_reader, writer))
 
 
 @contextmanager
