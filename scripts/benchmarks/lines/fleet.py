@@ -23,8 +23,8 @@ from coordinator.run_folder import RunFolder
 _SPEEDS: Final = (50.0, 50.0, 100.0, 200.0)
 """Images a second."""
 
-_LEFT_OUT: Final = 3
-"""Rounds at the start: workers fetch a snapshot, and their pace is not known."""
+_LEFT_OUT: Final = 6
+"""Rounds at the start: workers fetch a snapshot, and their pace is learned."""
 
 
 _SMALLER: Final = 100
