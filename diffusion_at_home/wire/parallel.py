@@ -1,7 +1,8 @@
 """Work on the chunks of a vector on all cores that torch may use, with the results in order.
 
-Chunks are independent, and numpy, torch and bitsandbytes let go of the interpreter while they compute. Each thread computes
-alone: torch's own threads, which split a single operation, gain nothing at a chunk's size.
+Chunks are independent, and numpy and torch let go of the interpreter while they compute. That pays where operations are long, as
+in encoding and hashing; adding a decoded chunk is over before another thread has taken over. Each thread computes alone:
+torch's own threads, which split a single operation, gain nothing at a chunk's size.
 """
 
 from __future__ import annotations
@@ -41,12 +42,6 @@ def in_order(work: Callable[[int], T], count: int) -> Iterator[T]:
         for future in under_way:
             if not future.cancel():
                 future.exception()  # waits for it
-
-
-def each(work: Callable[[int], object], count: int) -> None:
-    """Do work(0), ..., work(count - 1), in any order. Raises what one of them raises, once none is under way."""
-    for _ in in_order(work, count):
-        pass
 
 
 def _pool() -> tuple[ThreadPoolExecutor | None, int]:

@@ -30,10 +30,10 @@ from torch import Tensor
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.wire.chunk import DecodeError
 from diffusion_at_home.wire.codecs import chunk_codec
-from diffusion_at_home.wire.parallel import each, in_order
+from diffusion_at_home.wire.parallel import in_order
 
-CHUNK_ELEMENTS: Final = 1 << 20
-"""4 MiB of fp32: large enough to be fast, small enough that a few for each core are no memory."""
+CHUNK_ELEMENTS: Final = 1 << 18
+"""1 MiB of fp32: large enough to be fast, small enough that a temporary of that size comes from the heap, without page faults."""
 
 _MAGIC: Final = b"DAHV"
 _FORMAT: Final = 1
@@ -125,10 +125,10 @@ class VectorReader:
 
         Raises `DecodeError` half-way.
         """
-        targets = torch.split(vector, CHUNK_ELEMENTS)
-        each(lambda index: self.add_chunk_to(index, targets[index], 1.0), len(self))
+        for index, target in enumerate(torch.split(vector, CHUNK_ELEMENTS)):
+            self.add_chunk_to(index, target, 1.0)
 
     def copy_to(self, vector: Tensor) -> None:
         """Write this over fp32 `vector`, (num_elements,); raises `DecodeError` half-way."""
-        targets = torch.split(vector, CHUNK_ELEMENTS)
-        each(lambda index: targets[index].copy_(self.chunk(index)), len(self))
+        for index, target in enumerate(torch.split(vector, CHUNK_ELEMENTS)):
+            target.copy_(self.chunk(index))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffusion_at_home.wire import parallel
-from diffusion_at_home.wire.parallel import each, in_order
+from diffusion_at_home.wire.parallel import in_order
 
 pytestmark = pytest.mark.usefixtures("_threads")
 
@@ -44,7 +44,7 @@ def test_first_error_in_order_is_raised_and_nothing_works_on() -> None:
         return index
 
     with pytest.raises(ValueError, match="chunk 5"):
-        each(work, 1000)
+        list(in_order(work, 1000))
     number = len(begun)
     assert number < 100
     assert list(in_order(lambda index: index, 50)) == list(range(50))
@@ -71,7 +71,7 @@ def test_caller_that_stops_early_finds_nobody_at_work() -> None:
 
 def test_torch_keeps_its_threads_elsewhere() -> None:
     before = torch.get_num_threads()
-    each(str, 10)
+    list(in_order(str, 10))
     assert torch.get_num_threads() == before
     with ThreadPoolExecutor(1) as fresh:
         assert fresh.submit(torch.get_num_threads).result() == before
