@@ -35,10 +35,11 @@ def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
 
     A scale is not finite if and only if one of its elements is not.
     """
-    blocks = nn.functional.pad(x, (0, -len(x) % BLOCK)).view(-1, BLOCK)
+    padding = -len(x) % BLOCK
+    blocks = (nn.functional.pad(x, (0, padding)) if padding else x).view(-1, BLOCK)
     absmax = blocks.abs().amax(dim=1)
     ratios = (blocks / absmax[:, None]).half().view(torch.int16).numpy().view(np.uint16)
-    return torch.from_numpy(_CODES[ratios.reshape(-1)[: len(x)]]), absmax
+    return torch.from_numpy(np.take(_CODES, ratios.reshape(-1)[: len(x)], mode="clip")), absmax
 
 
 def dequantize(codes: Tensor, absmax: Tensor) -> Tensor:
