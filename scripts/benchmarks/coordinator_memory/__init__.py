@@ -19,6 +19,8 @@ from benchmarks.round import MODELS, ours
 _BATCH: Final = 8
 _TINY: Final = 1
 _MIB: Final = 2**20
+_RUN: Final = ("lease.timeout_seconds=600.0", "round.max_seconds=600.0")
+"""Volunteers send no heartbeats, and nobody may miss a round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,8 @@ class _Measured:
 
 
 def _measure(megabytes: int, volunteers: int, rounds: int, overrides: Sequence[str]) -> _Measured:
-    images = f"round.images={volunteers * _BATCH}"
-    with ours.coordinator([*MODELS[megabytes], images, *overrides]) as running:
+    changes = [*MODELS[megabytes], *_RUN, f"round.images={volunteers * _BATCH}", *overrides]
+    with ours.coordinator(changes) as running:
         with peak_of(running.coordinator_pid) as start:
             running.await_evaluation()
         with peak_of(running.coordinator_pid) as during:

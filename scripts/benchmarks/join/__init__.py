@@ -70,6 +70,8 @@ def _downloads(idle: ours.Fleet, downloads: int) -> dict[str, Figure]:
     size, port = snapshot.size_bytes, httpx2.URL(idle.url).port or 0
     with tempfile.TemporaryDirectory(prefix="dah-bench-") as scratch:
         whole = [download(idle.url, [snapshot], math.inf, Path(scratch)) for _ in range(downloads)]
+        rate = _JOINERS["home_line"]
+        limited = [size / rate / download(idle.url, [snapshot], rate, Path(scratch)) for _ in range(2)]
         cut = []
         for _ in range(downloads):
             with cut_line(port, size // 2) as line:
@@ -78,6 +80,7 @@ def _downloads(idle: ours.Fleet, downloads: int) -> dict[str, Figure]:
     print(f"{size / 1e6 / statistics.median(whole):.0f} MB/s", file=sys.stderr, flush=True)
     return {
         "download": Figure(tuple(size / 1e6 / seconds for seconds in whole), "MB/s"),
+        "limited_download": Figure(tuple(limited), "share of a limit of 100 Mbit/s, with hashing"),
         "bytes_of_a_cut_download": Figure(tuple(cut), "share of the size"),
     }
 
