@@ -33,8 +33,8 @@ class Extent:
     rounds: int
 
 
-_FULL: Final = Extent(megabytes=160, volunteers=(4, 16, 64), rounds=3)
-_QUICK: Final = Extent(megabytes=40, volunteers=(4, 16), rounds=3)
+_FULL: Final = Extent(megabytes=160, volunteers=(4, 16, 64), rounds=2)
+_QUICK: Final = Extent(megabytes=40, volunteers=(4, 16), rounds=2)
 
 
 def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:

@@ -9,6 +9,7 @@ processes with the least claim to the processor, for their own would be another 
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import statistics
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -48,10 +49,11 @@ class Extent:
     """Windows of rounds with each kind of joiners, and as many without."""
 
 
-_FULL: Final = Extent(megabytes=160, downloads=9, turns=8)
+_FULL: Final = Extent(megabytes=160, downloads=9, turns=4)
 _QUICK: Final = Extent(megabytes=40, downloads=3, turns=3)
 _ROUNDS: Final = 2
 """Of a window."""
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 -- a joiner's disk would be another machine's, too
 
 
 def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
@@ -87,7 +89,21 @@ def _downloads(idle: ours.Fleet, downloads: int) -> dict[str, Figure]:
 
 def _rounds(busy: ours.Fleet, turns: int) -> dict[str, Figure]:
     """By turns of few rounds, so that what else this machine does meets all alike."""
-    joiners = {name: _joiner(busy, name) for name in _JOINERS}
+    with ExitStack() as stack:
+        joiners = {name: _joiner(busy, name, stack) for name in _JOINERS}
+        alone, beside = _turns(busy, joiners, turns)
+    ratios = {name: statistics.median(found) / statistics.median(alone) for name, found in beside.items()}
+    return {
+        "seconds_alone": Figure(tuple(alone), "s"),
+        **{f"seconds_{name}": Figure(tuple(found), "s") for name, found in beside.items()},
+        **{f"ratio_{name}": Figure((ratio,), "1") for name, ratio in ratios.items()},
+    }
+
+
+def _turns(
+    busy: ours.Fleet, joiners: dict[str, subprocess.Popen[bytes]], turns: int
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Seconds of rounds alone, and beside each kind of joiners."""
     alone: list[float] = []
     beside: dict[str, list[float]] = {name: [] for name in _JOINERS}
     for _ in range(turns):
@@ -98,19 +114,17 @@ def _rounds(busy: ours.Fleet, turns: int) -> dict[str, Figure]:
             joiner.send_signal(signal.SIGSTOP)
             assert joiner.poll() is None, "a joiner has ended"
             print(f"{name}: {statistics.median(beside[name]):.3f} s", file=sys.stderr, flush=True)
-    ratios = {name: statistics.median(found) / statistics.median(alone) for name, found in beside.items()}
-    return {
-        "seconds_alone": Figure(tuple(alone), "s"),
-        **{f"seconds_{name}": Figure(tuple(found), "s") for name, found in beside.items()},
-        **{f"ratio_{name}": Figure((ratio,), "1") for name, ratio in ratios.items()},
-    }
+    return alone, beside
 
 
-def _joiner(busy: ours.Fleet, name: str) -> subprocess.Popen[bytes]:
-    """Stopped in the middle of its first download."""
-    cache = busy.folder.root.with_name(name)
+def _joiner(busy: ours.Fleet, name: str, stack: ExitStack) -> subprocess.Popen[bytes]:
+    """Stopped in the middle of its first download; killed when `stack` is left, with what it has downloaded."""
+    cache = (_MEMORY if _MEMORY.is_dir() else busy.folder.root.parent) / f"dah-bench-{busy.coordinator_pid}-{name}"
     words = [str(busy.folder.root), busy.url, str(cache), str(_JOINERS[name])]
+    stack.callback(shutil.rmtree, cache, ignore_errors=True)
     joiner = busy.start(["-m", "benchmarks.join.joiner", *words], ("nice", "-n", "19"))
+    stack.callback(joiner.wait)
+    stack.callback(joiner.kill)
     while not any(cache.glob("cache-*/*.part")):
         assert joiner.poll() is None, "a joiner has ended"
         time.sleep(0.05)
