@@ -36,9 +36,6 @@ from worker.run_address import RunAddress
 from worker.stop import Interrupted
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_READ_BYTES: Final = 1 << 16
-"""Read at once: a second of a slow line, so that an interrupt is noticed."""
-
 _MAX_WRONG: Final = 3
 """Downloads with a wrong digest before we give up: more than one broken cache on the way is unlikely."""
 
@@ -206,7 +203,7 @@ class BlobFetcher:
                 resumed = _resumes_at(response, have)
                 with part.open("ab" if resumed else "wb") as file:
                     left = blob.size_bytes - (have if resumed else 0)
-                    for data in response.iter_raw(self._pacer.piece_bytes or _READ_BYTES):
+                    for data in response.iter_raw(self._pacer.piece_bytes):  # as it comes, if nothing is limited
                         self._on_bytes(len(data))
                         self._pacer.passes(len(data))
                         file.write(data[: left + 1])

@@ -56,25 +56,30 @@ _OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 3_000),
 )
 
+_OWN_CONNECTION: Final = ("grpc.use_local_subchannel_pool", 1)
+"""Or two channels to one target would be one connection."""
+
 _BY_NAME: Final = {Refusal.Name(refusal): refusal for refusal in MEANINGS}
 
 
 class CoordinatorClient:
-    """One channel to one coordinator; may be called from any thread."""
+    """Calls of one coordinator; may be made from any thread.
+
+    What is handed in has a connection of its own: a heartbeat must not wait behind megabytes that a slow line has yet to carry.
+    """
 
     def __init__(self, target: str, *, secure: bool) -> None:
         """`target` is host:port."""
         self._target = target
-        self._channel = (
-            grpc.secure_channel(target, grpc.ssl_channel_credentials(), options=_OPTIONS)
-            if secure
-            else grpc.insecure_channel(target, options=_OPTIONS)
-        )
+        self._channel = _channel(target, secure=secure)
         self._stub = CoordinatorStub(self._channel)  # type: ignore[no-untyped-call]  # generated code
+        self._submit_channel = _channel(target, secure=secure)
+        self._submit_stub = CoordinatorStub(self._submit_channel)  # type: ignore[no-untyped-call]  # generated code
 
     def close(self) -> None:
         """Cancel what is under way."""
         self._channel.close()
+        self._submit_channel.close()
 
     def join(self, request: JoinRequest, interrupt: threading.Event) -> JoinReply:
         """Open a session, the only call without a token; `Interrupted` when `interrupt` is set meanwhile."""
@@ -100,7 +105,7 @@ class CoordinatorClient:
 
     def submit(self, parts: Iterator[SubmitRequest], token: str, deadline: timedelta) -> SubmitReply:
         """Hand in a contribution; returns the receipt."""
-        reply: SubmitReply = self._finish(self._start(self._stub.Submit, parts, token, deadline))
+        reply: SubmitReply = self._finish(self._start(self._submit_stub.Submit, parts, token, deadline))
         return reply
 
     def release(self, request: ReleaseRequest, token: str) -> None:
@@ -131,6 +136,13 @@ class CoordinatorClient:
             raise _consequence(error, self._target) from None
         call.cancel()
         raise Interrupted
+
+
+def _channel(target: str, *, secure: bool) -> grpc.Channel:
+    options = [*_OPTIONS, _OWN_CONNECTION]
+    if secure:
+        return grpc.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
+    return grpc.insecure_channel(target, options=options)
 
 
 def _consequence(error: Any, target: str) -> DahError:

@@ -11,6 +11,8 @@ from diffusion_at_home.clock import Clock
 
 _PIECES_A_SECOND: Final = 20
 _SMALLEST_PIECE_BYTES: Final = 4096
+_SAVED_PIECES: Final = 4
+"""What a line that was idle may make up for: waits end late, most of all beside training."""
 
 
 class Pacer:
@@ -32,12 +34,16 @@ class Pacer:
         return max(_SMALLEST_PIECE_BYTES, int(self._bytes_per_second / _PIECES_A_SECOND))
 
     def passes(self, num_bytes: int) -> None:
-        """So many bytes have passed: returns when the next may."""
-        if math.isinf(self._bytes_per_second):
+        """So many bytes have passed: returns when the next may.
+
+        The time that pieces have taken to pass counts, and so do waits that were late.
+        """
+        if self.piece_bytes is None:
             return
         with self._lock:
             now = self._clock.now()
-            self._free_at = max(self._free_at, now) + num_bytes / self._bytes_per_second
+            begun_at = max(self._free_at, now - _SAVED_PIECES * self.piece_bytes / self._bytes_per_second)
+            self._free_at = begun_at + num_bytes / self._bytes_per_second
             seconds = self._free_at - now
         if seconds > 0:
             self._wait(seconds)

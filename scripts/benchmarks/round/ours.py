@@ -58,17 +58,45 @@ class Place:
 class Fleet:
     """A run under way, read from its ledger."""
 
-    def __init__(self, folder: RunFolder, coordinator: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, folder: RunFolder, coordinator: subprocess.Popen[bytes], log: Path, stack: ExitStack) -> None:
         self.folder = folder
         self._coordinator = coordinator
         self._log = log
+        self._stack = stack
+
+    def start(self, arguments: Sequence[str], before: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """Start python with `arguments` as `benchmarks.processes.start` does, until the end of the fleet."""
+        log = self._stack.enter_context(self._log.open("ab"))
+        return start(self._stack, arguments, log.fileno(), before)
+
+    def start_workers(self, before: Sequence[str] = ()) -> None:
+        """All of them; once."""
+        for index in range(NUM_WORKERS):
+            worker = str(self.folder.root.with_name(f"worker-{index}"))
+            self.start(["-m", "benchmarks.idle_worker", self.url, worker], before)
 
     def await_version(self, version: int, *, poll_seconds: float = 0.5) -> int:
         """Wait until `version` is published; hand back the newest one."""
-        while (newest := _newest_version(self.folder)) < version:
+        while (newest := self.newest_version) < version:
             self.check()
             time.sleep(poll_seconds)
         return newest
+
+    @property
+    def newest_version(self) -> int:
+        """That is published."""
+        with closing(Ledger(self.folder.ledger, read_only=True)) as ledger:
+            return ledger.newest_version().version
+
+    @property
+    def url(self) -> str:
+        """The run's address."""
+        return self.folder.address.read_text().strip()
+
+    @property
+    def coordinator_pid(self) -> int:
+        """Of the coordinator's process."""
+        return self._coordinator.pid
 
     @property
     def num_parameters(self) -> int:
@@ -76,14 +104,25 @@ class Fleet:
         with closing(Ledger(self.folder.ledger, read_only=True)) as ledger:
             return _num_parameters(ledger)
 
+    def await_evaluation(self) -> None:
+        """Wait for that of the first version: it would take a core from what is measured."""
+        while not self._evaluated:
+            self.check()
+            time.sleep(0.2)
+
+    @property
+    def _evaluated(self) -> bool:
+        with closing(Ledger(self.folder.ledger, read_only=True)) as ledger:
+            return bool(ledger.evaluations())
+
     def check(self) -> None:
         """Fail if the coordinator has ended."""
         assert self._coordinator.poll() is None, self._log.read_text()
 
 
 @contextmanager
-def fleet(overrides: Sequence[str], place: Place = Place()) -> Iterator[Fleet]:
-    """Run what `overrides` of configs/digits.toml describe, until the end of the block."""
+def coordinator(overrides: Sequence[str], place: Place = Place()) -> Iterator[Fleet]:
+    """Run what `overrides` of configs/digits.toml describe, without workers, until the end of the block."""
     with tempfile.TemporaryDirectory(prefix="dah-bench-") as scratch, ExitStack() as stack:
         root = Path(scratch)
         dah("data", "build", "digits", str(root / "digits"))
@@ -97,18 +136,22 @@ def fleet(overrides: Sequence[str], place: Place = Place()) -> Iterator[Fleet]:
         folder = root / "run"
         settings = [word for change in changes for word in ("--set", change)]
         dah("coordinator", "init", str(folder), "--config", str(CONFIG), *settings)
-        log = stack.enter_context((root / "log").open("wb"))
+        log = stack.enter_context((root / "log").open("ab"))
         command = ["-m", "diffusion_at_home", "coordinator", "run", str(folder), "--http-port", "0", "--grpc-port", "0"]
-        coordinator = start(stack, command, log.fileno(), place.coordinator)
-        found = Fleet(RunFolder(folder), coordinator, root / "log")
-        address = folder / "address"
-        while not address.is_file():
+        process = start(stack, command, log.fileno(), place.coordinator)
+        found = Fleet(RunFolder(folder), process, root / "log", stack)
+        while not found.folder.address.is_file():
             found.check()
             time.sleep(0.05)
-        for index in range(NUM_WORKERS):
-            words = ["-m", "benchmarks.idle_worker", address.read_text(), str(root / f"worker-{index}")]
-            start(stack, words, log.fileno(), place.worker)
         yield found
+
+
+@contextmanager
+def fleet(overrides: Sequence[str], place: Place = Place()) -> Iterator[Fleet]:
+    """Such a run with its workers."""
+    with coordinator(overrides, place) as running:
+        running.start_workers(place.worker)
+        yield running
 
 
 def measure(overrides: Sequence[str], *, rounds: int) -> Measured:
@@ -116,11 +159,6 @@ def measure(overrides: Sequence[str], *, rounds: int) -> Measured:
     with fleet(overrides) as running:
         running.await_version(rounds + 1)
         return _measured(running.folder)
-
-
-def _newest_version(folder: RunFolder) -> int:
-    with closing(Ledger(folder.ledger, read_only=True)) as ledger:
-        return ledger.newest_version().version
 
 
 def _measured(folder: RunFolder) -> Measured:
