@@ -53,6 +53,9 @@ _GRPC_OPTIONS: Final = [
     # A line that died silently in mid-upload must not keep its lease from being handed in over another.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # What a stream may send ahead of its reader: 80 Mbit/s on a line of 100 ms, and no more memory on quicker ones.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 20),
 ]
 
 _log = events.logger("coordinator")
@@ -68,8 +71,7 @@ class Coordinator:
         blobs = BlobStore(folder.blobs, folder.staging)
         spec = read_spec(blobs, ledger.spec_sha256())
         config = spec.config
-        model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
-        layout = Layout.of(model)
+        layout = Layout.of(build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed))
         shard_sizes = [entry.num_samples for entry in spec.data.train]
         blobs.keep_only(ledger.blob_names() | {entry.sha256 for entry in spec.data.train})
         uploads = Uploads(folder.staging)
@@ -91,9 +93,7 @@ class Coordinator:
             history=history,
             contributions_of=ledger.contributions,
         )
-        self._exporter = Exporter(
-            spec=spec, folder=folder, model=model, layout=layout, versions=self._versions, ledger=self._ledger
-        )
+        self._exporter = Exporter(spec=spec, folder=folder, layout=layout, versions=self._versions, ledger=self._ledger)
         self._intake = Intake(
             config=config,
             num_elements=layout.num_elements,

@@ -32,6 +32,7 @@ from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, Contributor
 from diffusion_at_home.data.shards import decode_images, read_shard
 from diffusion_at_home.errors import StorageError, storage_errors
 from diffusion_at_home.model.base import DiffusionModel
+from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.evaluation import held_out_loss
 from diffusion_at_home.outer.state import load_weights
 from diffusion_at_home.runspec import RunSpec
@@ -67,14 +68,12 @@ class Exporter:
         *,
         spec: RunSpec,
         folder: RunFolder,
-        model: DiffusionModel,
         layout: Layout,
         versions: Versions,
         ledger: LedgerThread,
     ) -> None:
         self._spec = spec
         self._folder = folder
-        self._model = model
         self._layout = layout
         self._versions = versions
         self._ledger = ledger
@@ -152,21 +151,24 @@ class Exporter:
         return None
 
     def _do(self, due: _Due, contributors: tuple[Contributor, ...]) -> tuple[list[Evaluation], Checkpoint | None]:
+        config = self._spec.config
+        # Built each time: evaluations are rare, and a model kept would be a quarter of the coordinator's memory.
+        model = build_model(config.model, config.objective, self._spec.tokenizer.encode(), config.run.seed)
         weights = dict(zip((Weights.RAW, Weights.EMA), load_weights(due.state), strict=True))
-        evaluations = [self._evaluate(due.version, which, flat) for which, flat in weights.items()]
+        evaluations = [self._evaluate(model, due.version, which, flat) for which, flat in weights.items()]
         losses = {evaluation.weights: round(evaluation.mean, 5) for evaluation in evaluations}
         _log.info("version_evaluated", version=due.version.version, images=due.version.images, **losses)
         if not due.checkpoint:
             return evaluations, None
-        return evaluations, self._export(due.version, weights, evaluations, contributors)
+        return evaluations, self._export(model, due.version, weights, evaluations, contributors)
 
-    def _evaluate(self, version: Version, which: Weights, flat: Tensor) -> Evaluation:
+    def _evaluate(self, model: DiffusionModel, version: Version, which: Weights, flat: Tensor) -> Evaluation:
         images, captions = self._held_out_images()
-        self._layout.load(self._model, flat)
-        self._model.eval()
+        self._layout.load(model, flat)
+        model.eval()
         section = self._spec.config.evaluation
         loss = held_out_loss(
-            self._model, images, captions, self._spec.config.objective, draws=section.draws, seed=_EVALUATION_SEED
+            model, images, captions, self._spec.config.objective, draws=section.draws, seed=_EVALUATION_SEED
         )
         return Evaluation(version.version, which, version.images, loss.mean, loss.bins)
 
@@ -182,6 +184,7 @@ class Exporter:
 
     def _export(
         self,
+        model: DiffusionModel,
         version: Version,
         weights: dict[Weights, Tensor],
         evaluations: list[Evaluation],
@@ -206,7 +209,7 @@ class Exporter:
         out = self._folder.checkpoints / name
         shutil.rmtree(out, ignore_errors=True)  # left by a process that died before the ledger had it
         manifest = export(
-            self._model, self._layout, default=weights[best.weights], other=weights[other.weights], facts=facts, out=out
+            model, self._layout, default=weights[best.weights], other=weights[other.weights], facts=facts, out=out
         )
         _log.info("checkpoint_exported", name=name, weights=best.weights.value, loss=round(best.mean, 5))
         return Checkpoint(

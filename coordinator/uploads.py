@@ -16,7 +16,7 @@ from coordinator.refused import Refused
 from diffusion_at_home.errors import storage_errors
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal, SubmitHeader, SubmitRequest
 
-MAX_CHUNK_BYTES: Final = 1 << 20
+MAX_CHUNK_BYTES: Final = 1 << 18
 """Largest chunk of a Submit: a stream of these saturates a line, and one in flight costs little memory."""
 
 MAX_UPLOADS: Final = 64

@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -91,15 +93,22 @@ class RunState:
     @classmethod
     def load(cls, path: Path) -> RunState:
         """Read what `save` wrote. Raises `IntegrityError`."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = json.loads(file.metadata()["dah"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+        with _opened(path) as file:
+            facts = json.loads(file.metadata()["dah"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
             moments = [tensors[name] for name in sorted(tensors) if name.startswith("moment_")]
             vectors = (tensors["published"], tensors["master"], tensors["ema"])
             return cls(facts["version"], facts["images"], *vectors, moments)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise IntegrityError(f"{path} is not a readable run state ({error}): restore it from a backup") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A state file to read; whatever is wrong with it within is an `IntegrityError`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise IntegrityError(f"{path} is not a readable run state ({error}): restore it from a backup") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -113,5 +122,5 @@ def sync_folder(folder: Path) -> None:
 
 def load_weights(path: Path) -> tuple[Tensor, Tensor]:
     """The published weights and their average, fp32 (n,) each, of the state in `path`. Raises `IntegrityError`."""
-    state = RunState.load(path)
-    return state.published, state.ema
+    with _opened(path) as file:
+        return file.get_tensor("published"), file.get_tensor("ema")
