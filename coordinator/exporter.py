@@ -31,6 +31,7 @@ from diffusion_at_home.checkpoint.export import CheckpointFacts, export
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, Contributor
 from diffusion_at_home.data.shards import decode_images, read_shard
 from diffusion_at_home.errors import StorageError, storage_errors
+from diffusion_at_home.host_heap import give_back_heap
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.evaluation import held_out_loss
@@ -116,6 +117,7 @@ class Exporter:
                     continue
                 contributors = await self._ledger.run(_contributors, due.version.version)
                 evaluations, checkpoint = await loop.run_in_executor(self._executor, self._do, due, contributors)
+                await loop.run_in_executor(self._executor, give_back_heap)
                 await self._ledger.run(Ledger.add_evaluations, evaluations)
                 if checkpoint is not None:
                     await self._ledger.run(Ledger.add_checkpoint, checkpoint)

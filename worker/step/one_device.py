@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.host_heap import give_back_heap
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.wire.layout import Layout
 from worker.step.compute import Compute
-from worker.step.host_heap import give_back_heap
 from worker.step.out_of_memory import give_back_memory, is_out_of_memory
 from worker.step.plan import StepPlan
 from worker.step.stepper import Drawn, ModelStepper
