@@ -16,7 +16,6 @@ from benchmarks.codec import encoded, made_up
 from benchmarks.figures import Figure
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.outer.aggregation import WeightedMean
-from diffusion_at_home.wire.parallel import in_order
 from diffusion_at_home.wire.vector import VectorReader
 
 _DELTAS = 8
@@ -25,6 +24,7 @@ _KEPT = {Codec.SPARSE: 67 / 4096, Codec.SPARSE_WIDE: 512 / 4096}
 
 def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:  # noqa: ARG001 -- nothing to change
     """See `benchmarks.figures.Benchmark`."""
+    torch.set_num_threads(1)
     num_elements, repetitions = (10_000_000, 2) if quick else (40_000_000, 7)
     vector = made_up(num_elements)
     other, result = vector.clone(), torch.empty_like(vector)
@@ -37,8 +37,8 @@ def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:  # noqa:
 
         def aggregate(readers: list[VectorReader] = readers, weights: list[float] = weights) -> None:
             mean = WeightedMean(readers, weights)
-            for _ in in_order(mean.chunk, len(mean)):
-                pass
+            for index in range(len(mean)):
+                mean.chunk(index)
 
         seconds = _times(repetitions, aggregate)
         rates = tuple(4 * _DELTAS * num_elements / s / 1e9 for s in seconds)
