@@ -27,7 +27,7 @@ from benchmarks.figures import Figure
 from benchmarks.fleets import FLEETS
 from benchmarks.parity.task import DigitsTask
 from benchmarks.parity.training import Outcome, fleet, one_node
-from diffusion_at_home.config.run import Positive, Rate, RunConfig
+from diffusion_at_home.config.run import Count, Positive, Rate, RunConfig
 from diffusion_at_home.config.toml import Section, load_toml
 from diffusion_at_home.data.digits import DIGIT_WORDS, caption
 from diffusion_at_home.model.build import build_model
@@ -61,6 +61,12 @@ class ParitySection(Section):
     """One node's sweep."""
     fleets: tuple[str, ...] = ("fp32", "int8")
     """How deltas and updates travel, one fleet each: names of `benchmarks.fleets`."""
+    of_node: tuple[str, ...] = ()
+    """What else is changed for one node alone: its best batch is not a fleet's."""
+    of_fleets: tuple[str, ...] = ()
+    """What else is changed for the fleets alone."""
+    fleet_images: Count = 0
+    """Images of each fleet's training, where it is to have more than one node; 0 is as many."""
     keep_state: bool = False
     """Whether workers keep their AdamW between leases, which the product does not."""
     samples: int = Field(default=500, ge=0)
@@ -149,9 +155,13 @@ def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     own = [text.removeprefix(_PREFIX) for text in overrides if text.startswith(_PREFIX)]
     parity = load_toml(None, ParitySection, [*(_QUICK if quick else ()), *own])
     changes = [text for text in overrides if not text.startswith(_PREFIX)]
-    config = _shortened(load_toml(_CONFIG, RunConfig, changes), parity)
+    config = _shortened(load_toml(_CONFIG, RunConfig, [*changes, *parity.of_node]), parity.images)
     fleets = {
-        name: _shortened(load_toml(_CONFIG, RunConfig, [*FLEETS[name], *changes]), parity) for name in parity.fleets
+        name: _shortened(
+            load_toml(_CONFIG, RunConfig, [*FLEETS[name], *changes, *parity.of_fleets]),
+            parity.fleet_images or parity.images,
+        )
+        for name in parity.fleets
     }
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
         rate = _best_rate(config, parity, pool)
@@ -179,16 +189,16 @@ def _collect(trainings: Sequence[Training], found: Sequence[dict[str, float]]) -
     return {name: Figure(tuple(series), _unit(name)) for name, series in values.items()}
 
 
-def _shortened(config: RunConfig, parity: ParitySection) -> RunConfig:
-    """The config's recipe at `parity.images`: everything that is counted in images keeps its share of the run."""
-    share = parity.images / config.run.total_images
+def _shortened(config: RunConfig, images: int) -> RunConfig:
+    """The config's recipe at `images`: everything that is counted in images keeps its share of the run."""
+    share = images / config.run.total_images
     schedule = {
         "warmup_images": int(config.schedule.warmup_images * share),
         "decay_images": int(config.schedule.decay_images * share),
     }
     return config.model_copy(
         update={
-            "run": config.run.model_copy(update={"total_images": parity.images}),
+            "run": config.run.model_copy(update={"total_images": images}),
             "schedule": config.schedule.model_copy(update=schedule),
             "ema": config.ema.model_copy(update={"half_life_images": max(1, int(config.ema.half_life_images * share))}),
         }
