@@ -334,6 +334,14 @@ class CodecSection(Section):
     feedback: Fraction = 0.0
     """Share of what encoding left out of a worker's deltas that is added to its next one; 0 where that is little."""
 
+    @model_validator(mode="after")
+    def _says_what_it_left_out(self) -> Self:
+        if self.delta in {Codec.SPARSE, Codec.SPARSE_WIDE} and self.feedback == 0:
+            raise ValueError(
+                f"delta = {self.delta.value!r} without feedback would never say what is small: set codec.feedback, 0.95 say"
+            )
+        return self
+
 
 class EmaSection(Section):
     """The averaged weights that checkpoints may publish; kept by the coordinator alone."""
