@@ -99,6 +99,7 @@ def test_a_long_wrong_value_is_cut_short() -> None:
         (["lease.timeout_seconds=1.5"], "lease.timeout_seconds"),
         ([f"inner.optimizer='{InnerKind.GRADIENT.value}'"], "inner.optimizer"),
         ([f"outer.optimizer='{OuterKind.ADAMW.value}'"], "inner.optimizer"),
+        (["codec.delta='sparse'"], "codec.feedback"),
         (["inner.batch_images=32", "lease.min_steps=40", "round.images=1279"], "round.images"),
         (["run.total_images=1000", "schedule.warmup_images=100", "schedule.decay_images=901"], "schedule.decay_images"),
     ],
