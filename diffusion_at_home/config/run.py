@@ -338,7 +338,7 @@ class CodecSection(Section):
     def _says_what_it_left_out(self) -> Self:
         if self.delta in {Codec.SPARSE, Codec.SPARSE_WIDE} and self.feedback == 0:
             raise ValueError(
-                f"delta = {self.delta.value!r} without feedback would never say what is small: set codec.feedback, 0.95 say"
+                f"delta = {self.delta.value!r} leaves out what is small, for ever without feedback: set codec.feedback (0.95)"
             )
         return self
 
