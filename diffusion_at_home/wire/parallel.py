@@ -26,10 +26,11 @@ _creating: Final = threading.Lock()
 
 def in_order(work: Callable[[int], T], count: int) -> Iterator[T]:
     """Yield work(0), ..., work(count - 1). What `work` raises ends it; when it ends, no thread works on any more."""
-    pool, num_threads = _pool()
-    if pool is None or count == 1:
+    num_threads = torch.get_num_threads()
+    if num_threads == 1 or count == 1:
         yield from map(work, range(count))
         return
+    pool = _pool(num_threads)
     under_way: deque[Future[T]] = deque()
     try:
         for index in range(count):
@@ -44,19 +45,16 @@ def in_order(work: Callable[[int], T], count: int) -> Iterator[T]:
                 future.exception()  # waits for it
 
 
-def _pool() -> tuple[ThreadPoolExecutor | None, int]:
+def _pool(num_threads: int) -> ThreadPoolExecutor:
     with _creating:
-        return _create()
+        return _create(num_threads)
 
 
 @cache
-def _create() -> tuple[ThreadPoolExecutor | None, int]:
-    """The process's only pool, as large as torch may be when it is first needed; none for one thread."""
-    num_threads = torch.get_num_threads()
-    if num_threads == 1:
-        return None, 1
+def _create(num_threads: int) -> ThreadPoolExecutor:
+    """The process's pool of that size; a process that changes what torch may have gets another."""
     all_there = threading.Barrier(num_threads)
     pool = ThreadPoolExecutor(num_threads, "chunks", initializer=lambda: torch.set_num_threads(1))
     list(pool.map(lambda _: all_there.wait(), range(num_threads)))
     torch.set_num_threads(num_threads)  # what a thread sets for itself is also the default of later ones
-    return pool, num_threads
+    return pool

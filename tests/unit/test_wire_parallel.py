@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from diffusion_at_home.wire import parallel
 from diffusion_at_home.wire.parallel import in_order
 
 pytestmark = pytest.mark.usefixtures("_threads")
@@ -17,15 +16,10 @@ pytestmark = pytest.mark.usefixtures("_threads")
 
 @pytest.fixture(params=[1, 3])
 def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A pool of that many threads instead of the process's."""
+    """Torch has that many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
-    parallel._create.cache_clear()
     yield
-    pool, _ = parallel._create()
-    if pool is not None:
-        pool.shutdown()
-    parallel._create.cache_clear()
     torch.set_num_threads(before)
 
 
@@ -75,3 +69,13 @@ def test_torch_keeps_its_threads_elsewhere() -> None:
     assert torch.get_num_threads() == before
     with ThreadPoolExecutor(1) as fresh:
         assert fresh.submit(torch.get_num_threads).result() == before
+
+
+def test_threads_are_as_many_as_torch_may_have_now() -> None:
+    torch.set_num_threads(2)
+    list(in_order(str, 10))
+    torch.set_num_threads(3)
+    three_at_once = threading.Barrier(3, timeout=30)
+    list(in_order(lambda _: three_at_once.wait(), 9))
+    torch.set_num_threads(1)
+    assert set(in_order(lambda _: threading.current_thread(), 9)) == {threading.current_thread()}
