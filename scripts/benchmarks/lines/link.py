@@ -31,6 +31,11 @@ class _Direction:
         self._free_at = 0.0
         self.bytes = 0
 
+    def hold(self, seconds: float) -> None:
+        """Let nothing leave for that long."""
+        now = asyncio.get_running_loop().time()
+        self._free_at = max(self._free_at, now) + seconds
+
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Until the sender ends."""
         arrivals: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=64)
@@ -72,6 +77,8 @@ class Link:
         self._ports = ports
         self._up = _Direction(line.up_bits_per_second, line.delay_seconds)
         self._down = _Direction(line.down_bits_per_second, line.delay_seconds)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def bytes(self) -> tuple[int, int]:
@@ -80,13 +87,40 @@ class Link:
 
     async def open(self) -> None:
         """Listen."""
+        self._loop = asyncio.get_running_loop()
         for port in self._ports:
             await asyncio.start_server(partial(self._connect, port), self._host, port)
 
+    def cut(self) -> None:
+        """Reset every connection; from any thread."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._abort)
+
+    def silence(self, seconds: float) -> None:
+        """Carry nothing for a while; connections stay open. From any thread."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._fall_silent, seconds)
+
+    def _abort(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def _fall_silent(self, seconds: float) -> None:
+        self._up.hold(seconds)
+        self._down.hold(seconds)
+
     async def _connect(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-        with suppress(asyncio.CancelledError):  # the lines are cut at the end
-            await asyncio.gather(self._up.pump(reader, far_writer), self._down.pump(far_reader, writer))
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:  # the far side is down
+            writer.transport.abort()
+            return
+        self._writers |= {writer, far_writer}
+        try:
+            with suppress(asyncio.CancelledError):  # the lines are cut at the end
+                await asyncio.gather(self._up.pump(reader, far_writer), self._down.pump(far_reader, writer))
+        finally:
+            self._writers -= {writer, far_writer}
 
 
 @contextmanager
