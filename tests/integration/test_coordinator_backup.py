@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -124,6 +126,30 @@ def test_live_run_is_backed_up_in_mid_round(tmp_path: Path) -> None:
         run.wait_for_version(2)
     assert replay(out).versions == 2
     assert not out.staging.exists(), "half an upload is worth nothing elsewhere"
+
+
+def test_backup_whose_snapshots_are_deleted_meanwhile_begins_again(tmp_path: Path) -> None:
+    one_lease = ("round.images=8", "lease.min_steps=1", "lease.probe_steps=1", "lease.max_steps=1")
+    quiet = ("evaluation.every_images=1000000", "checkpoint.every_images=1000000", "run.total_images=1000000")
+    folder, out = tiny_run_folder(tmp_path, *one_lease, *quiet), RunFolder(tmp_path / "backup")
+    with closing(Ledger(folder.ledger, read_only=True)) as ledger:
+        spec = folder.blobs / ledger.spec_sha256()
+    data = spec.read_bytes()
+    with serving(folder) as run, volunteers(run, 1) as (anna,), ThreadPoolExecutor(1) as thread:
+        before, _ = snapshots(folder), encoded(run)  # which remembers what it needs of the specification
+        spec.unlink()
+        os.mkfifo(spec)  # read once the ledger is copied, and not before somebody writes into it
+        found = thread.submit(back_up, folder, out)
+        with spec.open("wb") as pipe:
+            number = 0
+            while any((folder.root / name).exists() for name in before):
+                number += 1
+                play(run, [anna], number)
+            (tmp_path / "spec").write_bytes(data)
+            (tmp_path / "spec").replace(spec)
+            pipe.write(data)
+        assert found.result().version == number
+    assert replay(out).versions == number + 1
 
 
 def test_second_backup_copies_only_what_is_new_and_drops_what_is_old(folder: RunFolder, tmp_path: Path) -> None:
