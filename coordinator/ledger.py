@@ -1,14 +1,17 @@
 """The ledger: the durable truth of a run, in SQLite (WAL, full sync). What a method returns from is on disk.
 
-Synchronous; every method is one transaction. The loop calls it through one thread, so transactions never interleave.
-Numbers are never updated in place where they can be summed: credit is the sum of contributions.
+Synchronous; every method is one transaction, also one that only reads. The loop calls it through one thread, so
+transactions never interleave. Numbers are never updated in place where they can be summed: credit is the sum of
+contributions.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -19,6 +22,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from coordinator import tables
 from coordinator.data_pool import DataPool
+from coordinator.migrations import Migrations, our_migrations
 from coordinator.records import (
     Checkpoint,
     Contribution,
@@ -33,39 +37,51 @@ from coordinator.records import (
     Worker,
     now_ms,
 )
-from diffusion_at_home.errors import IntegrityError, StorageError
+from diffusion_at_home import events
+from diffusion_at_home.errors import IntegrityError, StorageError, storage_errors
 from diffusion_at_home.identity import WorkerId
+from diffusion_at_home.outer.state import sync_folder
 
-FORMAT: Final = 1
-"""Of the tables; a ledger of another format is refused, not guessed at."""
+_COPY_SECONDS: Final = 60.0
+"""Longest that a copy waits for a writer that has the ledger to itself."""
 
 RecordT = TypeVar("RecordT")
+_log = events.logger("coordinator")
 
 
 class Ledger:
     """One run's tables."""
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """Open the ledger at `path`. Raises `IntegrityError`, `StorageError`."""
+    def __init__(self, path: Path, *, read_only: bool = False, migrations: Migrations | None = None) -> None:
+        """Open the ledger at `path`; an older one is brought to the newest of `migrations`, else of this software's.
+
+        Raises `IntegrityError`, also for an older one that may only be read; `StorageError`.
+        """
         if not path.is_file():
             raise IntegrityError(f"{path} does not exist: make a run with `dah coordinator init`")
+        known = migrations or our_migrations()
         self._path = path
         self._engine = _engine(path, read_only=read_only)
-        with self._begin() as tx:
-            if not sa.inspect(tx).has_table(tables.run.name):
-                raise IntegrityError(f"{path} is no ledger: restore it from a backup")
-            found = tx.execute(sa.select(tables.run.c.format)).scalar_one_or_none()
-        if found != FORMAT:
-            raise IntegrityError(f"{path} has format {found} instead of {FORMAT}: use the software that made it")
+        try:
+            with self._begin() as tx:
+                found = known.revision(tx)
+            _check_revision(path, found, known, read_only=read_only)
+        except BaseException:
+            self._engine.dispose()
+            raise
+        if found != known.newest:
+            self._engine.dispose()
+            _upgrade(path, known)
+            _log.info("ledger_upgraded", before=found, revision=known.newest, copy=str(_copy_before(path, known)))
 
     @classmethod
     def create(cls, path: Path, *, run_id: str, spec_sha256: str, pool: DataPool) -> Ledger:
         """A new ledger with nothing in it but the run."""
-        engine = _engine(path, read_only=False)
-        tables.metadata.create_all(engine)
+        engine = _engine(path, read_only=False, foreign_keys=False)
         values = {"run_id": run_id, "spec_sha256": spec_sha256, "pool": pool.to_json()}
-        with engine.begin() as tx:
-            tx.execute(sa.insert(tables.run).values(id=1, format=FORMAT, created_at_ms=now_ms(), **values))
+        with _transaction(engine, path) as tx:
+            our_migrations().run(tx)
+            tx.execute(sa.insert(tables.run).values(id=1, created_at_ms=now_ms(), **values))
         engine.dispose()
         return cls(path)
 
@@ -86,6 +102,17 @@ class Ledger:
     def pool(self) -> DataPool:
         """What of the data is not leased."""
         return DataPool.from_json(self._scalar(sa.select(tables.run.c.pool)))
+
+    def skip_numbers(self, count: int) -> None:
+        """Never give the next `count` numbers to a lease or a contribution."""
+        with self._begin() as tx:
+            for table in (tables.leases, tables.contributions):
+                (key,) = table.primary_key
+                highest = tx.execute(sa.select(sa.func.max(key))).scalar_one() or 0
+                (used,) = tx.exec_driver_sql("SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (table.name,)).one()
+                tx.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (table.name,))
+                number = max(highest, used or 0) + count
+                tx.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table.name, number))
 
     # -- workers ------------------------------------------------------------------------------------------------
 
@@ -267,17 +294,8 @@ class Ledger:
 
     @contextmanager
     def _begin(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as tx:
-                yield tx
-        except OperationalError as error:
-            raise StorageError(
-                f"{self._path} cannot be used ({error.orig}): free some space or check the disk"
-            ) from error
-        except sa.exc.IntegrityError:
-            raise
-        except DatabaseError as error:
-            raise IntegrityError(f"{self._path} is damaged ({error.orig}): restore it from a backup") from error
+        with _transaction(self._engine, self._path) as tx:
+            yield tx
 
     def _scalar(self, query: sa.Select[Any]) -> Any:
         with self._begin() as tx:
@@ -296,18 +314,102 @@ class Ledger:
         tx.execute(sa.update(tables.run).values(pool=pool.to_json()))
 
 
-def _engine(path: Path, *, read_only: bool) -> sa.Engine:
+def copy_ledger(source: Path, target: Path) -> None:
+    """Copy the ledger at `source`, as it is at one instant though a coordinator writes on, to `target`.
+
+    One sound file, which needs no log beside it; durable, and all or nothing. Raises `IntegrityError`, `StorageError`.
+    """
+    temporary = target.with_suffix(".tmp")
+    with _sqlite_errors(source), storage_errors(target):
+        temporary.unlink(missing_ok=True)
+        with closing(_connected(source, "ro")) as reading, closing(_connected(temporary, "rwc")) as writing:
+            reading.backup(writing)  # in one step: the log keeps what it reads while others write
+            writing.execute("PRAGMA journal_mode=DELETE")
+            (sound,) = writing.execute("PRAGMA integrity_check(1)").fetchone()
+        if sound != "ok":
+            temporary.unlink()
+            raise IntegrityError(f"{source} is damaged ({sound}): restore it from a backup")
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        sync_folder(target.parent)
+
+
+def _check_revision(path: Path, found: str | None, known: Migrations, *, read_only: bool) -> None:
+    if found is None:
+        raise IntegrityError(f"{path} is no ledger: restore it from a backup")
+    if not known.knows(found):
+        raise IntegrityError(f"{path} has revision {found}, which this software does not know: use newer software")
+    if read_only and found != known.newest:
+        raise IntegrityError(
+            f"{path} has revision {found} instead of {known.newest}: start the coordinator once, which upgrades it"
+        )
+
+
+def _upgrade(path: Path, migrations: Migrations) -> None:
+    """Bring an older ledger to the newest revision, all or nothing; what it was stays beside it."""
+    copy_ledger(path, _copy_before(path, migrations))
+    engine = _engine(path, read_only=False, foreign_keys=False)
+    try:
+        with _transaction(engine, path) as tx:
+            migrations.run(tx)
+    finally:
+        engine.dispose()
+
+
+def _copy_before(path: Path, migrations: Migrations) -> Path:
+    return path.with_name(f"{path.stem}-before-{migrations.newest}{path.suffix}")
+
+
+@contextmanager
+def _transaction(engine: sa.Engine, path: Path) -> Iterator[sa.Connection]:
+    try:
+        with engine.begin() as tx:
+            yield tx
+    except OperationalError as error:
+        raise StorageError(f"{path} cannot be used ({error.orig}): free some space or check the disk") from error
+    except sa.exc.IntegrityError:
+        raise
+    except DatabaseError as error:
+        raise IntegrityError(f"{path} is damaged ({error.orig}): restore it from a backup") from error
+
+
+@contextmanager
+def _sqlite_errors(path: Path) -> Iterator[None]:
+    """The same, of what is done without SQLAlchemy."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise StorageError(f"{path} cannot be copied ({error}): free some space or check the disk") from error
+    except sqlite3.DatabaseError as error:
+        raise IntegrityError(f"{path} is damaged ({error}): restore it from a backup") from error
+
+
+def _uri(path: Path) -> str:
+    return f"file:{quote(str(path))}"
+
+
+def _connected(path: Path, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{_uri(path)}?mode={mode}", uri=True, timeout=_COPY_SECONDS)
+
+
+def _engine(path: Path, *, read_only: bool, foreign_keys: bool = True) -> sa.Engine:
     mode = "ro" if read_only else "rwc"
-    url = sa.URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"})
+    url = sa.URL.create("sqlite", database=_uri(path), query={"mode": mode, "uri": "true"})
     engine = sa.create_engine(url, connect_args={"timeout": 10})
 
     @sa.event.listens_for(engine, "connect")
-    def _pragmas(connection: Any, record: Any) -> None:  # noqa: ARG001
+    def _pragmas(connection: sqlite3.Connection, record: Any) -> None:  # noqa: ARG001
+        connection.isolation_level = None  # or the driver would begin where it likes, and commit before each DDL
         cursor = connection.cursor()
         if not read_only:
             cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
         cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
 
     return engine

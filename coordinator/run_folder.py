@@ -64,6 +64,11 @@ class RunFolder:
         return self.root / "coordinator.log"
 
     @property
+    def backup_mark(self) -> Path:
+        """What only a backup has, which is no folder to serve from."""
+        return self.root / "backup.json"
+
+    @property
     def address(self) -> Path:
         """URL at which the coordinator that holds the lock can be reached."""
         return self.root / "address"
@@ -77,8 +82,12 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder alone. Raises `ConfigError` if there is no run or another process holds it."""
+        """Hold the folder alone. Raises `ConfigError` if there is no run, or a backup, or another process holds it."""
         self.check()
+        if self.backup_mark.exists():
+            raise ConfigError(
+                f"{self.root} is a backup: make a run of it with `dah coordinator restore {self.root} DIR`, and serve that"
+            )
         with storage_errors(self.root), (self.root / "lock").open("a+") as file:
             if not _lock(file.fileno()):
                 file.seek(0)

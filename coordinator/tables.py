@@ -1,4 +1,7 @@
-"""The ledger's tables: columns are the fields of the records, so a row is a record."""
+"""The ledger's tables: columns are the fields of the records, so a row is a record.
+
+A change here needs a revision in `coordinator/migrations/versions/`; a test compares the two.
+"""
 
 from __future__ import annotations
 
@@ -79,13 +82,19 @@ def _choice(choices: type[StrEnum]) -> Enum:
     return Enum(choices, native_enum=False, length=16, values_callable=lambda kind: [member.value for member in kind])
 
 
-metadata = MetaData()
+metadata = MetaData(
+    naming_convention={  # so that a later revision can name what it changes, in any database
+        "pk": "pk_%(table_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    }
+)
 
 run = Table(
     "run",
     metadata,
     Column("id", Integer, primary_key=True),  # always 1
-    Column("format", Integer, nullable=False),
     Column("run_id", String(80), nullable=False),
     Column("spec_sha256", String(64), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),

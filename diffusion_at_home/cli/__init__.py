@@ -39,7 +39,8 @@ class _LazyGroup(TyperGroup):
         command = typer.main.get_command(module.app)
         command.name = cmd_name
         for member in getattr(command, "commands", {}).values():
-            member.short_help = member.help  # wrapped; left to itself, the list would cut it off
+            # Wrapped; left to itself, the list would cut it off. What follows its sentence is for the command's own page.
+            member.short_help = member.help.partition("\n\n")[0] if member.help else None
         return command
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002

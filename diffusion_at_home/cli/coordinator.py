@@ -111,6 +111,39 @@ def replay(folder: Folder, as_json: Json = False) -> None:
     emit(dataclasses.asdict(replayed(RunFolder(folder.absolute()))), as_json)
 
 
+@app.command()
+def backup(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The backup's folder, new or of this run.")],
+    as_json: Json = False,
+) -> None:
+    """Make OUT a consistent copy of the run in DIR, also while its coordinator serves it; again, and only what is new is copied.
+
+    OUT is best on a mounted disk of another machine; or take OUT there afterwards: rsync -a --delete OUT/ HOST:OUT/
+    """
+    from coordinator.backup import back_up
+    from coordinator.run_folder import RunFolder
+
+    emit(dataclasses.asdict(back_up(RunFolder(folder.absolute()), RunFolder(out.absolute()))), as_json)
+
+
+@app.command()
+def restore(
+    backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="A folder made by `dah coordinator backup`.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder, new.")],
+    as_json: Json = False,
+) -> None:
+    """Check BACKUP and make a run of it in DIR, for `dah coordinator run`; what the run did since the backup is lost.
+
+    The old coordinator must be gone for good: two that serve one run share its volunteers, and each loses what the other gets.
+    Volunteers follow by themselves once the run's address (its DNS name) leads to the new machine.
+    """
+    from coordinator.restore import restore as restored
+    from coordinator.run_folder import RunFolder
+
+    emit(dataclasses.asdict(restored(RunFolder(backup.absolute()), RunFolder(folder.absolute()))), as_json)
+
+
 async def _serve(place: RunFolder, changes: dict[str, Any], *, exit_when_complete: bool) -> int:
     from coordinator.app import Coordinator
 

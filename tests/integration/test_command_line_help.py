@@ -33,6 +33,8 @@ def test_the_tree_has_the_commands_of_the_design() -> None:
         ("coordinator", "init"),
         ("coordinator", "run"),
         ("coordinator", "status"),
+        ("coordinator", "backup"),
+        ("coordinator", "restore"),
         ("worker", "join"),
         ("worker", "run"),
         ("worker", "status"),

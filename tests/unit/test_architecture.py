@@ -25,6 +25,7 @@ MOST_LINES = 600
 
 OWNERS = {
     "accelerate": ("worker/device.py", "worker/step/out_of_memory.py"),
+    "alembic": ("coordinator/migrations/",),
     "bitsandbytes": ("diffusion_at_home/wire/int8.py", "worker/step/rules.py"),
     "cryptography": ("diffusion_at_home/identity.py",),
     "diffusers": (
@@ -48,7 +49,7 @@ OWNERS = {
     "pynvml": ("worker/nvidia.py",),
     "rich": ("diffusion_at_home/cli/", "worker/daemon.py", "worker/live_line.py"),
     "sklearn": ("diffusion_at_home/data/digits.py", "diffusion_at_home/model/digits_judge.py"),
-    "sqlalchemy": ("coordinator/ledger.py", "coordinator/tables.py"),
+    "sqlalchemy": ("coordinator/ledger.py", "coordinator/migrations/", "coordinator/tables.py"),
     "starlette": ("coordinator/web/",),
     "structlog": ("diffusion_at_home/events.py",),
     "tenacity": ("diffusion_at_home/checkpoint/download.py", "worker/patience.py"),

@@ -129,15 +129,6 @@ def test_reader_sees_what_a_writer_has_stored_and_cannot_write(ledger: Ledger, p
     reader.close()
 
 
-def test_ledger_of_another_format_is_refused(path: Path) -> None:
-    new_ledger(path).close()
-    with sqlite3.connect(path) as raw:
-        raw.execute("UPDATE run SET format = 99")
-    raw.close()
-    with pytest.raises(IntegrityError, match="has format 99 instead of 1"):
-        Ledger(path)
-
-
 @pytest.mark.parametrize("damage", [b"", b"not a database at all" * 1000])
 def test_file_that_is_no_ledger_is_named(path: Path, damage: bytes) -> None:
     path.write_bytes(damage)
