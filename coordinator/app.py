@@ -49,7 +49,9 @@ _GRPC_OPTIONS: Final = [
     ("grpc.so_reuseport", 0),  # or two coordinators would share a port without a word
     ("grpc.max_receive_message_length", MAX_CHUNK_BYTES + 64 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
+    # Workers ping every 30 s, also between two calls, so that no router on the way forgets their connection.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
     # A line that died silently in mid-upload must not keep its lease from being handed in over another.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

@@ -6,6 +6,7 @@
     |   `-- Busy               the coordinator says when to come back
     |-- LeaseLost              give up this lease, ask for another
     |-- SessionLost            the session is unknown: join again
+    |-- RunChanged             what was known of the run holds no longer: open it anew
     |-- LeaveRun               this run is over for us; do not come back unasked
     |   |-- VersionMismatch    the two sides speak different protocol versions
     |   `-- NotAdmitted        the coordinator does not want this worker
@@ -66,6 +67,12 @@ class LeaseLost(DahError):
 
 class SessionLost(DahError):
     """The coordinator does not know this session; joining again gives a new one."""
+
+    exit_code: ClassVar[int] = 7
+
+
+class RunChanged(DahError):
+    """What the worker knows of the run holds no longer; opening it anew may mend that."""
 
     exit_code: ClassVar[int] = 7
 

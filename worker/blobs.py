@@ -13,34 +13,32 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import httpx2
 
-from diffusion_at_home.errors import (
-    Busy,
-    IntegrityError,
-    LeaseLost,
-    RetryCall,
-    StorageError,
-    Unreachable,
-    storage_errors,
-)
+from diffusion_at_home.clock import Clock, SystemClock
+from diffusion_at_home.errors import Busy, LeaseLost, RetryCall, StorageError, Unreachable, storage_errors
+from worker.http_line import limits
 from worker.pacer import Pacer
 from worker.patience import Patience
-from worker.run_address import RunAddress
+from worker.run_address import HTTP_BUSY, retry_after
 from worker.stop import Interrupted
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_WRONG: Final = 3
 """Downloads with a wrong digest before we give up: more than one broken cache on the way is unlikely."""
 
-_HTTP_BUSY: Final = frozenset({429, 503})
-_BUSY_RETRY: Final = timedelta(seconds=5)
+_HEADERS: Final = timedelta(seconds=30)
+"""Until the first byte of a body."""
+
+_SLOWEST_BYTES_PER_SECOND: Final = 1_000
+_SLOW: Final = timedelta(seconds=60)
+"""A body that is slower than that for so long is taken for one that will never end; what has come stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +52,21 @@ class BlobRef:
     def is_sound(sha256: str, size_bytes: int, most_bytes: int) -> bool:
         """Whether these may name a file: hex digits, and not more than `most_bytes`."""
         return _SHA256.fullmatch(sha256) is not None and 0 < size_bytes <= most_bytes
+
+
+class BlobPlace(Protocol):
+    """Where blobs are served."""
+
+    @property
+    def url(self) -> str:
+        """The address, for people."""
+
+    def blob_url(self, sha256: str) -> str:
+        """Of one blob."""
+
+
+def _nobody() -> RetryCall | None:
+    return None
 
 
 class BlobCache:
@@ -133,14 +146,19 @@ class BlobFetcher:
     def __init__(
         self,
         *,
-        address: RunAddress,
+        address: BlobPlace,
         http: httpx2.Client,
         cache: BlobCache,
         patience: Patience,
         pacer: Pacer,
         on_bytes: Callable[[int], None] = lambda _: None,
+        on_failure: Callable[[], RetryCall | None] = _nobody,
     ) -> None:
-        """`pacer` limits what arrives; `on_bytes` is told of every piece."""
+        """`pacer` limits what arrives; `on_bytes` is told of every piece.
+
+        `on_failure` is told when a download fails, and may know a better reason.
+        """
+        self._on_failure = on_failure
         self._pacer = pacer
         self._address = address
         self._http = http
@@ -154,7 +172,7 @@ class BlobFetcher:
     def have(self, blob: BlobRef, interrupt: threading.Event) -> Iterator[Path]:
         """The blob's verified file, which stays meanwhile; waits for a network that is down.
 
-        Raises `Interrupted`, `LeaseLost` if it is no longer served, `IntegrityError`, `StorageError`.
+        Raises `Interrupted`, `StorageError`, and `LeaseLost` if it is no longer served or wrong again and again.
         """
         with self._cache.pinned(blob.sha256):
             self._patience.call(lambda: self.fetch(blob, interrupt), interrupt)
@@ -182,12 +200,21 @@ class BlobFetcher:
         part = self._cache.part(blob.sha256)
         with storage_errors(part.parent), self._cache.pinned(blob.sha256):
             for _ in range(_MAX_WRONG):
-                self._receive(blob, part, interrupt)
+                self._try_to_receive(blob, part, interrupt)
                 if self._cache.admit(blob):
                     return
-        raise IntegrityError(
-            f"{self._address.blob_url(blob.sha256)} was wrong {_MAX_WRONG} times: tell the operator of the run"
+        url = self._address.blob_url(blob.sha256)
+        raise LeaseLost(
+            f"{url} was wrong {_MAX_WRONG} times: if that stays so, tell the operator of the run", "wrong_blob"
         )
+
+    def _try_to_receive(self, blob: BlobRef, part: Path, interrupt: threading.Event) -> None:
+        try:
+            self._receive(blob, part, interrupt)
+        except Busy:
+            raise
+        except RetryCall as failure:
+            raise self._on_failure() or failure from None
 
     def _receive(self, blob: BlobRef, part: Path, interrupt: threading.Event) -> None:
         """Append what is missing to `part`, one byte too many at most as the sign of a wrong size."""
@@ -195,27 +222,36 @@ class BlobFetcher:
         if have >= blob.size_bytes:
             return
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        try:
-            with self._http.stream("GET", self._address.blob_url(blob.sha256), headers=headers) as response:
-                if response.status_code == 416:  # what we have is more than there is
-                    part.write_bytes(b"")
-                    return
-                resumed = _resumes_at(response, have)
-                with part.open("ab" if resumed else "wb") as file:
-                    left = blob.size_bytes - (have if resumed else 0)
-                    for data in response.iter_raw(self._pacer.piece_bytes):  # as it comes, if nothing is limited
-                        self._on_bytes(len(data))
-                        self._pacer.passes(len(data))
-                        file.write(data[: left + 1])
-                        left -= len(data)
-                        if left < 0:
-                            return
-                        if interrupt.is_set():
-                            raise Interrupted
-        except httpx2.TransportError as error:
-            raise Unreachable(f"the download from {self._address.url} broke off ({type(error).__name__})") from None
+        url = self._address.blob_url(blob.sha256)
+        with self._broken_off(), limits(interrupt=interrupt), ExitStack() as opened:
+            with limits(within=_HEADERS):
+                response = opened.enter_context(self._http.stream("GET", url, headers=headers))
+            if response.status_code == 416:  # what we have is more than there is
+                part.write_bytes(b"")
+                return
+            resumed = _resumes_at(response, have)
+            floor = _Floor(SystemClock())
+            with part.open("ab" if resumed else "wb") as file:
+                left = blob.size_bytes - (have if resumed else 0)
+                for data in response.iter_raw(self._pacer.piece_bytes):  # as it comes, if nothing is limited
+                    self._on_bytes(len(data))
+                    self._pacer.passes(len(data))
+                    file.write(data[: left + 1])
+                    left -= len(data)
+                    if left < 0:
+                        return
+                    floor.passes(len(data))
+                    if interrupt.is_set():
+                        raise Interrupted
         if left > 0:
             raise Unreachable(f"the download from {self._address.url} ended early")
+
+    @contextmanager
+    def _broken_off(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx2.RequestError, httpx2.InvalidURL) as error:
+            raise Unreachable(f"the download from {self._address.url} broke off ({type(error).__name__})") from None
 
     @contextmanager
     def _exclusively(self, sha256: str, interrupt: threading.Event) -> Iterator[None]:
@@ -237,6 +273,27 @@ class BlobFetcher:
             return True
 
 
+class _Floor:
+    """Takes a body that only drips for a dead one."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._begun_at = clock.now()
+        self._num_bytes = 0
+
+    def passes(self, num_bytes: int) -> None:
+        """So much has come. Raises `Unreachable`."""
+        self._num_bytes += num_bytes
+        seconds = self._clock.now() - self._begun_at
+        if seconds < _SLOW.total_seconds():
+            return
+        if self._num_bytes < _SLOWEST_BYTES_PER_SECOND * seconds:
+            raise Unreachable(
+                f"a download only drips ({self._num_bytes / seconds:.0f} bytes a second): connecting anew"
+            )
+        self._begun_at, self._num_bytes = self._clock.now(), 0
+
+
 def _resumes_at(response: httpx2.Response, have: int) -> bool:
     """Whether the body continues after `have` bytes rather than starting anew; raises if there is no body."""
     status = response.status_code
@@ -246,8 +303,8 @@ def _resumes_at(response: httpx2.Response, have: int) -> bool:
         return False
     if status in {404, 410}:
         raise LeaseLost(f"{response.url} is no longer served", "blob_gone")
-    if status in _HTTP_BUSY:
-        raise Busy(f"{response.url.host} is busy", _BUSY_RETRY)
+    if status in HTTP_BUSY:
+        raise Busy(f"{response.url.host} is busy", retry_after(response.headers))
     raise RetryCall(f"{response.url} answers with HTTP {status}")
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -31,12 +32,13 @@ from diffusion_at_home.rpc.coordinator_pb2 import (
     SubmitRequest,
 )
 from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorStub
+from worker.proxy import proxy_for
 from worker.stop import Interrupted
 
 _DEADLINE: Final = timedelta(seconds=30)
 """For a call that has nothing to wait for."""
 
-_RELEASE_DEADLINE: Final = timedelta(seconds=5)
+_RELEASE_DEADLINE: Final = timedelta(seconds=2)
 """A lease that is not given back runs out by itself, and whoever releases may be about to leave."""
 
 _DEFAULT_RETRY: Final = timedelta(seconds=5)
@@ -44,12 +46,19 @@ _LONGEST_RETRY: Final = timedelta(hours=1)
 _POLL: Final = timedelta(seconds=0.25)
 """How soon an interruptible call notices; a reply is noticed at once."""
 
+_NEVER: Final = threading.Event()
+
 _OPTIONS: Final = (
     ("grpc.max_send_message_length", 8 * 2**20),
     ("grpc.max_receive_message_length", 8 * 2**20),
-    # A home router forgets silent connections; a dead one is noticed within 40 s instead of at the deadline.
+    # A home router forgets silent connections, and while a lease is trained there is nothing but a heartbeat now and
+    # then; a dead connection is noticed within 40 s instead of at the deadline. The coordinator allows a ping every 10 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # DNS is asked anew whenever a connection fails, for a coordinator may have moved.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # The channel's own backoff would hide a restarted coordinator for up to two minutes; ours is `Patience`.
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.min_reconnect_backoff_ms", 1_000),
@@ -62,6 +71,29 @@ _OWN_CONNECTION: Final = ("grpc.use_local_subchannel_pool", 1)
 _BY_NAME: Final = {Refusal.Name(refusal): refusal for refusal in MEANINGS}
 
 
+class Cue(Protocol):
+    """Says when a call is to be left; a `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Whether to leave."""
+
+
+class _Way:
+    """The two connections to one place."""
+
+    def __init__(self, target: str, *, secure: bool) -> None:
+        self.target = target
+        self.secure = secure
+        self.channel = _channel(target, secure=secure)
+        self.stub = CoordinatorStub(self.channel)  # type: ignore[no-untyped-call]  # generated code
+        self.submit_channel = _channel(target, secure=secure)
+        self.submit_stub = CoordinatorStub(self.submit_channel)  # type: ignore[no-untyped-call]  # generated code
+
+    def close(self) -> None:
+        self.channel.close()
+        self.submit_channel.close()
+
+
 class CoordinatorClient:
     """Calls of one coordinator; may be made from any thread.
 
@@ -70,76 +102,94 @@ class CoordinatorClient:
 
     def __init__(self, target: str, *, secure: bool) -> None:
         """`target` is host:port."""
-        self._target = target
-        self._channel = _channel(target, secure=secure)
-        self._stub = CoordinatorStub(self._channel)  # type: ignore[no-untyped-call]  # generated code
-        self._submit_channel = _channel(target, secure=secure)
-        self._submit_stub = CoordinatorStub(self._submit_channel)  # type: ignore[no-untyped-call]  # generated code
+        self._way = _Way(target, secure=secure)
 
     def close(self) -> None:
         """Cancel what is under way."""
-        self._channel.close()
-        self._submit_channel.close()
+        self._way.close()
 
-    def join(self, request: JoinRequest, interrupt: threading.Event) -> JoinReply:
-        """Open a session, the only call without a token; `Interrupted` when `interrupt` is set meanwhile."""
-        reply: JoinReply = self._finish(self._stub.Join.future(request, timeout=_DEADLINE.total_seconds()), interrupt)
+    def point_at(self, target: str, *, secure: bool) -> None:
+        """Call another place from now on; what is under way at the old one fails as `Unreachable`."""
+        old = self._way
+        if (old.target, old.secure) != (target, secure):
+            self._way = _Way(target, secure=secure)
+            old.close()
+
+    def join(self, request: JoinRequest, cue: Cue) -> JoinReply:
+        """Open a session, the only call without a token; `Interrupted` when `cue` is set meanwhile."""
+        way = self._way
+        reply: JoinReply = self._call(way, way.stub.Join, request, _Terms(None, _DEADLINE, cue))
         return reply
 
-    def lease(self, request: LeaseRequest, token: str, interrupt: threading.Event) -> LeaseReply:
-        """Ask for work, waiting as long as the request says; `Interrupted` when `interrupt` is set meanwhile."""
-        deadline = _DEADLINE + timedelta(milliseconds=request.wait_ms)
-        call = self._start(self._stub.Lease, request, token, deadline)
-        reply: LeaseReply = self._finish(call, interrupt)
+    def lease(self, request: LeaseRequest, token: str, cue: Cue) -> LeaseReply:
+        """Ask for work, waiting as long as the request says; `Interrupted` when `cue` is set meanwhile."""
+        way, deadline = self._way, _DEADLINE + timedelta(milliseconds=request.wait_ms)
+        reply: LeaseReply = self._call(way, way.stub.Lease, request, _Terms(token, deadline, cue))
         return reply
 
-    def heartbeat(self, request: HeartbeatRequest, token: str, interrupt: threading.Event) -> HeartbeatReply:
-        """Keep a lease alive; `Interrupted` when `interrupt` is set meanwhile."""
-        reply: HeartbeatReply = self._finish(self._start(self._stub.Heartbeat, request, token, _DEADLINE), interrupt)
+    def heartbeat(self, request: HeartbeatRequest, token: str, cue: Cue) -> HeartbeatReply:
+        """Keep a lease alive; `Interrupted` when `cue` is set meanwhile."""
+        way = self._way
+        reply: HeartbeatReply = self._call(way, way.stub.Heartbeat, request, _Terms(token, _DEADLINE, cue))
         return reply
 
-    def submit_offset(self, request: SubmitOffsetRequest, token: str) -> int:
-        """Bytes of a contribution that have arrived."""
-        reply: SubmitOffsetReply = self._finish(self._start(self._stub.SubmitOffset, request, token, _DEADLINE))
+    def submit_offset(self, request: SubmitOffsetRequest, token: str, cue: Cue = _NEVER) -> int:
+        """Bytes of a contribution that have arrived; `Interrupted` when `cue` is set meanwhile."""
+        way = self._way
+        reply: SubmitOffsetReply = self._call(way, way.stub.SubmitOffset, request, _Terms(token, _DEADLINE, cue))
         return reply.received_bytes
 
-    def submit(self, parts: Iterator[SubmitRequest], token: str, deadline: timedelta) -> SubmitReply:
-        """Hand in a contribution; returns the receipt."""
-        reply: SubmitReply = self._finish(self._start(self._submit_stub.Submit, parts, token, deadline))
+    def submit(self, parts: Iterator[SubmitRequest], token: str, deadline: timedelta, cue: Cue = _NEVER) -> SubmitReply:
+        """Hand in a contribution; returns the receipt. `Interrupted` when `cue` is set meanwhile."""
+        way = self._way
+        reply: SubmitReply = self._call(way, way.submit_stub.Submit, parts, _Terms(token, deadline, cue))
         return reply
 
     def release(self, request: ReleaseRequest, token: str) -> None:
         """Give a lease back."""
-        self._finish(self._start(self._stub.Release, request, token, _RELEASE_DEADLINE))
+        way = self._way
+        self._call(way, way.stub.Release, request, _Terms(token, _RELEASE_DEADLINE, _NEVER))
 
     def is_serving(self, deadline: timedelta) -> bool:
         """Whether the coordinator's own health check says that it serves; needs no session."""
-        stub = health_pb2_grpc.HealthStub(self._channel)
-        call = stub.Check.future(health_pb2.HealthCheckRequest(), timeout=deadline.total_seconds())
-        reply = self._finish(call)
+        way = self._way
+        check = health_pb2_grpc.HealthStub(way.channel).Check
+        reply = self._call(way, check, health_pb2.HealthCheckRequest(), _Terms(None, deadline, _NEVER))
         return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
-    def _start(self, method: Any, request: Any, token: str, deadline: timedelta) -> Any:
-        metadata = (("authorization", f"Bearer {token}"),)
-        return method.future(request, timeout=deadline.total_seconds(), metadata=metadata)
-
-    def _finish(self, call: Any, interrupt: threading.Event | None = None) -> Any:
+    @staticmethod
+    def _call(way: _Way, method: Any, request: Any, terms: _Terms) -> Any:
+        metadata = () if terms.token is None else (("authorization", f"Bearer {terms.token}"),)
+        # Not `result(timeout)`: grpc counts that by the wall clock, which may jump.
+        done = threading.Event()
         try:
-            if interrupt is None:
-                return call.result()
-            while not interrupt.is_set():
-                try:
-                    return call.result(timeout=_POLL.total_seconds())
-                except grpc.FutureTimeoutError:
-                    continue
+            call = method.future(request, timeout=terms.deadline.total_seconds(), metadata=metadata)
+            call.add_done_callback(lambda _: done.set())
+            while not done.wait(_POLL.total_seconds()):
+                if terms.cue.is_set():
+                    call.cancel()
+                    raise Interrupted
+            return call.result()
         except grpc.RpcError as error:
-            raise _consequence(error, self._target) from None
-        call.cancel()
-        raise Interrupted
+            raise _consequence(error, way.target) from None
+        except (grpc.FutureCancelledError, ValueError):  # the channel was closed under it
+            raise Unreachable(f"{way.target} is called no more") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """Of one call."""
+
+    token: str | None
+    deadline: timedelta
+    cue: Cue
 
 
 def _channel(target: str, *, secure: bool) -> grpc.Channel:
-    options = [*_OPTIONS, _OWN_CONNECTION]
+    proxy = proxy_for(f"{'https' if secure else 'http'}://{target}")
+    # Told rather than left to grpc, which knows the variables in small letters only.
+    through: tuple[str, str | int] = ("grpc.enable_http_proxy", 0) if proxy is None else ("grpc.http_proxy", proxy)
+    options = [*_OPTIONS, _OWN_CONNECTION, through]
     if secure:
         return grpc.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
     return grpc.insecure_channel(target, options=options)

@@ -1,6 +1,7 @@
 """The worker's composition root: opens what the loop needs, in order, and closes it again.
 
-It never gives up on a coordinator that is down: it waits, says so, and ends within a second when asked to.
+It never gives up on a coordinator that is down, has moved or talks nonsense: it waits, says so, looks for it at all its
+addresses, and ends within a second when asked to. What no longer fits the run is closed and opened anew.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from rich.console import Console
 
 from diffusion_at_home import events
 from diffusion_at_home.clock import SystemClock
-from diffusion_at_home.errors import LeaveRun, VersionMismatch
+from diffusion_at_home.errors import LeaseLost, RetryCall, RunChanged, VersionMismatch
 from diffusion_at_home.runinfo import RunInfo
 from diffusion_at_home.runspec import RunSpec
+from worker.backoff import Backoff
 from worker.blobs import BlobCache, BlobFetcher
 from worker.device import describe, num_devices, open_device
 from worker.grant import GrantReader
-from worker.joining import Workplace, new_session, open_http
+from worker.http_line import open_http
+from worker.joining import new_session, remember
 from worker.live_line import live_line
 from worker.loop import Goal, Parts, WorkerLoop
 from worker.memory.planning import WorkPlan, this_machine
@@ -32,7 +35,7 @@ from worker.prefetch import Prefetcher
 from worker.progress import Progress, Status, WorkerState
 from worker.replica import Replica
 from worker.residual import Residual
-from worker.run_address import find_run
+from worker.run_line import RunLine
 from worker.samples import LeaseSamples
 from worker.selftest.devices import require_sound_devices
 from worker.sender import Sender
@@ -42,6 +45,7 @@ from worker.state_folder import StateFolder, locked
 from worker.step.compute import Compute
 from worker.steppers import OpenStepper, TrainingSite, open_stepper
 from worker.stop import Interrupted, StopSignal
+from worker.whereabouts import Workplace
 
 _log = events.logger("worker")
 
@@ -82,13 +86,19 @@ class Daemon:
         self._settings = settings
         self._folder = folder
         self._devices = num_devices(settings)
-        self._patience = Patience(settings.retry_ceiling_seconds, self.progress.waiting)
+        self._backoff = Backoff(settings.retry_floor_seconds, settings.retry_ceiling_seconds)
+        self._patience = Patience(self._backoff, self.progress.waiting)
 
     def run(self, place: Workplace, goal: Goal) -> None:
         """See `run_worker`."""
         try:
-            with ExitStack() as opened:
-                self._open_loop(place, goal, opened).run()
+            changes = 0
+            while (change := self._work(place, goal)) is not None:
+                changes += 1
+                self.progress.enter(WorkerState.WAITING, f"{change}: opening the run anew")
+                _log.warning("run_changed", reason=str(change))
+                if self.stop.event.wait(self._backoff.seconds(changes)):
+                    raise Interrupted
         except Interrupted:
             self.progress.enter(WorkerState.STOPPED, "it was asked to stop")
         except BaseException as error:  # raised again; the status file must say why
@@ -97,45 +107,54 @@ class Daemon:
         status = self.progress.status
         _log.info("worker_stopped", reason=status.reason, images=status.images_total, leases=status.leases_done)
 
+    def _work(self, place: Workplace, goal: Goal) -> RunChanged | None:
+        """Work to the end, or until the run is no longer what it was."""
+        try:
+            with ExitStack() as opened:
+                self._open_loop(place, goal, opened).run()
+        except RunChanged as change:
+            return change
+        return None
+
     def _open_loop(self, place: Workplace, goal: Goal, opened: ExitStack) -> WorkerLoop:
-        settings, stop, progress, address = self._settings, self.stop, self.progress, place.address
+        settings, stop, progress = self._settings, self.stop, self.progress
         self._self_test()
-        progress.enter(WorkerState.STARTING, f"looking for {address.url}")
+        progress.enter(WorkerState.STARTING, f"looking for {place.address.url}")
         compute = open_device(settings)
         http = opened.enter_context(open_http())
-        info = self._patience.call(lambda: find_run(address, http), stop.event)
-        if place.run_id not in {"", info.run_id}:
-            raise LeaveRun(f"{address.url} now serves another run, {info.run_id}: dah worker join {address.url}")
-        session = opened.enter_context(
-            new_session(
-                address=address,
-                info=info,
-                settings=settings,
-                folder=self._folder,
-                hardware=describe(compute, self._devices),
-            )
+        line = opened.enter_context(
+            RunLine(place=place, http=http, patience=self._patience, clock=self._clock, stop=stop.event)
         )
-        joined = self._patience.call(lambda: session.open(stop.event), stop.event)
-        self._folder.remember(info.run_id, info.title, address.url)
+        info = self._patience.call(line.find, stop.event).info
+        session = new_session(
+            client=line.client,
+            run_id=info.run_id,
+            settings=settings,
+            folder=self._folder,
+            hardware=describe(compute, self._devices),
+            line=line,
+        )
+        open_session = session.reopen if self._knows(info.run_id) else session.open
+        joined = self._patience.call(lambda: open_session(stop.event), stop.event)
+        line.on_moved(lambda: remember(self._folder, info.run_id, info.title, line.addresses))
         progress.identify(run_id=info.run_id, worker_id=joined.worker_id, device=compute.device.type)
-        _log.info("joined", run=info.run_id, worker=joined.worker_id, address=address.url)
+        _log.info("joined", run=info.run_id, worker=joined.worker_id, address=line.url)
         cache = BlobCache(settings.cache_dir / "blobs", settings.cache_bytes)
         blobs = BlobFetcher(
-            address=address,
+            address=line,
             http=http,
             cache=cache,
             patience=self._patience,
             pacer=Pacer(settings.down_bytes_per_second, self._clock, stop.event.wait),
             on_bytes=progress.received,
+            on_failure=line.failed,
         )
         spec = self._fetch_spec(session, blobs, info)
         parts = self._wire(spec, session, blobs, compute, opened)
-        return WorkerLoop(
-            parts,
-            goal=goal,
-            batch_images=spec.config.inner.batch_images,
-            retry_ceiling_seconds=settings.retry_ceiling_seconds,
-        )
+        return WorkerLoop(parts, goal=goal, batch_images=spec.config.inner.batch_images, backoff=self._backoff)
+
+    def _knows(self, run_id: str) -> bool:
+        return any(run.run_id == run_id for run in self._folder.joined_runs())
 
     def _self_test(self) -> None:
         self.progress.enter(WorkerState.STARTING, "checking that this machine computes right")
@@ -145,11 +164,19 @@ class Daemon:
 
     def _fetch_spec(self, session: Session, blobs: BlobFetcher, info: RunInfo) -> RunSpec:
         self.progress.enter(WorkerState.FETCHING, "the run's specification")
-        with blobs.open(session.spec, self.stop.event) as view:
-            spec = RunSpec.from_bytes(bytes(view))
+        spec = self._patience.call(lambda: self._read_spec(session, blobs), self.stop.event)
         if spec.run_id != info.run_id:
-            raise LeaveRun(f"the specification of {info.run_id} is that of {spec.run_id}: tell the operator of the run")
+            raise RunChanged(
+                f"the specification of {info.run_id} is that of {spec.run_id}, which is the operator's fault"
+            )
         return spec
+
+    def _read_spec(self, session: Session, blobs: BlobFetcher) -> RunSpec:
+        try:
+            with blobs.open(session.spec, self.stop.event) as view:
+                return RunSpec.from_bytes(bytes(view))
+        except LeaseLost as lost:  # there is no lease yet: it is asked for again
+            raise RetryCall(str(lost)) from None
 
     def _wire(self, spec: RunSpec, session: Session, blobs: BlobFetcher, compute: Compute, opened: ExitStack) -> Parts:
         config = spec.config

@@ -12,7 +12,7 @@ from typing import Final, NewType
 from diffusion_at_home.config.run import Codec, RunConfig
 from diffusion_at_home.data.manifest import DataManifest
 from diffusion_at_home.data.order import ShardRange
-from diffusion_at_home.errors import LeaseLost, VersionMismatch
+from diffusion_at_home.errors import LeaseLost
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import size_bounds
@@ -73,7 +73,7 @@ class GrantReader:
         }
 
     def read(self, message: pb.LeaseGrant) -> Grant:
-        """Check `message`. Raises `LeaseLost`, or `VersionMismatch` if it asks for a codec we do not know."""
+        """Check `message`. Raises `LeaseLost`."""
         ranges = tuple(self._range(part) for part in message.ranges)
         quota = sum(part.count for part in ranges)
         _require(quota > 0 and quota == message.quota_images, "quota_images is not the sum of ranges")
@@ -121,7 +121,7 @@ def _codec(name: str) -> Codec:
     try:
         return Codec(name)
     except ValueError:
-        raise VersionMismatch(f"the coordinator asks for the codec {name!r:.40}: upgrade this software") from None
+        raise LeaseLost(f"the coordinator asks for the codec {name!r:.40}, which is none", "malformed_grant") from None
 
 
 def _require(condition: bool, what: str) -> None:

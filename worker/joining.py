@@ -1,81 +1,110 @@
-"""Joining a run: from the address a volunteer was given to an open session."""
+"""Joining a run: from the addresses a volunteer was given to an open session."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import TypeVar
 
-import httpx2
-
-from diffusion_at_home import __version__
-from diffusion_at_home.errors import ConfigError
+from diffusion_at_home.clock import SystemClock
+from diffusion_at_home.errors import Busy, ConfigError
 from diffusion_at_home.identity import Identity
 from diffusion_at_home.rpc.coordinator_pb2 import Hardware
-from diffusion_at_home.runinfo import RunInfo
+from worker.backoff import Backoff
 from worker.client import CoordinatorClient
-from worker.run_address import RunAddress, find_run
-from worker.session import Session
+from worker.http_line import open_http
+from worker.join_stamp import JoinStamp
+from worker.run_address import RunAddress
+from worker.session import Line, Session, Untold
 from worker.settings import WorkerSettings
 from worker.state_folder import JoinedRun, StateFolder
+from worker.whereabouts import Whereabouts, Workplace
 
-_TIMEOUT: Final = httpx2.Timeout(5.0, read=15.0)
-
-
-def open_http() -> httpx2.Client:
-    """The one HTTP client of a process."""
-    headers = {"User-Agent": f"diffusion-at-home/{__version__}"}
-    return httpx2.Client(timeout=_TIMEOUT, headers=headers, follow_redirects=True)
+_T = TypeVar("_T")
 
 
-@contextmanager
 def new_session(
-    *, address: RunAddress, info: RunInfo, settings: WorkerSettings, folder: StateFolder, hardware: Hardware
-) -> Iterator[Session]:
-    """A session with the run at `address`, not yet open; its connection is closed afterwards."""
-    client = CoordinatorClient(address.grpc_target(info.grpc_port), secure=address.secure)
-    try:
-        yield Session(
-            client=client,
-            identity=Identity.load_or_create(folder.identity),
-            run_id=info.run_id,
-            display_name=settings.display_name,
-            hardware=hardware,
-        )
-    finally:
-        client.close()
+    *,
+    client: CoordinatorClient,
+    run_id: str,
+    settings: WorkerSettings,
+    folder: StateFolder,
+    hardware: Hardware,
+    line: Line,
+) -> Session:
+    """A session with the run behind `client`, not yet open."""
+    return Session(
+        client=client,
+        identity=Identity.load_or_create(folder.identity),
+        run_id=run_id,
+        display_name=settings.display_name,
+        hardware=hardware,
+        stamp_ms=JoinStamp(folder.last_join).next_ms,
+        line=line,
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Workplace:
-    """Where to work."""
-
-    address: RunAddress
-    run_id: str
-    """The run that must be there; empty if any will do."""
-
-
-def workplace(folder: StateFolder, url: str | None) -> Workplace:
-    """The run at `url`, or the one joined last. Raises `ConfigError`."""
-    if url is not None:
-        return Workplace(RunAddress.parse(url), "")
+def workplace(folder: StateFolder, urls: Sequence[str]) -> Workplace:
+    """The run at `urls`, or the one joined last. Raises `ConfigError`."""
     joined = folder.joined_runs()
+    if urls:
+        known = {url for run in joined for url in (run.url, *run.others)}
+        addresses = addresses_of(urls)
+        return Workplace(addresses, known=any(address.url in known for address in addresses))
     if not joined:
         raise ConfigError("no run has been joined yet: name its address, as in dah worker run http://host:8400")
-    return Workplace(RunAddress.parse(joined[0].url), joined[0].run_id)
+    last = joined[0]
+    return Workplace(addresses_of((last.url, *last.others)), last.run_id, known=True)
 
 
-def join_run(settings: WorkerSettings, url: str, hardware: Callable[[], Hardware]) -> JoinedRun:
-    """Be admitted to the run at `url` and remember it. `hardware` is asked once the run has answered.
+def addresses_of(urls: Sequence[str]) -> tuple[RunAddress, ...]:
+    """Each once. Raises `ConfigError`."""
+    return tuple(dict.fromkeys(RunAddress.parse(url) for url in urls))
 
-    Raises `Unreachable`, `VersionMismatch`, `NotAdmitted`, `ConfigError`: nothing is retried.
+
+def remember(folder: StateFolder, run_id: str, title: str, addresses: Sequence[RunAddress]) -> JoinedRun:
+    """Note where a run was found, and where else it may be: also what an earlier start was told."""
+    known = [url for run in folder.joined_runs() if run.run_id == run_id for url in (run.url, *run.others)]
+    return folder.remember(run_id, title, list(dict.fromkeys([*(address.url for address in addresses), *known])))
+
+
+def join_run(
+    settings: WorkerSettings,
+    urls: Sequence[str],
+    hardware: Callable[[], Hardware],
+    on_busy: Callable[[str, float], None],
+) -> JoinedRun:
+    """Be admitted to the run at `urls` and remember it. `hardware` is asked once the run has answered.
+
+    Raises `Unreachable`, `VersionMismatch`, `NotAdmitted`, `ConfigError`: nothing is retried but a busy coordinator, of
+    which `on_busy` is told with the seconds until the next try.
     """
-    address = RunAddress.parse(url)
-    with open_http() as http:
-        info = find_run(address, http)
+    backoff = Backoff(settings.retry_floor_seconds, settings.retry_ceiling_seconds)
+    never = threading.Event()
+
+    def patiently(attempt: Callable[[], _T]) -> _T:
+        while True:
+            try:
+                return attempt()
+            except Busy as busy:
+                seconds = backoff.named_seconds(busy.retry_after)
+                on_busy(str(busy), seconds)
+                never.wait(seconds)
+
     folder = StateFolder(settings.state_dir)
-    with new_session(address=address, info=info, settings=settings, folder=folder, hardware=hardware()) as session:
-        session.open(threading.Event())
-    return folder.remember(info.run_id, info.title, address.url)
+    with open_http() as http:
+        place = Whereabouts(Workplace(addresses_of(urls)), http, SystemClock(), lambda _: None)
+        found = patiently(lambda: place.find(never))
+    client = CoordinatorClient(found.target, secure=found.address.secure)
+    with closing(client):
+        session = new_session(
+            client=client,
+            run_id=found.info.run_id,
+            settings=settings,
+            folder=folder,
+            hardware=hardware(),
+            line=Untold(),
+        )
+        patiently(lambda: session.open(never))
+    return folder.remember(found.info.run_id, found.info.title, [address.url for address in place.addresses])

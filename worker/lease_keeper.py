@@ -7,18 +7,23 @@ from a crash still knows its leases and gives each a whole timeout again, and th
 from __future__ import annotations
 
 import math
+import random
 import threading
 from collections.abc import Callable
 from typing import Final
 
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.clock import Clock
-from diffusion_at_home.errors import DahError, LeaseLost, RetryCall
+from diffusion_at_home.errors import Busy, DahError, LeaseLost, RetryCall
 from diffusion_at_home.refusals import short_name
 from diffusion_at_home.rpc.coordinator_pb2 import HeartbeatReply, HeartbeatRequest, Refusal
+from worker.backoff import Backoff
 from worker.grant import Grant, heartbeat_seconds
 
 Send = Callable[[HeartbeatRequest, threading.Event], HeartbeatReply]
+
+_QUICKLY_SECONDS: Final = 1.0
+"""Longest pause after the first beat that nobody answered; it doubles up to the usual interval, half of it is random."""
 
 _SPARE_SECONDS: Final = 0.25
 """Between the expected receipt and the expected close."""
@@ -27,8 +32,17 @@ _SPARE_SECONDS: Final = 0.25
 class LeaseKeeper:
     """One lease as the coordinator sees it now. `run` belongs on a thread of its own, the rest on the main one."""
 
-    def __init__(self, grant: Grant, *, send: Send, clock: Clock, lead_seconds: float) -> None:
-        """`lead_seconds`: from the order to hand in to the receipt, one step and the push."""
+    def __init__(
+        self,
+        grant: Grant,
+        *,
+        send: Send,
+        clock: Clock,
+        lead_seconds: float,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        """`lead_seconds`: from the order to hand in to the receipt, one step and the push; `draw` is uniform in [0, 1)."""
+        self._draw = draw
         self.wrap_up = threading.Event()
         """Set when training should end: handing in is due, the lease is lost, or this thread has died."""
         self._grant = grant
@@ -72,12 +86,16 @@ class LeaseKeeper:
             return
         try:
             self._obey(self._send(self._request(now), ended))
-            self._failures = 0
+            self._failures, pause = 0, self._interval
+        except Busy as busy:
+            pause = Backoff(_QUICKLY_SECONDS, self._interval, self._draw).named_seconds(busy.retry_after)
         except RetryCall:
             self._failures += 1
+            limit = min(_QUICKLY_SECONDS * 2.0 ** min(self._failures - 1, 32), self._interval)
+            pause = limit * (1 + self._draw()) / 2
         except DahError as error:
             self._end(error)
-        pause = min(2.0 ** (self._failures - 1), self._interval) if self._failures else self._interval
+            pause = self._interval
         self._beat_at = self._clock.now() + pause
 
     def _request(self, now: float) -> HeartbeatRequest:

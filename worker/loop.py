@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor
 
 from diffusion_at_home import PROTOCOL_VERSION, events
 from diffusion_at_home.clock import Clock
-from diffusion_at_home.errors import DahError, HardwareError, LeaseLost
-from diffusion_at_home.rpc.coordinator_pb2 import Idle, LeaseRequest, ReleaseRequest
+from diffusion_at_home.errors import DahError, HardwareError, LeaseLost, RetryCall
+from diffusion_at_home.rpc.coordinator_pb2 import Idle, LeaseReply, LeaseRequest, ReleaseRequest
 from worker.background import Background
+from worker.backoff import Backoff
 from worker.grant import Grant, GrantReader, LeaseId
 from worker.lease_keeper import LeaseKeeper
 from worker.outbox import Contribution, Outbox
@@ -38,7 +40,11 @@ from worker.trainer import Batch, Trained
 _WAIT_MS: Final = 20_000
 """How long one Lease call waits for work."""
 
-_LONGEST_IDLE_SECONDS: Final = 3600.0
+_SHORTEST_IDLE_SECONDS: Final = 0.05
+_LONGEST_IDLE: Final = timedelta(hours=1)
+
+_LOST_FLOOR_SECONDS: Final = 1.0
+"""Longest pause when a second lease in a row was lost."""
 
 _IDLE_REASONS: Final = {
     Idle.REASON_ROUND_FULL: "all data of this round is leased",
@@ -88,18 +94,18 @@ class Parts:
 class WorkerLoop:
     """Works until it is stopped, its goal is reached or the run is complete."""
 
-    def __init__(self, parts: Parts, *, goal: Goal, batch_images: int, retry_ceiling_seconds: float) -> None:
+    def __init__(self, parts: Parts, *, goal: Goal, batch_images: int, backoff: Backoff) -> None:
         self._parts = parts
         self._goal = goal
         self._batch_images = batch_images
-        self._retry_ceiling_seconds = retry_ceiling_seconds
+        self._backoff = backoff
         self._pace = Pace()
         self._held: LeaseId | None = None
         self._lost_in_a_row = 0
         self._complete = False
 
     def run(self) -> None:
-        """See the class. Raises what ends the process: `LeaveRun`, `StopProcess`."""
+        """See the class. Raises what ends the process, `LeaveRun` and `StopProcess`, and `RunChanged`."""
         prefetcher, stop = self._parts.prefetcher, self._parts.stop
         with Background("prefetch", prefetcher.run, stop.request):
             try:
@@ -136,7 +142,7 @@ class WorkerLoop:
             has_weights=parts.replica.has_weights,
             wait_ms=_WAIT_MS,
         )
-        reply = parts.patience.call(lambda: parts.session.lease(request, parts.stop.event), parts.stop.event)
+        reply = parts.patience.call(lambda: self._ask(request), parts.stop.event)
         if reply.WhichOneof("outcome") != "grant":
             self._idle(reply.idle)
             return None
@@ -145,6 +151,12 @@ class WorkerLoop:
         parts.progress.granted(grant.base_version, grant.quota_images)
         parts.prefetcher.want(grant.upcoming)
         return grant
+
+    def _ask(self, request: LeaseRequest) -> LeaseReply:
+        reply = self._parts.session.lease(request, self._parts.stop.event)
+        if reply.WhichOneof("outcome") is None:
+            raise RetryCall("the coordinator's answer is empty")
+        return reply
 
     @contextmanager
     def _kept(self, grant: Grant) -> Iterator[LeaseKeeper]:
@@ -238,7 +250,8 @@ class WorkerLoop:
             self._parts.progress.enter(
                 WorkerState.WAITING, _IDLE_REASONS.get(idle.reason, "the coordinator has no work")
             )
-            self._parts.stop.event.wait(min(max(idle.retry_after_ms / 1000, 0.05), _LONGEST_IDLE_SECONDS))
+            asked = min(timedelta(milliseconds=idle.retry_after_ms), _LONGEST_IDLE)
+            self._parts.stop.event.wait(max(self._backoff.named_seconds(asked), _SHORTEST_IDLE_SECONDS))
 
     def _nothing_trained(self, keeper: LeaseKeeper) -> LeaseLost:
         """Why a lease ends before its first step; raises what the keeper knows better."""
@@ -258,7 +271,8 @@ class WorkerLoop:
         self._lost_in_a_row += 1
         if self._lost_in_a_row > 1:
             self._parts.progress.enter(WorkerState.WAITING, f"the last {self._lost_in_a_row} leases were lost: {lost}")
-            self._parts.stop.event.wait(min(2.0 ** (self._lost_in_a_row - 2), self._retry_ceiling_seconds))
+            backoff = replace(self._backoff, floor_seconds=_LOST_FLOOR_SECONDS)
+            self._parts.stop.event.wait(backoff.seconds(self._lost_in_a_row - 1))
 
     def _release(self, reason: str) -> None:
         """Give back what is held, if anything; one try, as it would run out anyway."""

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
 
 import httpx2
 from pydantic import ValidationError
 
 from diffusion_at_home import PROTOCOL_VERSION
-from diffusion_at_home.errors import ConfigError, IntegrityError, Unreachable, VersionMismatch
+from diffusion_at_home.errors import Busy, ConfigError, IntegrityError, Unreachable, VersionMismatch
 from diffusion_at_home.runinfo import MAX_RUN_INFO_BYTES, RUN_INFO_PATH, RunInfo
 from diffusion_at_home.runspec import MAX_SPEC_BYTES, RunSpec
+from worker.http_line import limits
+
+HTTP_BUSY: Final = frozenset({429, 503})
+
+_WHOLE: Final = timedelta(seconds=30)
+"""For /run.json, however it drips."""
+
+_BUSY_RETRY: Final = timedelta(seconds=5)
+_LONGEST_RETRY: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +57,39 @@ class RunAddress:
         return f"{self.url}/blobs/{sha256}"
 
 
-def find_run(address: RunAddress, http: httpx2.Client) -> RunInfo:
-    """What is served at `address`.
+def find_run(address: RunAddress, http: httpx2.Client, run_id: str = "") -> RunInfo:
+    """What is served at `address`, where `run_id` is looked for: another run is not judged by its version.
 
-    Raises `Unreachable`; `VersionMismatch` if it speaks another protocol; `ConfigError` if it is no run.
+    Raises `Unreachable`; `Busy`; `VersionMismatch` if it speaks another protocol; `ConfigError` if it is no run.
     """
     try:
-        with http.stream("GET", address.url + RUN_INFO_PATH) as response:
-            status = response.status_code
+        with limits(within=_WHOLE), http.stream("GET", address.url + RUN_INFO_PATH) as response:
+            status, headers = response.status_code, response.headers
             body = _read_bounded(response, MAX_RUN_INFO_BYTES)
-    except httpx2.TransportError:
+    except (httpx2.RequestError, httpx2.InvalidURL):
         raise Unreachable(f"nobody answers at {address.url}: check the address, or try again later") from None
+    if status in HTTP_BUSY:
+        raise Busy(f"{address.url} is busy", retry_after(headers))
     if status >= 500:
         raise Unreachable(f"{address.url} answers with HTTP {status}")
     try:
         info = RunInfo.model_validate_json(body)
     except ValidationError:
         raise ConfigError(f"{address.url} serves no run: check the address") from None
-    if info.protocol_version != PROTOCOL_VERSION:
+    if info.protocol_version != PROTOCOL_VERSION and run_id in {"", info.run_id}:
         older = "this software" if info.protocol_version > PROTOCOL_VERSION else "the coordinator"
         raise VersionMismatch(
             f"{address.url} speaks protocol {info.protocol_version}, this software {PROTOCOL_VERSION}: upgrade {older}"
         )
     return info
+
+
+def retry_after(headers: httpx2.Headers) -> timedelta:
+    """When a busy server wants to be asked again, within reason whatever it says."""
+    text = headers.get("Retry-After", "")
+    if not (text.isascii() and text.isdigit() and len(text) < 8):
+        return _BUSY_RETRY
+    return min(timedelta(seconds=int(text)), _LONGEST_RETRY)
 
 
 def fetch_spec(address: RunAddress, http: httpx2.Client, info: RunInfo) -> RunSpec:
@@ -77,7 +98,7 @@ def fetch_spec(address: RunAddress, http: httpx2.Client, info: RunInfo) -> RunSp
         with http.stream("GET", address.blob_url(info.spec_sha256)) as response:
             status = response.status_code
             body = _read_bounded(response, MAX_SPEC_BYTES)
-    except httpx2.TransportError:
+    except (httpx2.RequestError, httpx2.InvalidURL):
         raise Unreachable(f"{address.url} broke off: try again later") from None
     if status != httpx2.codes.OK:
         raise Unreachable(f"{address.url} answers with HTTP {status} when asked for its specification: try again later")

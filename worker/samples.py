@@ -18,6 +18,7 @@ from torch import Tensor
 from diffusion_at_home.data.manifest import DataManifest
 from diffusion_at_home.data.order import ShardRange, sample_order
 from diffusion_at_home.data.shards import Sample, decode_images, read_shard
+from diffusion_at_home.errors import DataError, LeaseLost
 from worker.blobs import BlobFetcher, BlobRef
 from worker.stop import Interrupted
 from worker.trainer import Batch
@@ -48,7 +49,7 @@ class LeaseSamples:
     def batches(self, ranges: Sequence[ShardRange], interrupt: threading.Event) -> Iterator[Batch]:
         """The samples of `ranges` in order, batch_images at a time and the rest at the end.
 
-        Ends early if `interrupt` is set while a shard is waited for. Raises as `BlobFetcher.have`, and `DataError`.
+        Ends early if `interrupt` is set while a shard is waited for. Raises as `BlobFetcher.have`.
         """
         picks = self._picks(ranges)
         try:
@@ -56,6 +57,8 @@ class LeaseSamples:
                 yield self._batch(batch, interrupt)
         except Interrupted:
             return
+        except DataError as error:  # its digest is right: the fault is the operator's and not this machine's
+            raise LeaseLost(f"a shard of the run cannot be read ({error})", "unreadable_shard") from None
 
     def _picks(self, ranges: Sequence[ShardRange]) -> Iterator[tuple[int, int]]:
         """(shard, position in its file) of each sample."""

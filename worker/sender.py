@@ -14,7 +14,7 @@ from typing import Final
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.clock import Clock
 from diffusion_at_home.errors import LeaseLost, RetryCall
-from diffusion_at_home.rpc.coordinator_pb2 import SubmitHeader, SubmitOffsetRequest, SubmitReply, SubmitRequest
+from diffusion_at_home.rpc.coordinator_pb2 import SubmitHeader, SubmitOffsetRequest, SubmitRequest
 from worker.outbox import Contribution, Outbox
 from worker.pacer import Pacer
 from worker.patience import Patience
@@ -22,6 +22,9 @@ from worker.session import Session
 
 _SLOWEST_BYTES_PER_SECOND: Final = 10_000
 """A line slower than this is taken for a dead one."""
+
+_STOPPING_SILENCE_SECONDS: Final = 10.0
+"""Once the worker is to stop, a line that takes no bytes and brings no answer for so long is left alone."""
 
 _LONGEST_RECEIPT: Final = timedelta(minutes=2)
 """For the coordinator to screen and store what has arrived."""
@@ -63,32 +66,36 @@ class Sender:
     def send(self, contribution: Contribution, interrupt: threading.Event) -> Receipt:
         """Hand `contribution` in; afterwards it has left the outbox.
 
-        Raises `LeaseLost` if it is refused, and `Interrupted` if nobody answers and `interrupt` is set: only then it
+        Raises `LeaseLost` if it is refused, and `Interrupted` if `interrupt` is set and the line is dead: only then it
         stays in the outbox.
         """
         try:
-            receipt = self._patience.call(lambda: self._try(contribution), interrupt)
+            receipt = self._patience.call(lambda: self._try(contribution, interrupt), interrupt)
         except LeaseLost:
             self._outbox.refused(contribution)
             raise
         self._outbox.remove(contribution)
         return receipt
 
-    def _try(self, contribution: Contribution) -> Receipt:
+    def _try(self, contribution: Contribution, interrupt: threading.Event) -> Receipt:
         started_at = self._clock.now()
+        silence = _Silence(interrupt, self._clock)
         offset = self._session.submit_offset(
             SubmitOffsetRequest(
                 protocol_version=PROTOCOL_VERSION, lease_id=contribution.lease_id, sha256=contribution.sha256
-            )
+            ),
+            silence,
         )
         if offset > contribution.size_bytes:
             raise RetryCall(f"the coordinator claims {offset} of {contribution.size_bytes} bytes of a contribution")
         left = contribution.size_bytes - offset
         deadline = _LONGEST_RECEIPT + timedelta(seconds=left / _SLOWEST_BYTES_PER_SECOND)
-        reply: SubmitReply = self._session.submit(lambda: self._parts(contribution, offset), deadline)
+        reply = self._session.submit(lambda: self._parts(contribution, offset, silence), deadline, silence)
+        if reply.contribution_id == 0 or not 0 < reply.images <= contribution.images:
+            raise RetryCall("the coordinator's receipt is out of bounds")
         return Receipt(reply.contribution_id, reply.images, reply.round, self._clock.now() - started_at)
 
-    def _parts(self, contribution: Contribution, offset: int) -> Iterator[SubmitRequest]:
+    def _parts(self, contribution: Contribution, offset: int, silence: _Silence) -> Iterator[SubmitRequest]:
         header = SubmitHeader(
             protocol_version=PROTOCOL_VERSION,
             lease_id=contribution.lease_id,
@@ -107,3 +114,25 @@ class Sender:
                 yield SubmitRequest(chunk=chunk)
                 self._on_bytes(len(chunk))
                 self._pacer.passes(len(chunk))
+                silence.broken()
+
+
+class _Silence:
+    """The cue to leave a call: the worker is to stop, and for a while nothing has moved."""
+
+    def __init__(self, stop: threading.Event, clock: Clock) -> None:
+        self._stop = stop
+        self._clock = clock
+        self._since: float | None = None
+
+    def broken(self) -> None:
+        """Bytes have moved."""
+        self._since = None
+
+    def is_set(self) -> bool:
+        """See `Cue`."""
+        if not self._stop.is_set():
+            return False
+        now = self._clock.now()
+        since = self._since = now if self._since is None else self._since
+        return now - since >= _STOPPING_SILENCE_SECONDS

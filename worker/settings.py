@@ -51,8 +51,10 @@ class WorkerSettings(Section):
     """Most that contributions take of the line up (Mbit/s); 0 is all of it."""
     down_mbit_per_second: Annotated[float, Field(ge=0, strict=True)] = 0.0
     """Most that shards and weights take of the line down (Mbit/s); 0 is all of it."""
-    retry_ceiling_seconds: Annotated[float, Field(ge=1, strict=True)] = 300.0
-    """Longest pause between two tries to reach the coordinator (seconds)."""
+    retry_floor_seconds: Annotated[float, Field(gt=0, strict=True)] = 15.0
+    """Longest first pause when the coordinator cannot be reached (seconds); each pause is drawn at random up to its limit."""
+    retry_ceiling_seconds: Annotated[float, Field(ge=1, strict=True)] = 900.0
+    """Longest pause of all, to which the limit doubles (seconds)."""
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP))
     """Folder of the worker's key, joined runs, log and unsent work."""
     cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path(_APP))

@@ -5,7 +5,7 @@ One process at a time owns the folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,9 @@ class JoinedRun(Section):
     run_id: str
     title: str
     url: str
-    """The run's address."""
+    """The run's address that answered last."""
+    others: tuple[str, ...] = ()
+    """Its further addresses."""
     joined_at: AwareDatetime
     """When it was last joined on the command line."""
 
@@ -41,6 +43,11 @@ class StateFolder:
     def identity(self) -> Path:
         """The worker's private key."""
         return self._path / "identity.key"
+
+    @property
+    def last_join(self) -> Path:
+        """When the worker last said it signed a Join."""
+        return self._path / "last_join"
 
     @property
     def log(self) -> Path:
@@ -86,9 +93,9 @@ class StateFolder:
     def _lock(self) -> Path:
         return self._path / "lock"
 
-    def remember(self, run_id: str, title: str, url: str) -> JoinedRun:
-        """Note that the run at `url` was joined now."""
-        run = JoinedRun(run_id=run_id, title=title, url=url, joined_at=datetime.now(UTC))
+    def remember(self, run_id: str, title: str, urls: Sequence[str]) -> JoinedRun:
+        """Note that the run was joined now and may be found at `urls`, the one that answers first."""
+        run = JoinedRun(run_id=run_id, title=title, url=urls[0], others=tuple(urls[1:]), joined_at=datetime.now(UTC))
         write_atomically(self._path / "runs" / f"{run_id}.json", run.model_dump_json(indent=1).encode())
         return run
 

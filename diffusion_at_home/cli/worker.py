@@ -31,7 +31,12 @@ RunFile = Annotated[Path | None, typer.Option("--config", help="A run's config i
 
 @app.command()
 def join(
-    url: Annotated[str, typer.Argument(metavar="URL", help="The run's address, for example http://host:8400")],
+    urls: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="URL...", help="The run's address, for example http://host:8400; several are tried in turn."
+        ),
+    ],
     config: Config = None,
     overrides: Overrides = None,
     state_dir: StateDir = None,
@@ -41,14 +46,15 @@ def join(
     from worker.joining import join_run
 
     settings = _settings(config, overrides, state_dir)
-    joined = join_run(settings, url, lambda: _hardware(settings))
+    joined = join_run(settings, urls, lambda: _hardware(settings), _say_busy)
     emit(joined.model_dump(mode="json"), as_json)
 
 
 @app.command()
 def run(
-    url: Annotated[
-        str | None, typer.Argument(metavar="URL", help="The run's address; the last joined one if left out.")
+    urls: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[URL...]", help="The run's addresses; those of the last joined one if left out."),
     ] = None,
     config: Config = None,
     overrides: Overrides = None,
@@ -63,7 +69,7 @@ def run(
 
     settings = _settings(config, overrides, state_dir)
     folder = StateFolder(settings.state_dir)
-    place = workplace(folder, url)
+    place = workplace(folder, urls or ())
 
     from worker.daemon import run_worker  # torch
     from worker.loop import Goal
@@ -227,6 +233,10 @@ def _settings(config: Path | None, overrides: list[str] | None, state_dir: Path 
     if state_dir is not None:
         folders = [f"state_dir={state_dir.absolute()}", f"cache_dir={state_dir.absolute() / 'cache'}"]
     return load_settings(config, [*folders, *(overrides or ())])
+
+
+def _say_busy(why: str, seconds: float) -> None:
+    typer.echo(f"{one_line(why)}: trying again in {seconds:.0f} seconds", err=True)
 
 
 def _hardware(settings: WorkerSettings) -> Hardware:

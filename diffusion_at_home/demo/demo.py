@@ -137,6 +137,7 @@ def _worker_command(plan: DemoPlan, number: int, url: str) -> Sequence[str]:
     settings = {
         "display_name": f"demo-{number}",
         "threads": str(max(1, (os.cpu_count() or 1) // plan.workers)),
+        "retry_floor_seconds": "1",
         "retry_ceiling_seconds": "5",
     }
     pairs = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]

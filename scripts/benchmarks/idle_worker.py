@@ -62,4 +62,4 @@ if __name__ == "__main__":
     root.mkdir(parents=True, exist_ok=True)
     daemon = Daemon(settings, folder, _idle)
     with daemon.stop.on_signals():
-        daemon.run(workplace(folder, url), Goal())
+        daemon.run(workplace(folder, [url]), Goal())

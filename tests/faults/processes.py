@@ -23,6 +23,12 @@ from tests.integration.live_run import LiveRun
 PATIENCE_SECONDS = 60.0
 """Longest that anything here is waited for; a fault that takes longer is one that was not survived."""
 
+QUICK_WORKER = tuple(
+    word
+    for setting in ("threads=1", "device='cpu'", "retry_floor_seconds=0.5", "retry_ceiling_seconds=1")
+    for word in ("--set", setting)
+)
+
 T = TypeVar("T")
 
 _fork = multiprocessing.get_context("forkserver")
@@ -128,9 +134,12 @@ class House:
 
     def worker(self, name: str, run: LiveRun, *options: str) -> Worker:
         """A worker; one of the same name has the same key."""
+        return self.worker_at(name, [run.url], *options)
+
+    def worker_at(self, name: str, urls: Sequence[str], *options: str) -> Worker:
+        """A worker that is told these addresses, or none if it has joined before."""
         state = self._root / name
-        settings = ("--set", "threads=1", "--set", "device='cpu'", "--set", "retry_ceiling_seconds=1")
-        arguments = ("worker", "run", run.url, *settings, "--state-dir", str(state), *options, "--json")
+        arguments = ("worker", "run", *urls, *QUICK_WORKER, "--state-dir", str(state), *options, "--json")
         worker = Worker(arguments, self._root / f"{name}.out", state / "status.json")
         self._processes.append(worker)
         return worker

@@ -17,9 +17,14 @@ def work_here(root: Path, url: str, goal: Goal, open_stepper: OpenStepper = open
     """Work for the run at `url` until `goal`; returns the last status."""
     root.mkdir()
     settings = WorkerSettings(
-        device=Device.CPU, threads=1, retry_ceiling_seconds=1.0, state_dir=root, cache_dir=root / "cache"
+        device=Device.CPU,
+        threads=1,
+        retry_floor_seconds=0.5,
+        retry_ceiling_seconds=1.0,
+        state_dir=root,
+        cache_dir=root / "cache",
     )
     folder = StateFolder(root)
     daemon = Daemon(settings, folder, open_stepper, require_sound=lambda _: None)
-    daemon.run(workplace(folder, url), goal)
+    daemon.run(workplace(folder, [url]), goal)
     return daemon.progress.status

@@ -16,8 +16,9 @@ from tests.integration.home_line import HOST, home_line
 from tests.integration.live_run import LiveRun, encoded, serving, volunteers
 from tests.unit.tiny_data import tiny_run_folder
 from tests.unit.tiny_run import no_limit
+from worker.backoff import Backoff
 from worker.blobs import BlobCache, BlobFetcher, BlobRef
-from worker.joining import open_http
+from worker.http_line import open_http
 from worker.patience import Patience
 from worker.run_address import RunAddress
 
@@ -42,7 +43,7 @@ def joiner(port: int, folder: Path) -> Iterator[BlobFetcher]:
             address=RunAddress.parse(f"http://{HOST}:{port}"),
             http=http,
             cache=BlobCache(folder, 1 << 30),
-            patience=Patience(1, fail_instead_of_waiting),
+            patience=Patience(Backoff(1, 1), fail_instead_of_waiting),
         )
 
 

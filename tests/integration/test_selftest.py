@@ -42,7 +42,7 @@ def test_a_machine_that_computes_wrongly_never_joins_the_run(tmp_path: Path) -> 
     with serving(tiny_run_folder(tmp_path)) as run:
         daemon = Daemon(settings, folder, require_sound=require_another_answer)
         with pytest.raises(HardwareError, match="this processor computes wrongly: ") as refused:
-            daemon.run(workplace(folder, run.url), Goal(leases=1, images=None))
+            daemon.run(workplace(folder, [run.url]), Goal(leases=1, images=None))
         assert run.status()["workers"] == 0
     status = read_status(folder.status)
     assert (status.state, status.reason, status.leases_done) == (WorkerState.STOPPED, str(refused.value), 0)
@@ -52,7 +52,7 @@ def test_a_sound_machine_logs_that_it_passed_and_works(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     folder = StateFolder(settings.state_dir)
     with serving(tiny_run_folder(tmp_path)) as run:
-        status = run_worker(settings, folder, workplace(folder, run.url), Goal(leases=1, images=None))
+        status = run_worker(settings, folder, workplace(folder, [run.url]), Goal(leases=1, images=None))
     assert status.leases_done == 1
     events = [json.loads(line) for line in folder.log.read_text().splitlines()]
     names = [event["event"] for event in events]

@@ -18,13 +18,15 @@ from diffusion_at_home.refusals import MEANINGS, short_name
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from tests.integration.scripted_coordinator import RUN_ID, Place, RunPage, Scripted, serving, serving_page
 from tests.unit.tiny_run import no_limit, no_residual
+from worker.backoff import Backoff
 from worker.client import CoordinatorClient
 from worker.grant import LeaseId
+from worker.join_stamp import JoinStamp
 from worker.joining import join_run
 from worker.outbox import Outbox
 from worker.patience import Patience
 from worker.sender import Sender
-from worker.session import Session
+from worker.session import Session, Untold
 from worker.settings import WorkerSettings
 from worker.state_folder import StateFolder
 from worker.stop import Interrupted
@@ -48,10 +50,20 @@ def client(place: Place) -> Iterator[CoordinatorClient]:
 def session(client: CoordinatorClient, tmp_path: Path) -> Session:
     identity = Identity.load_or_create(tmp_path / "identity.key")
     session = Session(
-        client=client, identity=identity, run_id=RUN_ID, display_name="", hardware=pb.Hardware(device="cpu")
+        client=client,
+        identity=identity,
+        run_id=RUN_ID,
+        display_name="",
+        hardware=pb.Hardware(device="cpu"),
+        stamp_ms=JoinStamp(tmp_path / "last_join").next_ms,
+        line=Untold(),
     )
     session.open(threading.Event())
     return session
+
+
+def not_busy(why: str, seconds: float) -> None:
+    raise AssertionError(f"waited {seconds} s: {why}")
 
 
 @contextmanager
@@ -109,7 +121,7 @@ def test_a_cut_submit_resumes_where_the_coordinator_has_it(place: Place, session
     contribution = outbox.put(LeaseId(5), Trained(torch.randn(2000), 64, 1.5, 0.25), Codec.FP32)
     encoded = outbox.vector(contribution).read_bytes()
     sender = Sender(
-        session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock(), pacer=no_limit()
+        session=session, outbox=outbox, patience=Patience(Backoff(1, 1), no_wait), clock=SystemClock(), pacer=no_limit()
     )
     receipt = sender.send(contribution, threading.Event())
     assert (receipt.images, receipt.round) == (64, 3)
@@ -123,7 +135,7 @@ def test_a_refused_contribution_leaves_the_outbox(place: Place, session: Session
     contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
     place.coordinator.refusal = pb.Refusal.REFUSAL_ROUND_CLOSED
     sender = Sender(
-        session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock(), pacer=no_limit()
+        session=session, outbox=outbox, patience=Patience(Backoff(1, 1), no_wait), clock=SystemClock(), pacer=no_limit()
     )
     with pytest.raises(LeaseLost):
         sender.send(contribution, threading.Event())
@@ -139,7 +151,7 @@ def test_what_could_not_be_sent_before_the_stop_stays_in_the_outbox(
     stop.set()
     place.server.stop(None).wait()
     sender = Sender(
-        session=session, outbox=outbox, patience=Patience(1, no_wait), clock=SystemClock(), pacer=no_limit()
+        session=session, outbox=outbox, patience=Patience(Backoff(1, 1), no_wait), clock=SystemClock(), pacer=no_limit()
     )
     with pytest.raises(Interrupted):
         sender.send(contribution, stop)
@@ -154,7 +166,9 @@ def run_page(place: Place) -> Iterator[RunPage]:
 
 
 def test_joining_remembers_the_run(run_page: RunPage, tmp_path: Path) -> None:
-    joined = join_run(WorkerSettings(state_dir=tmp_path), run_page.url + "/", lambda: pb.Hardware(device="cpu"))
+    joined = join_run(
+        WorkerSettings(state_dir=tmp_path), [run_page.url + "/"], lambda: pb.Hardware(device="cpu"), not_busy
+    )
     assert (joined.run_id, joined.url) == (RUN_ID, run_page.url)
     assert StateFolder(tmp_path).joined_runs() == [joined]
 
@@ -164,18 +178,20 @@ def test_another_protocol_version_is_refused_before_a_session_is_opened(
 ) -> None:
     run_page.info |= {"protocol_version": PROTOCOL_VERSION + 1, "something_new": True}
     with pytest.raises(VersionMismatch, match="upgrade this software") as raised:
-        join_run(WorkerSettings(state_dir=tmp_path), run_page.url, lambda: pb.Hardware(device="cpu"))
+        join_run(WorkerSettings(state_dir=tmp_path), [run_page.url], lambda: pb.Hardware(device="cpu"), not_busy)
     assert raised.value.exit_code == 6
     assert place.coordinator.num_joins == 0
 
 
 def test_an_address_where_nobody_listens_is_named(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"nobody answers at http://127\.0\.0\.1:9: check the address") as raised:
-        join_run(WorkerSettings(state_dir=tmp_path), "http://127.0.0.1:9", lambda: pb.Hardware(device="cpu"))
+        join_run(
+            WorkerSettings(state_dir=tmp_path), ["http://127.0.0.1:9"], lambda: pb.Hardware(device="cpu"), not_busy
+        )
     assert raised.value.exit_code == 5
 
 
 def test_a_page_that_is_no_run_is_refused(run_page: RunPage, tmp_path: Path) -> None:
     run_page.info.clear()
     with pytest.raises(ConfigError, match="serves no run"):
-        join_run(WorkerSettings(state_dir=tmp_path), run_page.url, lambda: pb.Hardware(device="cpu"))
+        join_run(WorkerSettings(state_dir=tmp_path), [run_page.url], lambda: pb.Hardware(device="cpu"), not_busy)

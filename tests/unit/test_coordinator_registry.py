@@ -18,6 +18,7 @@ from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.identity import Identity, WorkerId
 from diffusion_at_home.rpc.coordinator_pb2 import Hardware, JoinRequest, Refusal
 from tests.unit.desk import new_ledger
+from worker.join_stamp import JoinStamp
 
 RUN_ID = "tiny-00000000"
 DAY_MS = 86_400_000
@@ -158,5 +159,13 @@ def test_field_out_of_bounds_is_malformed(door: Door, lies: dict[str, Any]) -> N
     assert door.refusal(**lies) == Refusal.REFUSAL_MALFORMED
 
 
-def test_clock_far_ahead_is_refused_as_it_would_lock_the_key_out(door: Door) -> None:
-    assert door.refusal(time.time_ns() // 1_000_000 + 2 * DAY_MS) == Refusal.REFUSAL_MALFORMED
+def test_clock_that_was_a_year_ahead_and_was_set_locks_no_key_out(door: Door, tmp_path: Path) -> None:
+    ahead = time.time_ns() // 1_000_000 + 365 * DAY_MS
+    (tmp_path / "last_join").write_text(f"{ahead}\n")
+    stamp = JoinStamp(tmp_path / "last_join")
+    for _ in range(3):
+        door.join(stamp.next_ms())
+
+
+def test_time_that_no_later_one_could_follow_is_malformed(door: Door) -> None:
+    assert door.refusal(2**53) == Refusal.REFUSAL_MALFORMED

@@ -8,8 +8,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from diffusion_at_home.errors import IntegrityError, LeaseLost, RetryCall, StorageError
+from diffusion_at_home.errors import LeaseLost, RetryCall, StorageError
 from tests.unit.tiny_run import no_limit
+from worker.backoff import Backoff
 from worker.blobs import BlobCache, BlobFetcher, BlobRef
 from worker.patience import Patience
 from worker.run_address import RunAddress
@@ -63,7 +64,7 @@ def fetcher(mirror: Mirror, cache: BlobCache) -> BlobFetcher:
         address=RunAddress.parse("http://run.example"),
         http=httpx2.Client(transport=httpx2.MockTransport(mirror)),
         cache=cache,
-        patience=Patience(300, fail_instead_of_waiting),
+        patience=Patience(Backoff(1, 300), fail_instead_of_waiting),
     )
 
 
@@ -92,8 +93,9 @@ def test_a_cut_download_resumes_at_the_byte_where_it_ended(cache: BlobCache) -> 
 @pytest.mark.parametrize("wrong", [DATA[:-1] + b"x", DATA + b"x"], ids=["flipped byte", "too long"])
 def test_wrong_bytes_are_discarded_and_refused_after_three_tries(cache: BlobCache, wrong: bytes) -> None:
     mirror = Mirror(DATA, distort=lambda _: wrong)
-    with pytest.raises(IntegrityError, match="wrong 3 times"):
+    with pytest.raises(LeaseLost, match="wrong 3 times") as lost:
         fetcher(mirror, cache).fetch(BLOB, NEVER)
+    assert lost.value.reason == "wrong_blob"
     assert mirror.ranges == [None, None, None]
     assert not cache.path(BLOB.sha256).exists()
     assert not cache.part(BLOB.sha256).exists()
@@ -107,10 +109,10 @@ def test_an_endless_body_is_left_at_the_announced_size(cache: BlobCache) -> None
         address=RunAddress.parse("http://run.example"),
         http=httpx2.Client(transport=httpx2.MockTransport(mirror)),
         cache=cache,
-        patience=Patience(300, fail_instead_of_waiting),
+        patience=Patience(Backoff(1, 300), fail_instead_of_waiting),
         on_bytes=received.append,
     )
-    with pytest.raises(IntegrityError):
+    with pytest.raises(LeaseLost):
         blobs.fetch(BLOB, NEVER)
     assert sum(received) < 3 * 2 * len(DATA)
 

@@ -7,7 +7,7 @@ from diffusion_at_home.config.run import Codec, RunConfig
 from diffusion_at_home.config.toml import load_toml
 from diffusion_at_home.data.manifest import DataManifest, ShardEntry
 from diffusion_at_home.data.order import ShardRange
-from diffusion_at_home.errors import LeaseLost, VersionMismatch
+from diffusion_at_home.errors import LeaseLost
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.wire.layout import Layout
 from worker.blobs import BlobRef
@@ -73,8 +73,8 @@ def test_a_field_out_of_bounds_loses_the_lease_and_is_named(change: pb.LeaseGran
     assert lost.value.reason == "malformed_grant"
 
 
-def test_an_unknown_codec_asks_for_an_upgrade() -> None:
+def test_an_unknown_codec_is_no_lease() -> None:
     grant = message()
     grant.codec = "int2"
-    with pytest.raises(VersionMismatch, match="'int2': upgrade"):
+    with pytest.raises(LeaseLost, match="'int2'"):
         READER.read(grant)

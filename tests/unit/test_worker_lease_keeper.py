@@ -48,7 +48,7 @@ def keeper(coordinator: Coordinator, clock: ManualClock, closes_in_seconds: floa
         closes_in_seconds=closes_in_seconds,
         upcoming=(),
     )
-    return LeaseKeeper(grant, send=coordinator, clock=clock, lead_seconds=2.0)
+    return LeaseKeeper(grant, send=coordinator, clock=clock, lead_seconds=2.0, draw=lambda: 1.0)
 
 
 def advance(kept: LeaseKeeper, clock: ManualClock, seconds: float) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from diffusion_at_home.errors import Busy, LeaseLost, RetryCall, Unreachable
+from worker.backoff import Backoff
 from worker.patience import Patience
 from worker.stop import Interrupted
 
@@ -42,7 +43,7 @@ class Failing:
 def test_busy_is_asked_again_when_it_said_and_tells_why() -> None:
     reasons = Reasons()
     call = Failing(Busy("disk full", timedelta(0)), Busy("too many calls", timedelta(0)))
-    assert Patience(300, reasons).call(call, threading.Event()) == 7
+    assert Patience(Backoff(1, 300), reasons).call(call, threading.Event()) == 7
     assert reasons.heard == ["disk full", "too many calls"]
 
 
@@ -50,18 +51,18 @@ def test_interrupt_ends_the_wait_after_one_attempt() -> None:
     interrupt = threading.Event()
     call = Failing(Unreachable("nobody answers"))
     with pytest.raises(Interrupted):
-        Patience(300, Reasons(interrupt)).call(call, interrupt)
+        Patience(Backoff(1, 300), Reasons(interrupt)).call(call, interrupt)
     assert call.num_calls == 1
 
 
 def test_interrupted_before_it_still_makes_one_attempt() -> None:
     interrupt = threading.Event()
     interrupt.set()
-    assert Patience(300, Reasons()).call(Failing(), interrupt) == 7
+    assert Patience(Backoff(1, 300), Reasons()).call(Failing(), interrupt) == 7
 
 
 def test_other_failures_are_not_repeated() -> None:
     call = Failing(LeaseLost("gone", "round_closed"))
     with pytest.raises(LeaseLost, match="gone"):
-        Patience(300, Reasons()).call(call, threading.Event())
+        Patience(Backoff(1, 300), Reasons()).call(call, threading.Event())
     assert call.num_calls == 1

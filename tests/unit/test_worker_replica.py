@@ -15,6 +15,7 @@ from diffusion_at_home.errors import LeaseLost, RetryCall
 from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import VectorReader, encode_chunks, write_vector
 from tests.unit.tiny_run import no_limit
+from worker.backoff import Backoff
 from worker.blobs import BlobCache, BlobFetcher, BlobRef
 from worker.grant import Grant, LeaseId, WeightsBlob
 from worker.patience import Patience
@@ -98,7 +99,7 @@ def replica(run: Run, tmp_path: Path) -> Replica:
         address=RunAddress.parse("http://run.example"),
         http=httpx2.Client(transport=transport),
         cache=BlobCache(tmp_path, 1 << 20),
-        patience=Patience(1, fail_instead_of_waiting),
+        patience=Patience(Backoff(1, 1), fail_instead_of_waiting),
     )
     return Replica(LAYOUT, Codec.INT8, blobs)
 

@@ -14,6 +14,7 @@ from diffusion_at_home.data.order import ShardRange, sample_order
 from diffusion_at_home.data.shards import Sample, write_shard
 from diffusion_at_home.errors import RetryCall, Unreachable
 from tests.unit.tiny_run import no_limit
+from worker.backoff import Backoff
 from worker.blobs import BlobCache, BlobFetcher
 from worker.patience import Patience
 from worker.run_address import RunAddress
@@ -66,7 +67,7 @@ class Data:
             address=RunAddress.parse("http://run.example"),
             http=httpx2.Client(transport=httpx2.MockTransport(self.mirror)),
             cache=BlobCache(folder / "cache", 1 << 20),
-            patience=Patience(300, self._waiting),
+            patience=Patience(Backoff(1, 300), self._waiting),
         )
         self.interrupt = threading.Event()
         self.samples = LeaseSamples(self.manifest, blobs, batch_images=4, seed=SEED)

@@ -23,7 +23,9 @@ def test_an_override_wins_over_the_file(tmp_path: Path) -> None:
     assert load_settings(path, ["device=cpu"]).device is Device.CPU
 
 
-@pytest.mark.parametrize("override", ["cache_gib=0", "retry_ceiling_seconds=0.5", "threads=-1", "device=tpu"])
+@pytest.mark.parametrize(
+    "override", ["cache_gib=0", "retry_floor_seconds=0", "retry_ceiling_seconds=0.5", "threads=-1", "device=tpu"]
+)
 def test_value_out_of_bounds_is_refused_by_its_key(override: str) -> None:
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
         load_settings(Path("configs/worker.toml"), [override])

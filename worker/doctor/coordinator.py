@@ -23,7 +23,6 @@ from diffusion_at_home.errors import (
     DahError,
     IntegrityError,
     LeaveRun,
-    NotAdmitted,
     RetryCall,
     Unreachable,
 )
@@ -35,8 +34,8 @@ from worker.client import CoordinatorClient
 from worker.doctor.check import Check, checked, failed, fine, problem, skipped, warning
 from worker.doctor.deadline import Deadline
 from worker.doctor.line import LineTest, NotMeasured, measure
-from worker.joining import Workplace
 from worker.run_address import RunAddress, find_run
+from worker.whereabouts import Workplace
 
 _T = TypeVar("_T")
 
@@ -53,8 +52,6 @@ _TAIL_BYTES: Final = 64 * 2**10
 """Of a blob, asked for by Range."""
 
 _SKEW_SECONDS: Final = 60.0
-_DAY_SECONDS: Final = 86_400.0
-"""A join that was signed further ahead than this is refused."""
 
 _TELL: Final = "tell the operator of the run"
 
@@ -129,8 +126,6 @@ class Visit:
         ahead = (begun + ended) / 2 - theirs
         found = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the coordinator"
         advice = "switch on time synchronisation, as in timedatectl set-ntp true"
-        if ahead > _DAY_SECONDS:
-            return problem("clock", found, advice, NotAdmitted)
         if abs(ahead) > _SKEW_SECONDS:
             return warning("clock", found, advice)
         return fine("clock", f"within {max(abs(ahead), 1):.0f} s of the coordinator")

@@ -28,11 +28,12 @@ from worker.doctor.machine import (
     process_name,
     usable_cores,
 )
-from worker.joining import Workplace, workplace
+from worker.joining import workplace
 from worker.nvidia import Driver, read_driver
 from worker.run_address import RunAddress
 from worker.settings import WorkerSettings
 from worker.state_folder import StateFolder
+from worker.whereabouts import Workplace
 
 _AT_MOST: Final = timedelta(seconds=10)
 """For everything that is asked of the coordinator."""
@@ -68,7 +69,7 @@ def diagnose(settings: WorkerSettings, url: str | None) -> Diagnosis:
 
     Raises `ConfigError` if `url` is no address: any other failure is a line.
     """
-    place: Workplace | Check = Workplace(RunAddress.parse(url), "") if url is not None else _last_joined(settings)
+    place: Workplace | Check = Workplace((RunAddress.parse(url),)) if url is not None else _last_joined(settings)
     machine = _examine_machine(settings, place)
     if isinstance(place, Check):
         others = [place if name == "http" else skipped(name, place.found) for name in NAMES]
@@ -84,7 +85,7 @@ def _last_joined(settings: WorkerSettings) -> Workplace | Check:
         folder = StateFolder(settings.state_dir)
         if not folder.joined_runs():
             return skipped("http", "no run has been joined yet: name its address")
-        return workplace(folder, None)
+        return workplace(folder, ())
     except StorageError:
         return skipped("http", "state_dir does not tell which run was joined")
     except DahError as error:

@@ -12,7 +12,7 @@ from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.toml import load_toml
 from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.model.text import placeholder_tokenizer
-from worker.joining import open_http
+from worker.http_line import open_http
 from worker.memory.choice import GIB, Machine, MemoryPlan, Rung, describe, refusal
 from worker.memory.planning import make_plan
 from worker.run_address import RunAddress, fetch_spec, find_run

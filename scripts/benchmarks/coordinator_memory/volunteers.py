@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -26,9 +27,9 @@ from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.runinfo import RunInfo
 from diffusion_at_home.wire.vector import encode_chunks, write_vector
 from worker.client import CoordinatorClient
-from worker.joining import open_http
+from worker.http_line import open_http
 from worker.run_address import RunAddress, find_run
-from worker.session import Session
+from worker.session import Session, Untold
 
 _DEADLINE: Final = timedelta(minutes=10)
 _WAIT_MS: Final = 20_000
@@ -68,7 +69,13 @@ class Volunteer:
         identity = Identity(Ed25519PrivateKey.generate())
         hardware = pb.Hardware(device="cpu", num_devices=1)
         self._session = Session(
-            client=client, identity=identity, run_id=info.run_id, display_name="", hardware=hardware
+            client=client,
+            identity=identity,
+            run_id=info.run_id,
+            display_name="",
+            hardware=hardware,
+            stamp_ms=lambda: time.time_ns() // 1_000_000,
+            line=Untold(),
         )
         self._session.open(_NEVER)
         self._held: int | None = None

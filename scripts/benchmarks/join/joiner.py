@@ -20,8 +20,9 @@ from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.errors import LeaseLost, RetryCall
+from worker.backoff import Backoff
 from worker.blobs import BlobCache, BlobFetcher, BlobRef
-from worker.joining import open_http
+from worker.http_line import open_http
 from worker.pacer import Pacer
 from worker.patience import Patience
 from worker.run_address import RunAddress
@@ -47,7 +48,7 @@ def download(url: str, blobs: Sequence[BlobRef], bytes_per_second: float, folder
             address=RunAddress.parse(url),
             http=http,
             cache=BlobCache(Path(cache), sum(blob.size_bytes for blob in blobs)),
-            patience=Patience(_RETRY_CEILING_SECONDS, _no_word),
+            patience=Patience(Backoff(_RETRY_CEILING_SECONDS, _RETRY_CEILING_SECONDS), _no_word),
             pacer=Pacer(bytes_per_second, SystemClock(), time.sleep),
         )
         started = time.monotonic()
