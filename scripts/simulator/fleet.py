@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +21,9 @@ from simulator.volunteer import Surroundings, Volunteer
 from simulator.work import Pretended, Work
 from worker.joining import open_http
 from worker.run_address import RunAddress, fetch_spec, find_run
+
+OWN_LAG: Final = "(own lag)"
+"""Among a tally's times: how late the fleet's own loop was."""
 
 _LAG_SECONDS: Final = 0.05
 """Between two looks at how late the fleet's own loop is."""
@@ -48,23 +51,33 @@ class FoundRun:
         return self.address.grpc_target(self.info.grpc_port)
 
 
+async def watch_lag(tally: Callable[[], Tally]) -> None:
+    """Note how late this loop is, until cancelled: what the times of calls contain that is not the coordinator's."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + _LAG_SECONDS
+        await asyncio.sleep(_LAG_SECONDS)
+        tally().seconds[OWN_LAG].append(max(0.0, loop.time() - due))
+
+
 class Fleet:
     """Within `joined`, its volunteers live. All on one loop."""
 
-    def __init__(self, run: FoundRun, settings: FleetSettings, work: Work | None = None) -> None:
-        """`work` is what they do with a lease; by default they pretend at the speeds of `settings`."""
+    def __init__(self, run: FoundRun, settings: FleetSettings, work: Callable[[Fleet], Work] | None = None) -> None:
+        """`work` makes what they do with a lease; by default they pretend, each at its own speed."""
         self.run = run
         self.settings = settings
         self.tally = Tally()
         config = run.spec.config
         self.deltas = Deltas(config.codec.delta, run.info.num_parameters, count=settings.deltas, seed=settings.seed)
-        self._work: Work = work or Pretended(
-            self.deltas,
-            batch_images=config.inner.batch_images,
-            images_per_second=lambda number: self.volunteers[number].true_images_per_second,
-        )
+        self._work = work(self) if work else self.pretended(lambda number: self.volunteers[number].images_per_second)
         self._lives: dict[int, asyncio.Task[None]] = {}
         self.volunteers: Sequence[Volunteer] = ()
+
+    def pretended(self, images_per_second: Callable[[int], float]) -> Pretended:
+        """Work that takes time and computes nothing; the speed of a volunteer by its number."""
+        batch_images = self.run.spec.config.inner.batch_images
+        return Pretended(self.deltas, batch_images=batch_images, images_per_second=images_per_second)
 
     @asynccontextmanager
     async def joined(self) -> AsyncIterator[Sequence[asyncio.Task[None]]]:
@@ -75,7 +88,7 @@ class Fleet:
             around = Surroundings(self.settings, self._work, self.deltas, self._fetcher(http))
             self.volunteers = [self._volunteer(profile, lines, around) for profile in draw_fleet(self.settings)]
             tasks = [asyncio.create_task(self._lives_of(volunteer)) for volunteer in self.volunteers]
-            watch = asyncio.create_task(self._watch_lag())
+            watch = asyncio.create_task(watch_lag(lambda: self.tally))
             try:
                 yield tasks
             finally:
@@ -123,14 +136,6 @@ class Fleet:
             self.tally.counts["vanished"] += 1
             volunteer.forget()
             await asyncio.sleep(draw(life.pause, profile.rng))
-
-    async def _watch_lag(self) -> None:
-        """How late this loop is: what the times of calls contain that is not the coordinator's."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + _LAG_SECONDS
-            await asyncio.sleep(_LAG_SECONDS)
-            self.tally.seconds["(own lag)"].append(max(0.0, loop.time() - due))
 
     def _volunteer(self, profile: Profile, lines: Lines, around: Surroundings) -> Volunteer:
         session = SimulatedSession(

@@ -81,10 +81,14 @@ class SimulatedSession:
         self.max_chunk_bytes = 0
         self._identity = identity
         self._run_id = run_id
-        self._stub = CoordinatorStub(channels.calls)  # type: ignore[no-untyped-call]  # generated
-        self._submit_stub = CoordinatorStub(channels.submits)  # type: ignore[no-untyped-call]  # generated
         self._token = ""
         self._signed_at_ms = 0
+        self.over(channels)
+
+    def over(self, channels: Channels) -> None:
+        """Make the calls over these from now on."""
+        self._stub = CoordinatorStub(channels.calls)  # type: ignore[no-untyped-call]  # generated
+        self._submit_stub = CoordinatorStub(channels.submits)  # type: ignore[no-untyped-call]  # generated
 
     @property
     def metadata(self) -> tuple[tuple[str, str]]:

@@ -67,7 +67,7 @@ class Volunteer:
         self._measured = profile.images_per_second if claims and math.isfinite(profile.images_per_second) else 0.0
 
     @property
-    def true_images_per_second(self) -> float:
+    def images_per_second(self) -> float:
         """That it trains at, whatever it claims."""
         return self.profile.images_per_second / self._boast
 
@@ -150,7 +150,8 @@ class Volunteer:
             claimed = product.images / product.seconds * self._boast
             self._measured = min(claimed, 1e6 - 1)
         delta, counts = self._spoilt(product.delta), self.session.tally.counts
-        receipt = await self._patiently(lambda: self._send(grant, product, delta))
+        with self.session.tally.timed("hand in, with tries"):
+            receipt = await self._patiently(lambda: self._send(grant, product, delta))
         if self.profile.misbehaviour in {Misbehaviour.LOSE_RECEIPTS, Misbehaviour.TWICE}:
             again = await self._patiently(lambda: self._send(grant, product, delta))
             counts["receipts again"] += 1
@@ -250,7 +251,8 @@ class _LeaseInHand:
         self._loop = asyncio.get_running_loop()
         self._images = 0
         self._hand_in_at = math.inf
-        self._pause = grant.next_heartbeat_ms / 1000
+        self._interval = grant.next_heartbeat_ms / 1000
+        self._failures = 0
         self._plan(grant.closes_in_ms)
 
     def trained(self, images: int) -> None:
@@ -259,34 +261,37 @@ class _LeaseInHand:
 
     async def keep_alive(self) -> None:
         """Beat until the lease is lost or this is cancelled."""
-        beat_at = self._loop.time() + self._pause
+        beat_at = self._loop.time() + self._interval
         while not self.lost:
             due = beat_at if self.wrap_up.is_set() else min(beat_at, self._hand_in_at)
             await asyncio.sleep(max(0.0, due - self._loop.time()))
             if self._loop.time() >= self._hand_in_at:
                 self.wrap_up.set()
             if self._loop.time() >= beat_at:
-                await self._beat()
-                beat_at = self._loop.time() + self._pause
+                self._failures = 0 if await self._beat() else self._failures + 1
+                pause = min(2.0 ** (self._failures - 1), self._interval) if self._failures else self._interval
+                beat_at = self._loop.time() + pause
 
-    async def _beat(self) -> None:
+    async def _beat(self) -> bool:
+        """Whether it was answered."""
         request = pb.HeartbeatRequest(
             protocol_version=PROTOCOL_VERSION, lease_id=self._grant.lease_id, images_done=self._images
         )
         try:
             reply = await self._session.heartbeat(self._mutated(request))
         except Unanswered:
-            return
+            return False
         except Refused as refused:
             if refused.reason == "unknown_session":
                 await self._rejoin()
-            return
+            return False
         self._plan(reply.closes_in_ms)
         if reply.order == pb.HeartbeatReply.ORDER_HAND_IN:
             self.wrap_up.set()
         if reply.order == pb.HeartbeatReply.ORDER_ABANDON:
             self.lost = short_name(reply.reason)
             self.wrap_up.set()
+        return True
 
     async def _rejoin(self) -> None:
         try:
