@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -37,6 +36,11 @@ _BEAT_SECONDS: Final = 10.0
 _CHANGE_SECONDS: Final = 0.1
 """Between two leases that are given back and taken again."""
 
+_JOIN_SECONDS: Final = 15.0
+"""Within which the idle ones come."""
+
+_ASK: Final = pb.LeaseRequest(protocol_version=PROTOCOL_VERSION, wait_ms=20_000)
+
 _WITHIN_SECONDS: Final = 1.0
 _BATCH: Final = 8
 _RUN: Final = (
@@ -58,15 +62,13 @@ class _Holder:
 
     session: SimulatedSession
     lease_id: int = 0
+    lost: bool = False
 
 
 def herd(quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     """See the module."""
     with site(*_RUN, *overrides) as place:
-        figures = asyncio.run(_herd(place, seconds=20.0 if quick else 60.0))
-        with place.ledger() as ledger:
-            held = len(ledger.active_leases())
-    return figures | {"leases_lost_herd": Figure((float(_HOLDERS - held),), "leases")}
+        return asyncio.run(_herd(place, seconds=10.0 if quick else 60.0))
 
 
 async def _herd(place: Site, seconds: float) -> dict[str, Figure]:
@@ -77,96 +79,91 @@ async def _herd(place: Site, seconds: float) -> dict[str, Figure]:
         holders = [_Holder(_session(run, before, number, rng)) for number in range(_HOLDERS)]
         await asyncio.gather(*(holder.session.join() for holder in holders))
         await asyncio.gather(*(_take_lease(holder) for holder in holders))
+        *keepers, leaver = holders
         place.kill()
         figures["restart_seconds_herd"] = Figure((await asyncio.to_thread(place.start),), "s")
 
         anew = await _lines(run, _HOLDERS, stack)
-        figures |= await _phase("reconnect", holders, lambda: _all_return(holders, anew, rng))
+        async with _phase("reconnect", ("join", "heartbeat"), holders, figures):
+            await asyncio.gather(*(_come_back(holder, anew, n, rng) for n, holder in enumerate(holders)))
 
+        stack.enter_context(_all(_beats(holder, rng) for holder in keepers))
         shared = await _lines(run, _SHARED, stack)
-        idlers = [_session(run, shared, number, rng) for number in range(_IDLERS)]
-        await asyncio.gather(*(_after(rng.uniform(0, _BEAT_SECONDS), idler.join) for idler in idlers))
-        beating = [*holders, *(_Holder(idler) for idler in idlers)]
-        figures |= await _phase("idle", beating, lambda: _all_beat(beating, seconds, rng))
-        waiting = asyncio.gather(*(_wait_for_work(idler) for idler in idlers))
-        try:
-            figures |= await _phase("waiting", holders, lambda: _beat_and_change(holders, seconds, rng))
-        finally:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
+        idlers = [_Holder(_session(run, shared, number, rng)) for number in range(_IDLERS)]
+        await asyncio.gather(*(_join(idler, rng) for idler in idlers))
+        with _all(_beats(idler, rng) for idler in idlers):
+            async with _phase("idle", ("heartbeat",), [*keepers, *idlers], figures):
+                await asyncio.sleep(seconds)
+
+        await _give_back(leaver.session, leaver.lease_id)  # goes from one of those who wait to the next from now on
+        with _all(_wait_for_work(idler.session) for idler in idlers):
+            async with _phase("waiting", ("heartbeat",), keepers, figures):
+                await asyncio.sleep(seconds)
+    figures["leases_lost_herd"] = Figure((float(sum(holder.lost for holder in keepers)),), "leases")
     return figures
 
 
-async def _phase(name: str, holders: Sequence[_Holder], work: Callable[[], Awaitable[None]]) -> dict[str, Figure]:
+@asynccontextmanager
+async def _phase(
+    name: str, calls: Sequence[str], holders: Sequence[_Holder], figures: dict[str, Figure]
+) -> AsyncIterator[None]:
+    """Within, the calls of `holders` are timed."""
     tally = Tally()
     for holder in holders:
         holder.session.tally = tally
-    watch = asyncio.create_task(watch_lag(lambda: tally))
-    try:
-        await work()
-    finally:
-        watch.cancel()
+    with _all([watch_lag(lambda: tally)]):
+        yield
     assert not tally.refusals, tally.refusals
-    return latencies(tally, name)
+    figures |= latencies(tally, calls, name)
 
 
-async def _all_return(holders: Sequence[_Holder], anew: Lines, rng: random.Random) -> None:
-    async def come_back(number: int, holder: _Holder) -> None:
-        holder.session.over(anew.of(number))
-        await holder.session.join()
+@contextmanager
+def _all(works: Iterable[Coroutine[None, None, None]]) -> Iterator[None]:
+    """Within, they run; none may have ended by itself."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+        for task in tasks:
+            assert not task.done(), task.exception()
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _come_back(holder: _Holder, anew: Lines, number: int, rng: random.Random) -> None:
+    await asyncio.sleep(rng.uniform(0, _WITHIN_SECONDS))
+    holder.session.over(anew.of(number))
+    await holder.session.join()
+    await _beat(holder)
+
+
+async def _join(idler: _Holder, rng: random.Random) -> None:
+    await asyncio.sleep(rng.uniform(0, _JOIN_SECONDS))
+    await idler.session.join()
+
+
+async def _beats(holder: _Holder, rng: random.Random) -> None:
+    await asyncio.sleep(rng.uniform(0, _BEAT_SECONDS))
+    while True:
         await _beat(holder)
-
-    await asyncio.gather(
-        *(
-            _after(rng.uniform(0, _WITHIN_SECONDS), partial(come_back, number, holder))
-            for number, holder in enumerate(holders)
-        )
-    )
-
-
-async def _all_beat(holders: Sequence[_Holder], seconds: float, rng: random.Random) -> None:
-    async def beats(holder: _Holder) -> None:
-        await asyncio.sleep(rng.uniform(0, _BEAT_SECONDS))
-        while True:
-            await _beat(holder)
-            await asyncio.sleep(_BEAT_SECONDS)
-
-    beating = asyncio.gather(*(beats(holder) for holder in holders))
-    await asyncio.wait({beating}, timeout=seconds)
-    beating.cancel()
-    with suppress(asyncio.CancelledError):
-        await beating
-
-
-async def _beat_and_change(holders: Sequence[_Holder], seconds: float, rng: random.Random) -> None:
-    """Beat, while one after another gives its lease back and asks again: each time all who wait are woken."""
-
-    async def change() -> None:
-        while True:
-            holder = rng.choice(holders)
-            await holder.session.release(
-                pb.ReleaseRequest(protocol_version=PROTOCOL_VERSION, lease_id=holder.lease_id, reason="stopping")
-            )
-            await _take_lease(holder)
-            await asyncio.sleep(_CHANGE_SECONDS)
-
-    changing = asyncio.create_task(change())
-    await _all_beat(holders, seconds, rng)
-    changing.cancel()
-    with suppress(asyncio.CancelledError):
-        await changing
+        await asyncio.sleep(_BEAT_SECONDS)
 
 
 async def _wait_for_work(idler: SimulatedSession) -> None:
-    request = pb.LeaseRequest(protocol_version=PROTOCOL_VERSION, wait_ms=20_000)
+    """Wait in Lease; give back soon what comes of it, whereby all who wait are woken."""
     while True:
-        reply = await idler.lease(request)
-        assert reply.WhichOneof("outcome") == "idle", reply
+        reply = await idler.lease(_ASK)
+        if reply.WhichOneof("outcome") == "grant":
+            await asyncio.sleep(_CHANGE_SECONDS)
+            await _give_back(idler, reply.grant.lease_id)
+
+
+async def _give_back(session: SimulatedSession, lease_id: int) -> None:
+    await session.release(pb.ReleaseRequest(protocol_version=PROTOCOL_VERSION, lease_id=lease_id, reason="stopping"))
 
 
 async def _take_lease(holder: _Holder) -> None:
-    request = pb.LeaseRequest(protocol_version=PROTOCOL_VERSION, wait_ms=20_000)
-    reply = await holder.session.lease(request)
+    reply = await holder.session.lease(_ASK)
     assert reply.WhichOneof("outcome") == "grant", reply
     holder.lease_id = reply.grant.lease_id
 
@@ -174,12 +171,7 @@ async def _take_lease(holder: _Holder) -> None:
 async def _beat(holder: _Holder) -> None:
     request = pb.HeartbeatRequest(protocol_version=PROTOCOL_VERSION, lease_id=holder.lease_id)
     reply = await holder.session.heartbeat(request)
-    assert reply.order == pb.HeartbeatReply.ORDER_CONTINUE, reply
-
-
-async def _after(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    await asyncio.sleep(seconds)
-    await work()
+    holder.lost |= reply.order != pb.HeartbeatReply.ORDER_CONTINUE
 
 
 async def _lines(run: FoundRun, count: int, stack: AsyncExitStack) -> Lines:

@@ -33,7 +33,7 @@ _RUN: Final = (
 
 def mutants(quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     """See the module."""
-    count = 2_000 if quick else 10_000
+    count = 1_000 if quick else 10_000
     with site(*_RUN, *overrides) as place:
         seen, growth_bytes, changed = asyncio.run(_work(place, count))
     unnamed = sum(n for (_, answer), n in seen.answers.items() if answer == "(internal)")

@@ -45,7 +45,7 @@ class _Look:
 
 def rounds(quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     """See the module."""
-    count = 150 if quick else 1000
+    count = 100 if quick else 1000
     with site(*_RUN, *overrides) as place:
         looks = asyncio.run(_work(place, count))
     early = [look for look in looks if count // 10 <= look.version < count // 5]
