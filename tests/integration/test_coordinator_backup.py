@@ -225,6 +225,26 @@ def test_full_disk_leaves_the_former_backup_whole(folder: RunFolder, tmp_path: P
     assert restored_content(out, tmp_path / "restored")
 
 
+@pytest.mark.parametrize("replaced", [False, True], ids=["before", "after"])
+def test_process_that_dies_as_the_ledger_is_replaced_leaves_one_backup_or_the_other(
+    folder: RunFolder, tmp_path: Path, replaced: bool
+) -> None:
+    out, former = RunFolder(tmp_path / "backup"), RunFolder(tmp_path / "former")
+    back_up(folder, out)
+    shutil.copytree(out.root, former.root)
+    advance(folder, 1)
+    back_up(folder, out)
+    marks = (Mark.load(former), Mark.load(out))
+    Mark(run_id=marks[0].run_id, taken=(*marks[0].taken, *marks[1].taken)).save(out)
+    for name in set(files(former)) - set(files(out)):  # what the former one alone needs goes later
+        shutil.copyfile(former.root / name, out.root / name)
+    if not replaced:
+        shutil.copyfile(former.ledger, out.ledger)
+    assert restore(out, RunFolder(tmp_path / "restored")).version == ROUNDS + replaced
+    assert back_up(folder, out).version == ROUNDS + 1
+    assert len(Mark.load(out).taken) == 1
+
+
 def test_place_that_is_taken_is_refused(folder: RunFolder, backup: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
