@@ -173,7 +173,7 @@ class CoordinatorClient:
         except grpc.RpcError as error:
             raise _consequence(error, way.target) from None
         except (grpc.FutureCancelledError, ValueError):  # the channel was closed under it
-            raise Unreachable(f"{way.target} is called no more") from None
+            raise Unreachable(f"the call of {way.target} was broken off") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +209,8 @@ def _consequence(error: Any, target: str) -> DahError:
         return kind(sentence)
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return Unreachable(f"nobody answers at {target}")
+    if error.code() is grpc.StatusCode.CANCELLED:
+        return Unreachable(f"the call of {target} was broken off")
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return Unreachable(f"{target} does not answer in time")
     return RetryCall(f"{target} failed with {error.code().name}: {sentence}")

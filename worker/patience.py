@@ -42,7 +42,7 @@ class Patience:
                 return attempt()
             except RetryCall as failure:
                 why = failure
-            failures += 1
+            failures = 0 if isinstance(why, Busy) else failures + 1
             with self._waiting(why):
                 if self._wait(why, failures, interrupt):
                     failures = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import filelock
@@ -95,7 +95,9 @@ class StateFolder:
 
     def remember(self, run_id: str, title: str, urls: Sequence[str]) -> JoinedRun:
         """Note that the run was joined now and may be found at `urls`, the one that answers first."""
-        run = JoinedRun(run_id=run_id, title=title, url=urls[0], others=tuple(urls[1:]), joined_at=datetime.now(UTC))
+        before = [run.joined_at + timedelta(microseconds=1) for run in self.joined_runs() if run.run_id != run_id]
+        now = max([datetime.now(UTC), *before])  # the last one joined, also by a clock that has been set back
+        run = JoinedRun(run_id=run_id, title=title, url=urls[0], others=tuple(urls[1:]), joined_at=now)
         write_atomically(self._path / "runs" / f"{run_id}.json", run.model_dump_json(indent=1).encode())
         return run
 

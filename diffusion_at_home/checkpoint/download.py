@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,15 @@ from diffusion_at_home.checkpoint.manifest import (
 from diffusion_at_home.checkpoint.verify import check_file, verify
 from diffusion_at_home.errors import ConfigError, IntegrityError, Unreachable, storage_errors
 
-_ATTEMPTS: Final = 5
+_ATTEMPTS: Final = 6
+"""In a row that bring not one byte."""
+
 _TIMEOUT_SECONDS: Final = 30.0
+"""To connect, and for each read."""
+
+_SLOWEST_BYTES_PER_SECOND: Final = 1_000
+_SLOW_SECONDS: Final = 60.0
+"""A body that is slower than that for so long is asked for anew from where it is."""
 
 Progress = Callable[[int, int], None]
 """Told the bytes that are here and the bytes of the whole checkpoint."""
@@ -165,8 +173,20 @@ def _bring(client: httpx2.Client, path: str, file: Path, entry: FileEntry, on_by
 
 
 def _fetch(client: httpx2.Client, path: str, file: Path, entry: FileEntry, on_bytes: Callable[[int], None]) -> None:
-    """Append what is missing of `entry` to `file`, over as many connections as it takes."""
+    """Append what is missing of `entry` to `file`, over as many connections as it takes while they bring something."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        before = _size(file)
+        try:
+            _try_often(client, path, file, entry.size_bytes, on_bytes)
+        except httpx2.TransportError:
+            if _size(file) <= before:
+                raise
+        else:
+            return
+
+
+def _try_often(client: httpx2.Client, path: str, file: Path, size_bytes: int, on_bytes: Callable[[int], None]) -> None:
     retrying = Retrying(
         retry=retry_if_exception_type(httpx2.TransportError),
         wait=wait_random_exponential(multiplier=0.2, max=5),
@@ -175,11 +195,15 @@ def _fetch(client: httpx2.Client, path: str, file: Path, entry: FileEntry, on_by
     )
     for attempt in retrying:
         with attempt:
-            _append(client, path, file, entry.size_bytes, on_bytes)
+            _append(client, path, file, size_bytes, on_bytes)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _append(client: httpx2.Client, path: str, file: Path, size_bytes: int, on_bytes: Callable[[int], None]) -> None:
-    have = file.stat().st_size if file.is_file() else 0
+    have = _size(file)
     if have == size_bytes:
         file.touch()
         on_bytes(have)
@@ -189,9 +213,14 @@ def _append(client: httpx2.Client, path: str, file: Path, size_bytes: int, on_by
         response.raise_for_status()
         if not resume or response.status_code != httpx2.codes.PARTIAL_CONTENT:
             have = 0
+        begun_at, begun = time.monotonic(), have
         with file.open("ab" if have else "wb") as target:
             for piece in response.iter_raw():
                 have += len(piece)
+                if (seconds := time.monotonic() - begun_at) > _SLOW_SECONDS:
+                    if have - begun < _SLOWEST_BYTES_PER_SECOND * seconds:
+                        raise httpx2.ReadTimeout("it only drips")
+                    begun_at, begun = time.monotonic(), have
                 if have > size_bytes:
                     raise IntegrityError(f"{path} is larger than the {size_bytes} bytes of the manifest: do not use it")
                 target.write(piece)

@@ -10,11 +10,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.cli import main
@@ -29,6 +29,8 @@ QUICK_WORKER = tuple(
     for word in ("--set", setting)
 )
 
+NO_CHANGE: Mapping[str, str] = {}
+
 T = TypeVar("T")
 
 _fork = multiprocessing.get_context("forkserver")
@@ -38,9 +40,10 @@ _fork.set_forkserver_preload(["coordinator.app", "worker.daemon", "tests.faults.
 class Process:
     """One `dah` command; what it prints goes to a file."""
 
-    def __init__(self, arguments: Sequence[str], out: Path) -> None:
+    def __init__(self, arguments: Sequence[str], out: Path, environment: Mapping[str, str] = NO_CHANGE) -> None:
+        """`environment` is added to what this process has."""
         self._out = out
-        self._process: BaseProcess = _fork.Process(target=_run, args=(list(arguments), str(out)))
+        self._process: BaseProcess = _fork.Process(target=_run, args=(list(arguments), str(out), dict(environment)))
         self._process.start()
 
     @property
@@ -82,8 +85,8 @@ class Process:
 class Worker(Process):
     """A volunteer's process, and what it says of itself."""
 
-    def __init__(self, arguments: Sequence[str], out: Path, status: Path) -> None:
-        super().__init__(arguments, out)
+    def __init__(self, arguments: Sequence[str], out: Path, status: Path, environment: Mapping[str, str]) -> None:
+        super().__init__(arguments, out, environment)
         self._status = status
 
     @property
@@ -102,8 +105,8 @@ class Worker(Process):
         return status.get("state") == "training" and 0 < status["lease_images"] < status["lease_quota_images"]
 
 
-def _run(arguments: list[str], out: str) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
+def _run(arguments: list[str], out: str, environment: dict[str, str]) -> None:
+    os.environ.update({"OMP_NUM_THREADS": "1"} | environment)
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -117,7 +120,8 @@ class House:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._processes: list[Process] = []
-        self._ports = free_ports()
+        self.ports = free_ports()
+        """Of its coordinators: HTTP, gRPC."""
 
     def start(self, name: str, *arguments: str) -> Process:
         process = Process(arguments, self._root / f"{name}.out")
@@ -125,9 +129,9 @@ class House:
         return process
 
     def coordinator(self, folder: RunFolder, *options: str) -> tuple[Process, LiveRun]:
-        """One that is open; the next one of this house has the same ports."""
+        """One that is open; the next one of this house has the same ports, unless they are changed."""
         folder.address.unlink(missing_ok=True)  # left by one that was killed
-        ports = ("--http-port", str(self._ports[0]), "--grpc-port", str(self._ports[1]))
+        ports = ("--http-port", str(self.ports[0]), "--grpc-port", str(self.ports[1]))
         process = self.start("coordinator", "coordinator", "run", str(folder.root), *ports, *options, "--json")
         url = wait_until(lambda: folder.address.read_text() if folder.address.is_file() else None, process)
         return process, LiveRun(url, folder)
@@ -136,11 +140,13 @@ class House:
         """A worker; one of the same name has the same key."""
         return self.worker_at(name, [run.url], *options)
 
-    def worker_at(self, name: str, urls: Sequence[str], *options: str) -> Worker:
+    def worker_at(
+        self, name: str, urls: Sequence[str], *options: str, environment: Mapping[str, str] = NO_CHANGE
+    ) -> Worker:
         """A worker that is told these addresses, or none if it has joined before."""
         state = self._root / name
         arguments = ("worker", "run", *urls, *QUICK_WORKER, "--state-dir", str(state), *options, "--json")
-        worker = Worker(arguments, self._root / f"{name}.out", state / "status.json")
+        worker = Worker(arguments, self._root / f"{name}.out", state / "status.json", environment)
         self._processes.append(worker)
         return worker
 
@@ -166,7 +172,16 @@ def free_ports() -> tuple[int, int]:
         return one.getsockname()[1], other.getsockname()[1]
 
 
-def wait_until(found: Callable[[], T | None], *processes: Process) -> T:
+class Living(Protocol):
+    """A process that a test waits beside."""
+
+    @property
+    def output(self) -> str: ...
+
+    def must_live(self) -> None: ...
+
+
+def wait_until(found: Callable[[], T | None], *processes: Living) -> T:
     """What `found` returns once it is neither None nor false; `processes` must live until then."""
     deadline, pause = time.monotonic() + PATIENCE_SECONDS, threading.Event()
     while not (result := found()):

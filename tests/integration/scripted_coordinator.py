@@ -28,6 +28,10 @@ class Scripted(CoordinatorServicer):
 
     def __init__(self) -> None:
         self.refusal: pb.Refusal | None = None
+        self.join_refusal: pb.Refusal | None = None
+        self.join_lies: dict[str, object] = {}
+        """Fields of the reply to Join that are other than they should be."""
+        self.receipt = pb.SubmitReply(contribution_id=1, images=64, round=3)
         self.retry_after_ms = ""
         self.token = "first"
         self.num_joins = 0
@@ -42,15 +46,18 @@ class Scripted(CoordinatorServicer):
         self.num_joins += 1
         if not join_is_signed(request.public_key, RUN_ID, request.signed_at_ms, request.signature):
             context.abort(grpc.StatusCode.INTERNAL, "not signed")
-        return pb.JoinReply(
-            protocol_version=PROTOCOL_VERSION,
-            session_token=self.token,
-            worker_id="0" * 16,
-            spec_sha256="0" * 64,
-            spec_bytes=100,
-            layout_sha256="1" * 64,
-            max_chunk_bytes=1000,
-        )
+        if self.join_refusal is not None:
+            self._refuse(self.join_refusal, context)
+        honest: dict[str, object] = {
+            "protocol_version": PROTOCOL_VERSION,
+            "session_token": self.token,
+            "worker_id": "0" * 16,
+            "spec_sha256": "0" * 64,
+            "spec_bytes": 100,
+            "layout_sha256": "1" * 64,
+            "max_chunk_bytes": 1000,
+        }
+        return pb.JoinReply(**(honest | self.join_lies))  # type: ignore[arg-type]
 
     def Lease(self, request: pb.LeaseRequest, _: grpc.ServicerContext) -> pb.LeaseReply:
         self.lease_called.set()
@@ -75,18 +82,21 @@ class Scripted(CoordinatorServicer):
                 context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
         if hashlib.sha256(self.arrived).hexdigest() != header.sha256:
             context.abort(grpc.StatusCode.INTERNAL, "other bytes than announced")
-        return pb.SubmitReply(contribution_id=1, images=header.images, round=3)
+        return self.receipt
 
     def _admit(self, context: grpc.ServicerContext) -> None:
         if self.refusal is not None:
-            trailing = [(REFUSAL_METADATA, pb.Refusal.Name(self.refusal))]
-            if self.retry_after_ms:
-                trailing.append((RETRY_AFTER_METADATA, self.retry_after_ms))
-            context.set_trailing_metadata(tuple(trailing))
-            context.abort(MEANINGS[self.refusal].status, "a sentence for people")
+            self._refuse(self.refusal, context)
         if ("authorization", f"Bearer {self.token}") not in context.invocation_metadata():
             context.set_trailing_metadata(((REFUSAL_METADATA, "REFUSAL_UNKNOWN_SESSION"),))
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is not known")
+
+    def _refuse(self, refusal: pb.Refusal, context: grpc.ServicerContext) -> None:
+        trailing = [(REFUSAL_METADATA, pb.Refusal.Name(refusal))]
+        if self.retry_after_ms:
+            trailing.append((RETRY_AFTER_METADATA, self.retry_after_ms))
+        context.set_trailing_metadata(tuple(trailing))
+        context.abort(MEANINGS[refusal].status, "a sentence for people")
 
 
 @dataclass(frozen=True)

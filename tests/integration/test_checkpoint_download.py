@@ -94,7 +94,7 @@ def test_a_cut_in_a_file_is_resumed_at_the_byte_where_it_came(site: Site, out: P
 
 def test_a_line_that_drops_for_good_keeps_what_has_come(site: Site, out: Path) -> None:
     path = site.path_of(WEIGHTS)
-    site.cuts[path] = [1000, *[0] * 10]
+    site.cuts[path] = [1000, *[0] * 20]
     with pytest.raises(Unreachable, match=f"{site.url} does not answer"):
         bring(site, out)
     assert not out.exists()

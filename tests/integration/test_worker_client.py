@@ -12,7 +12,16 @@ import torch
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.config.run import Codec
-from diffusion_at_home.errors import Busy, ConfigError, LeaseLost, RetryCall, Unreachable, VersionMismatch
+from diffusion_at_home.errors import (
+    Busy,
+    ConfigError,
+    LeaseLost,
+    NotAdmitted,
+    RetryCall,
+    RunChanged,
+    Unreachable,
+    VersionMismatch,
+)
 from diffusion_at_home.identity import Identity
 from diffusion_at_home.refusals import MEANINGS, short_name
 from diffusion_at_home.rpc import coordinator_pb2 as pb
@@ -22,7 +31,7 @@ from worker.backoff import Backoff
 from worker.client import CoordinatorClient
 from worker.grant import LeaseId
 from worker.join_stamp import JoinStamp
-from worker.joining import join_run
+from worker.joining import join_run, workplace
 from worker.outbox import Outbox
 from worker.patience import Patience
 from worker.sender import Sender
@@ -114,6 +123,95 @@ def test_a_forgotten_session_is_joined_again_and_the_call_repeated(place: Place,
     assert place.coordinator.num_joins == 2
 
 
+@pytest.mark.parametrize(
+    "lies",
+    [
+        {"session_token": ""},
+        {"session_token": "x" * 129},
+        {"spec_sha256": "x"},
+        {"spec_bytes": 0},
+        {"max_chunk_bytes": 0},
+    ],
+)
+def test_join_reply_out_of_bounds_is_tried_again(place: Place, session: Session, lies: dict[str, object]) -> None:
+    place.coordinator.join_lies = lies
+    with pytest.raises(RetryCall, match="out of bounds"):
+        session.open(threading.Event())
+
+
+def test_join_reply_of_another_version_is_a_mismatch(place: Place, session: Session) -> None:
+    place.coordinator.join_lies = {"protocol_version": PROTOCOL_VERSION + 1}
+    with pytest.raises(VersionMismatch):
+        session.open(threading.Event())
+
+
+def test_run_that_is_another_one_behind_a_forgotten_session_is_opened_anew(place: Place, session: Session) -> None:
+    place.coordinator.token, place.coordinator.join_lies = "second", {"spec_sha256": "2" * 64}
+    with pytest.raises(RunChanged):
+        session.heartbeat(pb.HeartbeatRequest(), threading.Event())
+
+
+def test_who_was_admitted_once_is_never_dismissed_by_a_refusal_to_join_again(place: Place, session: Session) -> None:
+    place.coordinator.token, place.coordinator.join_refusal = "second", pb.Refusal.REFUSAL_BAD_SIGNATURE
+    with pytest.raises(RetryCall, match="does not admit us again: a sentence for people"):
+        session.heartbeat(pb.HeartbeatRequest(), threading.Event())
+    with pytest.raises(RetryCall):
+        session.reopen(threading.Event())
+    with pytest.raises(NotAdmitted):
+        session.open(threading.Event())
+
+
+def test_call_that_was_garbled_on_its_way_costs_the_lease_and_not_the_run(place: Place, session: Session) -> None:
+    place.coordinator.refusal = pb.Refusal.REFUSAL_MALFORMED
+    with pytest.raises(LeaseLost) as lost:
+        session.heartbeat(pb.HeartbeatRequest(), threading.Event())
+    assert lost.value.reason == "malformed"
+
+
+def test_client_that_is_pointed_elsewhere_calls_there(
+    place: Place, client: CoordinatorClient, session: Session
+) -> None:
+    with serving(Scripted()) as other:
+        other.coordinator.token = "second"
+        client.point_at(other.target, secure=False)
+        session.heartbeat(pb.HeartbeatRequest(), threading.Event())
+        assert (place.coordinator.num_joins, other.coordinator.num_joins) == (1, 1)
+        client.point_at(place.target, secure=False)
+
+
+def test_call_under_way_is_left_when_the_client_is_pointed_elsewhere(place: Place, client: CoordinatorClient) -> None:
+    def move() -> None:
+        place.coordinator.lease_called.wait()
+        client.point_at("127.0.0.1:9", secure=False)
+
+    moving = threading.Thread(target=move)
+    moving.start()
+    with pytest.raises(Unreachable, match="was broken off"):
+        client.lease(pb.LeaseRequest(wait_ms=60_000), "first", threading.Event())
+    moving.join()
+
+
+@pytest.mark.parametrize("receipt", [pb.SubmitReply(), pb.SubmitReply(contribution_id=1, images=65, round=3)])
+def test_receipt_that_cannot_be_is_none(
+    place: Place, session: Session, tmp_path: Path, receipt: pb.SubmitReply
+) -> None:
+    outbox = Outbox(tmp_path / "outbox", no_residual())
+    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    place.coordinator.receipt, stop = receipt, threading.Event()
+
+    @contextmanager
+    def give_up(why: RetryCall) -> Iterator[None]:
+        assert "receipt is out of bounds" in str(why)
+        stop.set()
+        yield
+
+    patience = Patience(Backoff(60, 60), give_up)
+    sender = Sender(session=session, outbox=outbox, patience=patience, clock=SystemClock(), pacer=no_limit())
+    with pytest.raises(Interrupted):
+        sender.send(contribution, stop)
+    assert outbox.recover() == [contribution]
+
+
 def test_a_cut_submit_resumes_where_the_coordinator_has_it(place: Place, session: Session, tmp_path: Path) -> None:
     coordinator = place.coordinator
     coordinator.cut_after_bytes = 2500
@@ -189,6 +287,31 @@ def test_an_address_where_nobody_listens_is_named(tmp_path: Path) -> None:
             WorkerSettings(state_dir=tmp_path), ["http://127.0.0.1:9"], lambda: pb.Hardware(device="cpu"), not_busy
         )
     assert raised.value.exit_code == 5
+
+
+def test_joining_a_busy_run_waits_and_says_so(run_page: RunPage, place: Place, tmp_path: Path) -> None:
+    place.coordinator.join_refusal, place.coordinator.retry_after_ms = pb.Refusal.REFUSAL_BUSY, "20"
+    said: list[str] = []
+
+    def on_busy(why: str, seconds: float) -> None:
+        assert 0.02 <= seconds <= 0.03
+        said.append(why)
+        place.coordinator.join_refusal = None
+
+    settings = WorkerSettings(state_dir=tmp_path)
+    join_run(settings, [run_page.url], lambda: pb.Hardware(device="cpu"), on_busy)
+    assert said == ["a sentence for people"]
+
+
+def test_joining_takes_the_address_that_answers_and_remembers_all(run_page: RunPage, tmp_path: Path) -> None:
+    dead, settings = "http://127.0.0.1:9", WorkerSettings(state_dir=tmp_path)
+    joined = join_run(settings, [dead, run_page.url, dead], lambda: pb.Hardware(device="cpu"), not_busy)
+    assert (joined.url, joined.others) == (run_page.url, (dead,))
+    place = workplace(StateFolder(tmp_path), ())
+    assert [address.url for address in place.addresses] == [run_page.url, dead]
+    assert (place.run_id, place.known) == (RUN_ID, True)
+    assert workplace(StateFolder(tmp_path), [dead]).known
+    assert not workplace(StateFolder(tmp_path), ["http://127.0.0.1:10"]).known
 
 
 def test_a_page_that_is_no_run_is_refused(run_page: RunPage, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from diffusion_at_home.errors import LeaseLost, RetryCall, StorageError
+from diffusion_at_home.clock import ManualClock
+from diffusion_at_home.errors import LeaseLost, RetryCall, StorageError, Unreachable
 from tests.unit.tiny_run import no_limit
 from worker.backoff import Backoff
-from worker.blobs import BlobCache, BlobFetcher, BlobRef
+from worker.blobs import BlobCache, BlobFetcher, BlobRef, _Floor
 from worker.patience import Patience
 from worker.run_address import RunAddress
 from worker.stop import Interrupted
@@ -162,3 +163,32 @@ def test_the_longest_unused_is_evicted_but_never_one_in_use(cache: BlobCache) ->
 def test_what_can_never_fit_is_refused_by_the_setting_to_change(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="raise cache_gib"):
         fetcher(Mirror(DATA), BlobCache(tmp_path, len(DATA) - 1)).fetch(BLOB, NEVER)
+
+
+def test_body_that_only_drips_is_left_and_one_that_is_slow_is_not() -> None:
+    clock = ManualClock()
+    floor = _Floor(clock)
+    for _ in range(5):
+        clock.advance(60)
+        floor.passes(60_000)
+    clock.advance(59)
+    floor.passes(1)
+    clock.advance(1)
+    with pytest.raises(Unreachable, match="only drips"):
+        floor.passes(1)
+
+
+def test_download_that_fails_has_the_reason_that_the_line_knows_better(cache: BlobCache) -> None:
+    def nobody(_: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("nobody")
+
+    blobs = BlobFetcher(
+        pacer=no_limit(),
+        address=RunAddress.parse("http://run.example"),
+        http=httpx2.Client(transport=httpx2.MockTransport(nobody)),
+        cache=cache,
+        patience=Patience(Backoff(1, 300), fail_instead_of_waiting),
+        on_failure=lambda: Unreachable("a hotel wants a login"),
+    )
+    with pytest.raises(Unreachable, match="a hotel wants a login"):
+        blobs.fetch(BLOB, NEVER)

@@ -1,9 +1,11 @@
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from worker.join_stamp import JoinStamp
+from worker.state_folder import StateFolder
 
 YEAR_MS = 365 * 86_400_000
 
@@ -37,3 +39,12 @@ def test_damaged_memory_is_none(tmp_path: Path, damage: bytes) -> None:
 
 def _three(stamp: JoinStamp) -> list[int]:
     return [stamp.next_ms() for _ in range(3)]
+
+
+def test_run_that_was_joined_last_is_the_last_one_whatever_the_clock_said_before(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path)
+    joined = folder.remember("first-00000000", "", ["http://a"])
+    tomorrow = joined.model_copy(update={"joined_at": joined.joined_at + timedelta(days=1)})
+    (tmp_path / "runs" / "first-00000000.json").write_text(tomorrow.model_dump_json())
+    folder.remember("second-00000000", "", ["http://b"])
+    assert [run.run_id for run in folder.joined_runs()] == ["second-00000000", "first-00000000"]

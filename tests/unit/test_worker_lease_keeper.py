@@ -1,10 +1,11 @@
 import threading
+from datetime import timedelta
 
 import pytest
 
 from diffusion_at_home.clock import ManualClock
 from diffusion_at_home.config.run import Codec
-from diffusion_at_home.errors import LeaseLost, NotAdmitted, Unreachable
+from diffusion_at_home.errors import Busy, LeaseLost, NotAdmitted, Unreachable
 from diffusion_at_home.rpc.coordinator_pb2 import HeartbeatReply, HeartbeatRequest, Refusal
 from worker.background import Background
 from worker.grant import Grant, LeaseId
@@ -118,6 +119,15 @@ def test_a_coordinator_that_is_away_is_asked_again_while_training_goes_on() -> N
     advance(kept, clock, 1000)
     assert not kept.wrap_up.is_set()
     kept.raise_if_over()
+
+
+def test_a_busy_coordinator_is_asked_again_when_it_said() -> None:
+    clock, coordinator = ManualClock(), Coordinator(Busy("a herd", timedelta(seconds=4)), go_on())
+    kept = keeper(coordinator, clock)
+    advance(kept, clock, 10 + 5.9)
+    assert len(coordinator.requests) == 1
+    advance(kept, clock, 0.2)
+    assert len(coordinator.requests) == 2  # after half as much again at most
 
 
 def test_dismissal_by_heartbeat_ends_the_lease() -> None:

@@ -66,3 +66,53 @@ def test_other_failures_are_not_repeated() -> None:
     with pytest.raises(LeaseLost, match="gone"):
         Patience(Backoff(1, 300), Reasons()).call(call, threading.Event())
     assert call.num_calls == 1
+
+
+def test_answer_to_somebody_else_ends_the_wait_for_who_was_silent() -> None:
+    waiting = threading.Event()
+
+    @contextmanager
+    def told(_: RetryCall) -> Iterator[None]:
+        waiting.set()
+        yield
+
+    patience = Patience(Backoff(10**6, 10**6, lambda: 1.0), told)
+    heart = threading.Thread(target=lambda: (waiting.wait(), patience.answered()))
+    heart.start()
+    assert patience.call(Failing(Unreachable("nobody answers")), threading.Event()) == 7
+    heart.join()
+
+
+@pytest.mark.parametrize("failure", [Busy("too many", timedelta(seconds=10**6)), RetryCall("a fault of its own")])
+def test_answer_to_somebody_else_shortens_no_wait_that_was_asked_for(failure: RetryCall) -> None:
+    interrupt = threading.Event()
+
+    @contextmanager
+    def told(_: RetryCall) -> Iterator[None]:
+        patience.answered()
+        threading.Timer(0.6, interrupt.set).start()
+        yield
+
+    patience = Patience(Backoff(10**6, 10**6, lambda: 1.0), told)
+    call = Failing(failure)
+    with pytest.raises(Interrupted):
+        patience.call(call, interrupt)
+    assert call.num_calls == 1
+
+
+def test_first_failure_after_an_answer_is_a_first_one_again() -> None:
+    drawn: list[float] = []
+
+    class Noted(Backoff):
+        def seconds(self, failures: int) -> float:
+            drawn.append(failures)
+            return 0.3 if failures > 1 else 0.0
+
+    @contextmanager
+    def told(_: RetryCall) -> Iterator[None]:
+        threading.Timer(0.1, patience.answered).start()
+        yield
+
+    patience = Patience(Noted(1, 1), told)
+    assert patience.call(Failing(*[Unreachable("nobody")] * 4), threading.Event()) == 7
+    assert drawn == [1, 2, 1, 2]
