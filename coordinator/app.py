@@ -1,7 +1,8 @@
 """The coordinator's composition root: builds every component, wires them, starts and stops them in order.
 
 One asyncio loop runs the gRPC service, the web pages, the rounds and the exporter; blocking work has threads: the
-ledger one, tensors one, screening two, export one. If any of the background tasks dies, the process stops and says why.
+ledger one, tensors one, screening two, export one, scrubbing one. If any of the background tasks dies, the process stops
+and says why.
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ from grpc_health.v1 import health_pb2_grpc
 
 from coordinator.blobs import BlobStore, allow_many_files, read_spec
 from coordinator.checkpoints import Checkpoints
+from coordinator.disk import Disk
 from coordinator.dispatcher import Dispatcher
 from coordinator.exporter import Exporter
+from coordinator.housekeeping import GIB, Housekeeper
 from coordinator.intake import Intake
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
+from coordinator.recovery import name_what_is_missing, report, sweep
 from coordinator.registry import Registry
 from coordinator.rounds import Rounds
 from coordinator.run_folder import RunFolder
+from coordinator.scrubber import Scrubber
 from coordinator.service import CoordinatorService
+from coordinator.states import States
 from coordinator.status import live_status, read_status
 from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
 from coordinator.versions import Versions
@@ -38,8 +44,10 @@ from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.config.run import ServerSection
 from diffusion_at_home.errors import PortInUse
 from diffusion_at_home.model.build import build_model
+from diffusion_at_home.outer.state import RunState
 from diffusion_at_home.rpc.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
 from diffusion_at_home.runinfo import RunInfo
+from diffusion_at_home.runspec import RunSpec
 from diffusion_at_home.wire.layout import Layout
 
 _STOP_GRACE_SECONDS: Final = 5.0
@@ -66,22 +74,32 @@ _log = events.logger("coordinator")
 class Coordinator:
     """One run, served until it is told to stop. The caller holds the folder's lock."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        """Open everything that is on disk. Raises `IntegrityError`, `StorageError`."""
+    def __init__(self, folder: RunFolder, quota_gib: float | None = None) -> None:
+        """Open everything that is on disk, and mend what a crash has left; `quota_gib` goes before storage.quota_gib.
+
+        Raises `IntegrityError`, `StorageError`.
+        """
         ledger = Ledger(folder.ledger)
+        ledger.check()
         history = ledger.versions()
         blobs = BlobStore(folder.blobs, folder.staging)
         spec = read_spec(blobs, ledger.spec_sha256())
         config = spec.config
         layout = Layout.of(build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed))
         shard_sizes = [entry.num_samples for entry in spec.data.train]
-        blobs.keep_only(ledger.blob_names() | {entry.sha256 for entry in spec.data.train})
         uploads = Uploads(folder.staging)
-        uploads.forget_all_but({lease.lease_id for lease in ledger.active_leases()})
+        states = States(
+            folder=folder.state,
+            exports=folder.exports,
+            damaged=folder.damaged,
+            anchor=ledger.anchor(),
+            seed=lambda: _seed_state(spec, layout),
+        )
+        swept = sweep(folder, ledger=ledger, blobs=blobs, states=states, spec=spec, uploads=uploads)
         self._spec = spec
         self._num_parameters = layout.num_elements
         self._metrics = Metrics()
-        self._ledger = LedgerThread(ledger)
+        self._ledger = LedgerThread(ledger, self._metrics.problems)
         self._blobs = blobs
         self._registry = Registry(run_id=spec.run_id, ledger=self._ledger, workers=ledger.workers())
         self._dispatcher = Dispatcher(
@@ -91,11 +109,20 @@ class Coordinator:
             config=config,
             layout=layout,
             blobs=blobs,
-            folder=folder.state,
+            states=states,
             history=history,
             contributions_of=ledger.contributions,
         )
-        self._exporter = Exporter(spec=spec, folder=folder, layout=layout, versions=self._versions, ledger=self._ledger)
+        self._recovery = report(ledger, self._versions.loaded, swept)
+        name_what_is_missing(folder, ledger=ledger, blobs=blobs, spec=spec, problems=self._metrics.problems)
+        self._exporter = Exporter(
+            spec=spec,
+            folder=folder,
+            layout=layout,
+            versions=self._versions,
+            ledger=self._ledger,
+            problems=self._metrics.problems,
+        )
         self._intake = Intake(
             config=config,
             num_elements=layout.num_elements,
@@ -105,16 +132,33 @@ class Coordinator:
             ledger=self._ledger,
             metrics=self._metrics,
         )
+        self._checkpoints = Checkpoints(folder=folder.checkpoints, spec=spec, ledger=self._ledger)
+        disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
+        housekeeper = Housekeeper(
+            quota_bytes=int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB),
+            disk=disk,
+            spec=spec,
+            versions=self._versions,
+            intake=self._intake,
+            ledger=self._ledger,
+        )
         self._rounds = Rounds(
             config=config,
             dispatcher=self._dispatcher,
             versions=self._versions,
             exporter=self._exporter,
-            intake=self._intake,
+            housekeeper=housekeeper,
             ledger=self._ledger,
             metrics=self._metrics,
         )
-        self._checkpoints = Checkpoints(folder=folder.checkpoints, spec=spec, ledger=self._ledger)
+        self._scrubber = Scrubber(
+            bytes_per_second=1e6 * config.storage.scrub_mb_per_second,
+            disk=disk,
+            spec=spec,
+            versions=self._versions,
+            ledger=self._ledger,
+            heal=self._rounds.heal,
+        )
 
     @property
     def server(self) -> ServerSection:
@@ -136,6 +180,7 @@ class Coordinator:
         allow_many_files()
         if server.threads:
             torch.set_num_threads(server.threads)
+        _log.info("recovered", **dataclasses.asdict(self._recovery))
         await self._rounds.resume()  # before anybody can call
         listener = bind(server.host, server.http_port, "server.http_port")
         grpc_server = grpc.aio.server(options=_GRPC_OPTIONS)
@@ -152,6 +197,7 @@ class Coordinator:
             "web": asyncio.create_task(web.serve(sockets=[listener])),
             "rounds": asyncio.create_task(self._rounds.run()),
             "exporter": asyncio.create_task(self._exporter.run()),
+            "scrubber": asyncio.create_task(self._scrubber.run()),
         }
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -161,7 +207,7 @@ class Coordinator:
             self._dispatcher.drain()
             await grpc_server.stop(_STOP_GRACE_SECONDS)
             web.should_exit = True
-            for name in ("rounds", "exporter"):
+            for name in ("rounds", "exporter", "scrubber"):
                 tasks[name].cancel()
             stopping.cancel()
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
@@ -169,6 +215,7 @@ class Coordinator:
 
     def close(self) -> None:
         """Finish what the threads have begun and let go of the files."""
+        self._scrubber.close()
         self._rounds.close()
         self._exporter.close()
         self._intake.close()
@@ -226,7 +273,11 @@ class Coordinator:
     async def _status(self) -> dict[str, Any]:
         durable = await self._ledger.run(read_status)
         live = live_status(
-            self._dispatcher, self._registry.names(), self._metrics, complete=self._dispatcher.idle_reason == "complete"
+            self._dispatcher,
+            self._registry.names(),
+            self._metrics,
+            recovery=self._recovery,
+            complete=self._dispatcher.idle_reason == "complete",
         )
         return {
             **dataclasses.asdict(durable),
@@ -234,6 +285,13 @@ class Coordinator:
             "held_out_loss": durable.held_out_loss,
             "live": dataclasses.asdict(live),
         }
+
+
+def _seed_state(spec: RunSpec, layout: Layout) -> RunState:
+    """Version 0, made as it was at first."""
+    config = spec.config
+    model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
+    return RunState.initial(config, layout.flatten(model))
 
 
 def _bracketed(host: str) -> str:

@@ -8,8 +8,10 @@ import os
 import re
 import resource
 import shutil
+import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,8 @@ class BlobStore:
     def __init__(self, folder: Path, staging: Path) -> None:
         self.folder = folder
         self.staging = staging
+        self._lock = threading.Lock()
+        self._arriving: Counter[str] = Counter()
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             staging.mkdir(parents=True, exist_ok=True)
@@ -64,16 +68,48 @@ class BlobStore:
                 shutil.copyfile(source, staged)
         self.add_file(staged, sha256)
 
-    def keep_only(self, names: set[str]) -> None:
-        """Delete what nothing refers to: what was stored just before a process died."""
-        for path in self.folder.iterdir():
-            if path.name not in names:
-                path.unlink()
+    def keep_only(self, names: set[str]) -> int:
+        """Delete what nothing refers to: what was stored just before a process died. Returns how many there were."""
+        orphans = [path for path in self.folder.iterdir() if path.name not in names]
+        for path in orphans:
+            path.unlink()
+        return len(orphans)
+
+    @contextmanager
+    def arriving(self, sha256: str) -> Iterator[None]:
+        """Within, the blob is added and named in the ledger: it is not removed, though it may have been there before."""
+        with self._lock:
+            self._arriving[sha256] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._arriving -= Counter({sha256: 1})  # forgets what is at 0
 
     def remove(self, sha256: str) -> None:
-        """Delete a blob; whoever reads it now reads on."""
+        """Delete a blob unless the same bytes are arriving; whoever reads it now reads on."""
         assert _SHA256.fullmatch(sha256)
-        (self.folder / sha256).unlink(missing_ok=True)
+        with self._lock:
+            if sha256 not in self._arriving:
+                (self.folder / sha256).unlink(missing_ok=True)
+
+    def set_aside(self, sha256: str, folder: Path) -> None:
+        """Move a damaged blob to `folder`; it is not served any more, and whoever reads it now reads on."""
+        assert _SHA256.fullmatch(sha256)
+        with storage_errors(folder), suppress(FileNotFoundError):  # it may have been deleted meanwhile
+            folder.mkdir(exist_ok=True)
+            (self.folder / sha256).replace(folder / sha256)
+
+    def check(self, sha256: str) -> None:
+        """Read a blob and compare it with its name. Raises `IntegrityError` if it is damaged or not there."""
+        path = self.path(sha256)
+        try:
+            if path is not None and file_sha256(path) == sha256:
+                return
+            what = "is missing" if path is None else "is damaged"
+        except OSError as error:  # or the disk cannot read it
+            what = f"cannot be read ({error.strerror})"
+        raise IntegrityError(f"blob {sha256} {what} in {self.folder}: restore it from a backup")
 
     @contextmanager
     def open(self, sha256: str) -> Iterator[memoryview]:
@@ -92,6 +128,11 @@ def mapped(path: Path) -> Iterator[memoryview]:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     # Unmapped with its last view: a decoder's traceback may hold one longer than the caller's block.
     yield memoryview(data)
+
+
+def is_sha256(text: str) -> bool:
+    """Whether `text` can name a blob."""
+    return _SHA256.fullmatch(text) is not None
 
 
 def read_spec(blobs: BlobStore, sha256: str) -> RunSpec:

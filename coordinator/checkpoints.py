@@ -36,6 +36,10 @@ class Checkpoints:
             best=best.name if best else None,
         )
 
+    def forget(self, name: str) -> None:
+        """The ledger no longer offers checkpoint `name`: its files are not served any more."""
+        self._files.pop(name, None)
+
     async def file(self, name: str, path: str) -> Path | None:
         """The file `path` of checkpoint `name`, or None if there is no such published file."""
         if name not in self._files:

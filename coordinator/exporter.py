@@ -23,6 +23,7 @@ from torch import Tensor
 from coordinator.bell import Bell
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
+from coordinator.problems import Problems, damaged
 from coordinator.records import Checkpoint, Evaluation, Version, Weights, now_ms
 from coordinator.run_folder import RunFolder
 from coordinator.versions import Versions
@@ -30,7 +31,7 @@ from diffusion_at_home import events
 from diffusion_at_home.checkpoint.export import CheckpointFacts, export
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, Contributor
 from diffusion_at_home.data.shards import decode_images, read_shard
-from diffusion_at_home.errors import StorageError, storage_errors
+from diffusion_at_home.errors import DataError, IntegrityError, StorageError, storage_errors
 from diffusion_at_home.host_heap import give_back_heap
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
@@ -72,13 +73,15 @@ class Exporter:
         layout: Layout,
         versions: Versions,
         ledger: LedgerThread,
+        problems: Problems,
     ) -> None:
         self._spec = spec
         self._folder = folder
         self._layout = layout
         self._versions = versions
         self._ledger = ledger
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="export", initializer=_give_way)
+        self._problems = problems
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="export", initializer=give_way)
         self._changed = Bell()
         self._held_out: tuple[Tensor, list[str]] | None = None
         with storage_errors(folder.exports):
@@ -116,15 +119,23 @@ class Exporter:
                     due.state.unlink(missing_ok=True)  # a process died between the ledger and this line
                     continue
                 contributors = await self._ledger.run(_contributors, due.version.version)
-                evaluations, checkpoint = await loop.run_in_executor(self._executor, self._do, due, contributors)
+                done = await loop.run_in_executor(self._executor, self._do_if_sound, due, contributors)
                 await loop.run_in_executor(self._executor, give_back_heap)
-                await self._ledger.run(Ledger.add_evaluations, evaluations)
-                if checkpoint is not None:
-                    await self._ledger.run(Ledger.add_checkpoint, checkpoint)
+                if done is not None:
+                    await self._ledger.run(Ledger.add_evaluations, done[0])
+                    if done[1] is not None:
+                        await self._ledger.run(Ledger.add_checkpoint, done[1])
             except StorageError as error:
+                self._problems.not_written("exports", error)
                 _log.error("storage_error", error=str(error), retry_seconds=_RETRY_SECONDS)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
+            except DataError as error:
+                self._problems.set(damaged("held_out"), f"nothing can be evaluated or exported: {error}")
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            self._problems.written("exports")
+            self._problems.clear(damaged("held_out"))
             due.state.unlink(missing_ok=True)
             self._changed.ring()
 
@@ -151,6 +162,20 @@ class Exporter:
             number, _, kind = path.stem.partition("-")
             return _Due(self._versions.history[int(number)], path, kind == Kind.CHECKPOINT)
         return None
+
+    def _do_if_sound(
+        self, due: _Due, contributors: tuple[Contributor, ...]
+    ) -> tuple[list[Evaluation], Checkpoint | None] | None:
+        """What is due, or None if its state is damaged: later versions are more worth than this one."""
+        try:
+            return self._do(due, contributors)
+        except IntegrityError as error:
+            name = due.state.name
+            with storage_errors(self._folder.damaged):
+                self._folder.damaged.mkdir(exist_ok=True)
+                due.state.replace(self._folder.damaged / name)
+            self._problems.set(damaged(name), f"version {due.version.version} is not exported: {error}")
+            return None
 
     def _do(self, due: _Due, contributors: tuple[Contributor, ...]) -> tuple[list[Evaluation], Checkpoint | None]:
         config = self._spec.config
@@ -226,7 +251,7 @@ class Exporter:
         )
 
 
-def _give_way() -> None:
+def give_way() -> None:
     """Put this thread, and the ones that torch starts for it, behind all others: Linux has a priority for each thread."""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
@@ -234,7 +259,7 @@ def _give_way() -> None:
 
 def _is_done(ledger: Ledger, version: int, checkpoint: bool) -> bool:
     """Whether the ledger has what is due at `version`: a published checkpoint must never be written again."""
-    done = {record.version for record in ledger.checkpoints()}
+    done = ledger.exported_versions()
     if not checkpoint:
         done |= {record.version for record in ledger.evaluations()}
     return version in done

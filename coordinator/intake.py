@@ -60,13 +60,8 @@ class Intake:
             return same_or_refused(before, header.sha256)
         self._dispatcher.check_acceptable(lease)
         screen_header(header, lease, self._codec, self._num_elements)
-        async with self._uploads.receive(header, self._keeping_alive(lease, requests)) as path:
-            await self._in_thread(self._screen, path, header.sha256)
-            # Again, as receiving may have taken long: what cannot count must not become a blob.
-            self._dispatcher.check_acceptable(await self._dispatcher.owned(lease.worker_id, lease.lease_id))
-            await self._in_thread(self._blobs.add_file, path, header.sha256)
-            work = Work(lease, header.sha256, header.size_bytes, header.images, header.mean_loss, header.train_ms)
-            receipt = await self._dispatcher.accept(work)
+        with self._metrics.problems.writing("contributions"):
+            receipt = await self._store(lease, header, requests)
         self._metrics.images.inc(receipt.images)
         self._metrics.contributions.inc()
         self._metrics.uplink.inc(receipt.size_bytes)
@@ -79,6 +74,18 @@ class Intake:
             loss=round(receipt.mean_loss, 5),
         )
         return receipt
+
+    async def _store(
+        self, lease: Lease, header: pb.SubmitHeader, requests: AsyncIterator[pb.SubmitRequest]
+    ) -> Contribution:
+        async with self._uploads.receive(header, self._keeping_alive(lease, requests)) as path:
+            await self._in_thread(self._screen, path, header.sha256)
+            # Again, as receiving may have taken long: what cannot count must not become a blob.
+            self._dispatcher.check_acceptable(await self._dispatcher.owned(lease.worker_id, lease.lease_id))
+            work = Work(lease, header.sha256, header.size_bytes, header.images, header.mean_loss, header.train_ms)
+            with self._blobs.arriving(header.sha256):
+                await self._in_thread(self._blobs.add_file, path, header.sha256)
+                return await self._dispatcher.accept(work)
 
     async def _keeping_alive(
         self, lease: Lease, requests: AsyncIterator[pb.SubmitRequest]

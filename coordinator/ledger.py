@@ -24,9 +24,11 @@ from coordinator import tables
 from coordinator.data_pool import DataPool
 from coordinator.migrations import Migrations, our_migrations
 from coordinator.records import (
+    Anchor,
     Checkpoint,
     Contribution,
     Evaluation,
+    HeldDelta,
     Lease,
     LeaseId,
     LeaseState,
@@ -34,6 +36,7 @@ from coordinator.records import (
     RoundState,
     Totals,
     Version,
+    Withdrawn,
     Worker,
     now_ms,
 )
@@ -214,15 +217,19 @@ class Ledger:
             return Totals(**{name: int(tx.execute(query).scalar_one() or 0) for name, query in counts.items()})
 
     def blob_names(self) -> set[str]:
-        """sha256 of every update, snapshot and contribution, and of the specification."""
-        columns = (
-            tables.run.c.spec_sha256,
-            tables.versions.c.update_sha256,
-            tables.versions.c.snapshot_sha256,
-            tables.contributions.c.sha256,
+        """sha256 of the specification, of every update and snapshot, and of every contribution since the anchor.
+
+        Of updates and snapshots only those are on disk that retention has left there.
+        """
+        since = tables.contributions.c.round_number > self._anchor_version()
+        queries = (
+            sa.select(tables.run.c.spec_sha256),
+            sa.select(tables.versions.c.update_sha256),
+            sa.select(tables.versions.c.snapshot_sha256),
+            sa.select(tables.contributions.c.sha256).where(since),
         )
         with self._begin() as tx:
-            return {str(name) for column in columns for name in tx.execute(sa.select(column)).scalars()}
+            return {str(name) for query in queries for name in tx.execute(query).scalars()}
 
     # -- rounds and versions ------------------------------------------------------------------------------------
 
@@ -287,8 +294,51 @@ class Ledger:
             tx.execute(upsert(tables.checkpoints).values(dataclasses.asdict(checkpoint)).on_conflict_do_nothing())
 
     def checkpoints(self) -> list[Checkpoint]:
-        """All checkpoints, oldest first."""
-        return self._records(Checkpoint, sa.select(tables.checkpoints).order_by(tables.checkpoints.c.version))
+        """All checkpoints that are offered, oldest first."""
+        offered = tables.checkpoints.c.name.not_in(sa.select(tables.withdrawn.c.name))
+        query = sa.select(tables.checkpoints).where(offered).order_by(tables.checkpoints.c.version)
+        return self._records(Checkpoint, query)
+
+    def exported_versions(self) -> set[int]:
+        """Of all checkpoints that ever were."""
+        with self._begin() as tx:
+            return {int(version) for version in tx.execute(sa.select(tables.checkpoints.c.version)).scalars()}
+
+    def withdraw(self, name: str, reason: Withdrawn) -> None:
+        """Store that a checkpoint is no longer offered; its files may go from here on."""
+        row = {"name": name, "reason": reason, "withdrawn_at_ms": now_ms()}
+        with self._begin() as tx:
+            tx.execute(upsert(tables.withdrawn).values(row).on_conflict_do_nothing())
+
+    # -- what is kept -------------------------------------------------------------------------------------------
+
+    def anchor(self) -> Anchor | None:
+        """The state from which the run can be computed again; None while that is the seed."""
+        found = self._records(Anchor, sa.select(tables.anchors).order_by(tables.anchors.c.version.desc()).limit(1))
+        return found[0] if found else None
+
+    def set_anchor(self, anchor: Anchor) -> None:
+        """Move the anchor: the contributions to its version and before it may go from here on."""
+        with self._begin() as tx:
+            tx.execute(upsert(tables.anchors).values(dataclasses.asdict(anchor)).on_conflict_do_nothing())
+
+    def held_deltas(self) -> list[HeldDelta]:
+        """The contributions since the anchor, each blob once, oldest first."""
+        rows = tables.contributions.c
+        last = sa.func.max(rows.round_number).label("round_number")
+        query = sa.select(rows.sha256, last, sa.func.max(rows.size_bytes).label("size_bytes"))
+        query = query.where(rows.round_number > self._anchor_version()).group_by(rows.sha256)
+        return self._records(HeldDelta, query.order_by(last, rows.sha256))
+
+    def check(self) -> None:
+        """Read all of the file. Raises `IntegrityError` if it is damaged."""
+        with self._begin() as tx:
+            found = [str(row) for row in tx.execute(sa.text("PRAGMA quick_check(1)")).scalars()]
+        if found != ["ok"]:
+            raise IntegrityError(
+                f"{self._path} is damaged ({found[0].splitlines()[-1]}): restore the run from a backup with "
+                "`dah coordinator restore`"
+            )
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -304,6 +354,10 @@ class Ledger:
     def _records(self, record: type[RecordT], query: sa.Select[Any]) -> list[RecordT]:
         with self._begin() as tx:
             return [record(**row) for row in tx.execute(query).mappings()]
+
+    def _anchor_version(self) -> int:
+        anchor = self.anchor()
+        return anchor.version if anchor else 0
 
     @staticmethod
     def _end(tx: sa.Connection, lease_id: LeaseId, state: LeaseState) -> None:

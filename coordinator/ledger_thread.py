@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Concatenate, ParamSpec, TypeVar
 
 from coordinator.ledger import Ledger
+from coordinator.problems import Problems
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -16,15 +17,17 @@ T = TypeVar("T")
 class LedgerThread:
     """Runs the ledger's methods for the loop."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, problems: Problems) -> None:
         self._ledger = ledger
+        self._problems = problems
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
 
     async def run(self, method: Callable[Concatenate[Ledger, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`method(ledger, ...)` in the thread. Not cancelled half-way: a transaction that has begun is awaited."""
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._executor, lambda: method(self._ledger, *args, **kwargs))
-        return await asyncio.shield(future)
+        with self._problems.writing("ledger", method.__name__):
+            return await asyncio.shield(future)
 
     def close(self) -> None:
         """Finish what was begun, then close the ledger."""

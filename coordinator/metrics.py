@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from coordinator.problems import Problems
 
 
 class Metrics:
@@ -10,16 +12,24 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.problems = Problems()
         self.refusals = Counter(
             "dah_refusals", "Refused calls by call and reason.", ["call", "reason"], registry=self.registry
         )
         self.images = Counter("dah_images", "Images accepted.", registry=self.registry)
         self.contributions = Counter("dah_contributions", "Contributions accepted.", registry=self.registry)
         self.uplink = Counter("dah_uplink_bytes", "Bytes of accepted contributions.", registry=self.registry)
+        self._problems = Gauge("dah_problems", "Problems that are present, by kind.", ["kind"], registry=self.registry)
         self.version = Gauge("dah_version", "Newest published version.", registry=self.registry)
         self.closing = Histogram(
             "dah_round_closing_seconds", "From closing a round to its published version.", registry=self.registry
         )
+
+    def exposition(self) -> bytes:
+        """Everything as Prometheus reads it."""
+        for kind, count in self.problems.counts().items():
+            self._problems.labels(kind=kind).set(count)
+        return generate_latest(self.registry)
 
     def refusal_counts(self) -> dict[str, int]:
         """Refusals by reason since the start of this process."""

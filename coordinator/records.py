@@ -159,6 +159,34 @@ class Checkpoint:
     created_at_ms: int
 
 
+class Withdrawn(StrEnum):
+    """Why a checkpoint is no longer offered."""
+
+    THINNED = "thinned"
+    """To keep the run folder within its quota."""
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A whole state that is kept, from which everything that came later can be computed again, as from the seed."""
+
+    version: int
+    digest: str
+    """`diffusion_at_home.outer.state.state_digest` of its file."""
+    made_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldDelta:
+    """The blob of one or more contributions."""
+
+    sha256: str
+    round_number: int
+    """The last one in which it counts."""
+    size_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Totals:
     """A run in numbers."""

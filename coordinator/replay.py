@@ -1,4 +1,6 @@
-"""Recomputes a whole run from its ledger and blobs, and compares every version with what was published.
+"""Recomputes a run from its ledger and blobs, and compares every version with what was published.
+
+From the seed; or, where retention has let go of the first contributions, from the anchor that the ledger names.
 
 Reads only: the run may be stopped or live. Every step is the coordinator's own (`write_update`), in a temporary folder.
 """
@@ -13,13 +15,14 @@ from pathlib import Path
 
 from coordinator.blobs import BlobStore, allow_many_files, file_sha256, read_spec
 from coordinator.ledger import Ledger
-from coordinator.records import Contribution, Version
+from coordinator.records import Anchor, Contribution, Version
 from coordinator.run_folder import RunFolder
+from coordinator.states import anchor_file
 from coordinator.versions import write_update
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import IntegrityError
 from diffusion_at_home.model.build import build_model
-from diffusion_at_home.outer.state import RunState
+from diffusion_at_home.outer.state import RunState, state_digest
 from diffusion_at_home.wire.chunk import DecodeError
 from diffusion_at_home.wire.layout import Layout
 
@@ -31,8 +34,10 @@ class Replayed:
     run_id: str
     versions: int
     """Published, version 0 included."""
+    from_version: int
+    """The one from which the others were recomputed: 0 is the seed, anything else the anchor."""
     contributions: int
-    """That count in them."""
+    """That count in those that were recomputed."""
     images: int
     weights_digest: str
     """Of the newest version."""
@@ -44,19 +49,37 @@ def replay(folder: RunFolder) -> Replayed:
     allow_many_files()
     with closing(Ledger(folder.ledger, read_only=True)) as ledger, tempfile.TemporaryDirectory() as scratch:
         blobs = BlobStore(folder.blobs, Path(scratch))
-        spec = read_spec(blobs, ledger.spec_sha256())
-        config, history = spec.config, ledger.versions()
-        model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
-        layout = Layout.of(model)
-        state = RunState.initial(config, layout.flatten(model))
-        _compare(history[0], state, layout, update_sha256="")
-        num_contributions = 0
-        for published in history[1:]:
-            contributions = ledger.contributions(published.version)
-            update = _step(state, config, contributions, blobs, published)
-            _compare(published, state, layout, update_sha256=file_sha256(update))
-            num_contributions += len(contributions)
-    return Replayed(spec.run_id, len(history), num_contributions, state.images, history[-1].weights_digest)
+        while True:
+            anchor = ledger.anchor()
+            try:
+                return _replay(folder, ledger, blobs, anchor)
+            except IntegrityError:
+                if ledger.anchor() == anchor:
+                    raise  # else the run is live and has let go of what was being read
+
+
+def _replay(folder: RunFolder, ledger: Ledger, blobs: BlobStore, anchor: Anchor | None) -> Replayed:
+    spec = read_spec(blobs, ledger.spec_sha256())
+    config, history = spec.config, ledger.versions()
+    model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
+    layout = Layout.of(model)
+    first = anchor.version if anchor else 0
+    state = _anchored(folder, anchor) if anchor else RunState.initial(config, layout.flatten(model))
+    _compare(history[first], state, layout, update_sha256=history[first].update_sha256 if anchor else "")
+    num_contributions = 0
+    for published in history[first + 1 :]:
+        contributions = ledger.contributions(published.version)
+        update = _step(state, config, contributions, blobs, published)
+        _compare(published, state, layout, update_sha256=file_sha256(update))
+        num_contributions += len(contributions)
+    return Replayed(spec.run_id, len(history), first, num_contributions, state.images, history[-1].weights_digest)
+
+
+def _anchored(folder: RunFolder, anchor: Anchor) -> RunState:
+    path = anchor_file(folder.state, anchor.version)
+    if state_digest(path) != anchor.digest:
+        raise IntegrityError(f"{path} is not the anchor that the ledger names: restore it from a backup")
+    return RunState.load(path)
 
 
 def _step(

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from coordinator.dispatcher import Dispatcher, IdleReason
 from coordinator.exporter import Exporter
-from coordinator.intake import Intake
+from coordinator.housekeeping import Housekeeper
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
-from coordinator.records import Round, RoundState, Version, now_ms
+from coordinator.problems import damaged
+from coordinator.records import Contribution, Round, RoundState, Version, now_ms
 from coordinator.versions import Versions
 from diffusion_at_home import events
 from diffusion_at_home.config.run import RunConfig
-from diffusion_at_home.errors import StorageError
+from diffusion_at_home.errors import IntegrityError, StorageError
 
 _TICK_SECONDS: Final = 0.25
 """Longest that a deadline is noticed late."""
 
 _STORAGE_RETRY_SECONDS: Final = 5.0
+
+_RESTORED_RETRY_SECONDS: Final = 5.0
+"""Between two looks whether a damaged contribution has been restored."""
 
 T = TypeVar("T")
 _log = events.logger("coordinator")
@@ -39,7 +43,7 @@ class Rounds:
         dispatcher: Dispatcher,
         versions: Versions,
         exporter: Exporter,
-        intake: Intake,
+        housekeeper: Housekeeper,
         ledger: LedgerThread,
         metrics: Metrics,
     ) -> None:
@@ -47,9 +51,12 @@ class Rounds:
         self._dispatcher = dispatcher
         self._versions = versions
         self._exporter = exporter
-        self._intake = intake
         self._ledger = ledger
         self._metrics = metrics
+        self._problems = metrics.problems
+        self._housekeeper = housekeeper
+        self._making = asyncio.Lock()
+        """Held while the newest state is not the newest version's, or something is made of it."""
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tensors")
         self._settling: asyncio.Task[None] | None = None
         self._smallest_round = config.lease.min_steps * config.inner.batch_images
@@ -83,7 +90,7 @@ class Rounds:
             if live.state is RoundState.OPEN:
                 await self._collect()
             version = await self._publish(live)
-            self._intake.tidy()
+            self._housekeeper.forget_uploads()
             await self._export(version)
             self._settling = asyncio.create_task(self._settle())
         await self._settled()
@@ -118,14 +125,28 @@ class Rounds:
         started = time.monotonic()
         await self._settled()
         contributions = await self._ledger.run(Ledger.contributions, closing.number)
-        version = await self._until_stored(lambda: self._in_thread(lambda: self._versions.make(contributions)))
-        await self._until_stored(lambda: self._ledger.run(Ledger.publish, version))
-        self._versions.published(version, contributions)
+        async with self._making:
+            version = await self._until_made(closing, contributions)
+            await self._until_stored(lambda: self._ledger.run(Ledger.publish, version))
+            self._versions.published(version)
         seconds = time.monotonic() - started
         self._metrics.closing.observe(seconds)
         self._metrics.version.set(version.version)
         _log.info("version_published", version=version.version, images=version.images, seconds=round(seconds, 3))
         return version
+
+    async def _until_made(self, closing: Round, contributions: Sequence[Contribution]) -> Version:
+        """The next version; a contribution that can't be read is waited for: its receipt says that it counts."""
+        problem = damaged(f"round-{closing.number}")
+        while True:
+            try:
+                version = await self._until_stored(lambda: self._in_thread(lambda: self._versions.make(contributions)))
+            except IntegrityError as error:
+                self._problems.set(problem, f"round {closing.number} cannot be published: {error}")
+                await asyncio.sleep(_RESTORED_RETRY_SECONDS)
+            else:
+                self._problems.clear(problem)
+                return version
 
     async def _export(self, version: Version) -> None:
         due = await self._exporter.due_at(version, final=self.complete)
@@ -135,10 +156,24 @@ class Rounds:
 
     async def _settle(self) -> None:
         """What the newest version leaves to do, while the next round collects."""
-        with_snapshot = await self._until_stored(lambda: self._in_thread(self._versions.settle))
+        async with self._making:
+            await self._until_stored(self._store_snapshot, otherwise=self._tidy)
+            await self._tidy()
+
+    async def _store_snapshot(self) -> None:
+        with_snapshot = await self._in_thread(self._versions.settle)
         if with_snapshot is not None:
-            await self._until_stored(lambda: self._ledger.run(Ledger.set_snapshot, with_snapshot))
+            await self._ledger.run(Ledger.set_snapshot, with_snapshot)
             self._versions.snapshot_stored(with_snapshot)
+
+    async def _tidy(self) -> None:
+        await self._housekeeper.tidy(self._in_thread)
+
+    async def heal(self) -> None:
+        """Something was found damaged: give joiners a snapshot if they have no way left."""
+        async with self._making:
+            if not self._versions.can_be_joined():
+                await self._until_stored(self._store_snapshot, otherwise=self._tidy)
 
     async def _settled(self) -> None:
         """Wait for that, and raise what it died of."""
@@ -149,13 +184,18 @@ class Rounds:
     def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self._executor, work)
 
-    async def _until_stored(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Repeat `work` while the disk is full: an operator can free space without losing the round."""
+    async def _until_stored(
+        self, work: Callable[[], Awaitable[T]], otherwise: Callable[[], Awaitable[None]] | None = None
+    ) -> T:
+        """Repeat `work` while the disk is full: an operator, or `otherwise`, can free space without losing the round."""
         while True:
             try:
-                return await work()
+                with self._problems.writing("rounds"):
+                    return await work()
             except StorageError as error:
                 _log.error("storage_error", error=str(error), retry_seconds=_STORAGE_RETRY_SECONDS)
+                if otherwise is not None:
+                    await otherwise()
                 await asyncio.sleep(_STORAGE_RETRY_SECONDS)
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,8 +46,13 @@ class RunFolder:
 
     @property
     def state(self) -> Path:
-        """Between two rounds: state-<version>.safetensors."""
+        """Between two rounds: state-<version>.safetensors, and the anchor-<version>.safetensors."""
         return self.root / "state"
+
+    @property
+    def damaged(self) -> Path:
+        """What was found not to be what it was: never served or read again, for people to look at."""
+        return self.root / "damaged"
 
     @property
     def exports(self) -> Path:
@@ -121,3 +127,11 @@ def _try_lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from coordinator.dispatcher import Dispatcher
 from coordinator.ledger import Ledger
 from coordinator.metrics import Metrics
+from coordinator.problems import Problem
 from coordinator.records import Checkpoint, Evaluation
+from coordinator.recovery import Recovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,10 @@ class LiveStatus:
     complete: bool
     workers: tuple[WorkerStatus, ...]
     refusals: dict[str, int]
+    problems: tuple[Problem, ...]
+    """That are present, the oldest first."""
+    recovery: Recovery
+    """What this process found when it started."""
 
 
 def read_status(ledger: Ledger) -> RunStatus:
@@ -81,7 +87,14 @@ def read_status(ledger: Ledger) -> RunStatus:
     )
 
 
-def live_status(dispatcher: Dispatcher, names: dict[str, str], metrics: Metrics, *, complete: bool) -> LiveStatus:
+def live_status(
+    dispatcher: Dispatcher,
+    names: dict[str, str],
+    metrics: Metrics,
+    *,
+    recovery: Recovery,
+    complete: bool,
+) -> LiveStatus:
     """The part in memory."""
     progress = dispatcher.progress
     return LiveStatus(
@@ -93,6 +106,8 @@ def live_status(dispatcher: Dispatcher, names: dict[str, str], metrics: Metrics,
         complete=complete,
         workers=tuple(WorkerStatus(w, names.get(w, w), dispatcher.speed(w)) for w in dispatcher.live_workers()),
         refusals=metrics.refusal_counts(),
+        problems=metrics.problems.present(),
+        recovery=recovery,
     )
 
 

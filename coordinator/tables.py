@@ -26,7 +26,7 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-from coordinator.records import LeaseState, RoundState, Weights
+from coordinator.records import LeaseState, RoundState, Weights, Withdrawn
 from diffusion_at_home.data.order import ShardRange
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
@@ -195,4 +195,20 @@ checkpoints = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("manifest_sha256", String(64), nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+)
+
+withdrawn = Table(
+    "withdrawn",
+    metadata,
+    Column("name", ForeignKey("checkpoints.name"), primary_key=True),
+    Column("reason", _choice(Withdrawn), nullable=False),
+    Column("withdrawn_at_ms", BigInteger, nullable=False),
+)
+
+anchors = Table(
+    "anchors",
+    metadata,
+    Column("version", ForeignKey("versions.version"), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("made_at_ms", BigInteger, nullable=False),
 )

@@ -68,11 +68,13 @@ class Uploads:
             if path != keep:
                 path.unlink(missing_ok=True)
 
-    def forget_all_but(self, lease_ids: set[LeaseId]) -> None:
-        """Delete the uploads of leases that cannot count any more."""
-        for path in self._folder.glob("upload-*.part"):
-            if LeaseId(int(path.name.split("-")[1])) not in lease_ids | self._writing:
-                path.unlink(missing_ok=True)
+    def forget_all_but(self, lease_ids: set[LeaseId]) -> tuple[int, int]:
+        """Delete the uploads of leases that cannot count any more; returns how many stay, and how many went."""
+        kept, found = lease_ids | self._writing, list(self._folder.glob("upload-*.part"))
+        gone = [path for path in found if LeaseId(int(path.name.split("-")[1])) not in kept]
+        for path in gone:
+            path.unlink(missing_ok=True)
+        return len(found) - len(gone), len(gone)
 
     @contextmanager
     def _alone(self, lease_id: LeaseId) -> Iterator[None]:

@@ -3,26 +3,31 @@
 Owns the run's state vectors (published, master, EMA, outer moments). A version is published when its update is a blob and the
 ledger names it; nobody waits for more. The state is saved, and a snapshot written, now and then and beside the next round: a
 process that dies loads the last saved state and steps it again by the contributions that the ledger names, to the same bits,
-for they are fixed and summed in a fixed order.
+for they are fixed and summed in a fixed order. If that state is damaged, an older one is stepped, or the seed.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from coordinator.blobs import BlobStore, file_sha256
 from coordinator.records import Contribution, Version, now_ms
+from coordinator.refused import Refused
+from coordinator.states import Source, States
+from diffusion_at_home import events
 from diffusion_at_home.config.run import Codec, RunConfig
-from diffusion_at_home.errors import IntegrityError, storage_errors
+from diffusion_at_home.errors import IntegrityError, StorageError, storage_errors
 from diffusion_at_home.outer.aggregation import WeightedMean
 from diffusion_at_home.outer.state import RunState
-from diffusion_at_home.rpc.coordinator_pb2 import Blob
+from diffusion_at_home.rpc.coordinator_pb2 import Blob, Refusal
+from diffusion_at_home.wire.chunk import DecodeError
 from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import VectorReader, encode_chunks, write_vector
 
@@ -36,6 +41,26 @@ _SAVING_SHARE: Final = 0.05
 """Of the time, spent on saving at most: rounds that follow each other at once must not wait for the disk."""
 
 
+_MANY_STEPS: Final = 20
+"""Versions to step again at a start after which it says how far it is."""
+
+_SOON: Final = timedelta(seconds=1)
+
+_log = events.logger("coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """How the newest version's state was had at a start."""
+
+    source: str
+    """The file's name, or "the seed"."""
+    stepped_again: int
+    """Versions from there to the newest one."""
+    damaged: tuple[str, ...]
+    """What is wrong with the later sources, a sentence each."""
+
+
 class Versions:
     """All versions of a run; the newest one's state in memory."""
 
@@ -45,29 +70,30 @@ class Versions:
         config: RunConfig,
         layout: Layout,
         blobs: BlobStore,
-        folder: Path,
+        states: States,
         history: Sequence[Version],
         contributions_of: Callable[[int], Sequence[Contribution]],
     ) -> None:
         """Load the newest version of `history`; `contributions_of` tells what made one.
 
-        Raises `IntegrityError` if it is not what was published.
+        Raises `IntegrityError` if it cannot be had again.
         """
         self.history = list(history)
         self.layout = layout
         self._config = config
         self._blobs = blobs
-        self._folder = folder
-        self._saved = self._newest_saved()
-        self._unsaved = {v.version: contributions_of(v.version) for v in self.history[self._saved + 1 :]}
+        self._states = states
+        self._contributions_of = contributions_of
         self._unsaved_seconds = 0.0
         self._save_seconds, self._saved_at = 0.0, -math.inf
-        self._state = self._load()
+        self._saved = -1
+        self.loaded = Loaded("", 0, ())
+        """Of the last load."""
+        self._state: RunState | None = None
+        self._load()
         self._snapshots = [v.version for v in self.history if blobs.path(v.snapshot_sha256)]
-        if not self._snapshots:
-            raise IntegrityError(f"no snapshot of any version is left in {blobs.folder}: restore one from a backup")
+        self._updates_since = max((v.version for v in self.history if not blobs.path(v.update_sha256)), default=0)
         self._forget_old_snapshots()
-        self._forget_old_states()
 
     @property
     def newest(self) -> Version:
@@ -75,9 +101,24 @@ class Versions:
         return self.history[-1]
 
     @property
+    def saved(self) -> int:
+        """The version of the newest saved state."""
+        return self._saved
+
+    @property
     def state_file(self) -> Path:
-        """The newest version's state, if it was saved; replaced when a later one is."""
-        return state_file(self._folder, self._saved)
+        """The newest saved state; goes some time after a later one is saved."""
+        return self._states.file(self._saved)
+
+    @property
+    def updates_since(self) -> int:
+        """All updates that come after this version's are there; 0 if none was ever deleted."""
+        return self._updates_since
+
+    @property
+    def snapshots(self) -> list[int]:
+        """The versions that joiners may start from, oldest first."""
+        return list(self._snapshots)
 
     def make(self, contributions: Sequence[Contribution]) -> Version:
         """Aggregate `contributions` in the order given and step: the next version, durable but for the ledger.
@@ -85,17 +126,15 @@ class Versions:
         Blocks for as long as the arithmetic takes. When it raises (`StorageError`, `IntegrityError`), nothing has
         changed and the same call may be repeated.
         """
+        started, state = time.monotonic(), self._state or self._load()
+        staged = self._blobs.staging / f"update-{self.newest.version + 1}"
+        self._state = None  # half-stepped from here on: whatever happens, it must not be taken for a version
         try:
-            return self._make(contributions)
-        except BaseException:  # whatever it was, the state is half-stepped: load it again
-            self._state = self._load()
-            raise
-
-    def _make(self, contributions: Sequence[Contribution]) -> Version:
-        started, state = time.monotonic(), self._state
-        staged = self._blobs.staging / f"update-{state.version + 1}"
-        write_update(staged, state, self._config, contributions, self._blobs)
+            write_update(staged, state, self._config, contributions, self._blobs)
+        except DecodeError as error:
+            raise IntegrityError(_undecodable(self.newest.version + 1, error)) from None
         update_sha256, update_bytes = self._add(staged)
+        self._state = state
         self._unsaved_seconds += time.monotonic() - started
         return Version(
             version=state.version,
@@ -108,22 +147,24 @@ class Versions:
             published_at_ms=now_ms(),
         )
 
-    def published(self, version: Version, contributions: Sequence[Contribution]) -> None:
-        """The ledger has `version`, which `contributions` made: it is the newest one now."""
+    def published(self, version: Version) -> None:
+        """The ledger has `version`: it is the newest one now."""
         assert version.version == self.newest.version + 1
         self.history.append(version)
-        self._unsaved[version.version] = contributions
 
     def save(self) -> None:
         """Save the newest version's state, unless it is. Blocks. Raises `StorageError`."""
         if self._saved == self.newest.version:
             return
-        started = time.monotonic()
-        self._state.save(state_file(self._folder, self.newest.version))
-        self._saved, self._saved_at = self.newest.version, time.monotonic()
+        started, state = time.monotonic(), self._state or self._load()
+        self._states.save(state)
+        self._saved, self._saved_at = state.version, time.monotonic()
         self._save_seconds = self._saved_at - started
-        self._unsaved, self._unsaved_seconds = {}, 0.0
-        self._forget_old_states()
+        self._unsaved_seconds = 0.0
+
+    def can_afford_saving(self) -> bool:
+        """Whether another save would leave the disk most of the time."""
+        return time.monotonic() - self._saved_at > self._save_seconds / _SAVING_SHARE
 
     def settle(self) -> Version | None:
         """What a new version leaves to do once it is published: its state, a snapshot, as far as they are due.
@@ -131,55 +172,114 @@ class Versions:
         Blocks. Returns the version with its snapshot if it got one, which is offered once the ledger knows it
         (`snapshot_stored`). Raises `StorageError`; then the same call may be repeated.
         """
-        affordable = time.monotonic() - self._saved_at > self._save_seconds / _SAVING_SHARE
-        if self._unsaved_seconds > _MOST_TO_REPEAT_SECONDS and affordable:
+        if self._unsaved_seconds > _MOST_TO_REPEAT_SECONDS and self.can_afford_saving():
             self.save()
-        last = self._snapshots[-1]
-        # As soon as the updates since the last one weigh as much: nobody downloads more than twice a snapshot.
-        if sum(v.update_bytes for v in self.history[last + 1 :]) < self.history[last].snapshot_bytes:
+        if not self._needs_snapshot():
             return None
-        staged = self._blobs.staging / f"snapshot-{self._state.version}"
-        _write_snapshot(staged, self._state)
+        state = self._state or self._load()
+        staged = self._blobs.staging / f"snapshot-{state.version}"
+        _write_snapshot(staged, state)
         sha256, size_bytes = self._add(staged)
         return replace(self.newest, snapshot_sha256=sha256, snapshot_bytes=size_bytes)
 
     def snapshot_stored(self, version: Version) -> None:
         """The ledger knows the snapshot of `version`: joiners get it, and one that is too old goes."""
         self.history[version.version] = version
-        self._snapshots.append(version.version)
+        if version.version not in self._snapshots:
+            self._snapshots.append(version.version)
         self._forget_old_snapshots()
 
+    def lost(self, sha256: str) -> None:
+        """The blob `sha256` is not there any more: no way leads over it."""
+        self._snapshots = [v for v in self._snapshots if self.history[v].snapshot_sha256 != sha256]
+        gone = [v.version for v in self.history[1:] if v.update_sha256 == sha256]
+        self.forget_updates(max(gone, default=0))
+
+    def forget_updates(self, upto: int) -> None:
+        """Offer no update to version `upto` or one before it any more; their blobs may go from here on."""
+        self._updates_since = max(self._updates_since, upto)
+
+    def can_be_joined(self) -> bool:
+        """Whether a way leads from nothing to the newest version."""
+        return self._from_snapshot() is not None
+
     def catch_up(self, held_version: int | None) -> list[Blob]:
-        """The fewest bytes from `held_version` (None: nothing) to the newest: updates, or a snapshot and updates."""
-        newest, base = self.newest.version, self._snapshots[-1]
-        from_snapshot = [self._snapshot(self.history[base]), *self._updates(base)]
-        if held_version is None or held_version > newest:
-            return from_snapshot
-        updates = self._updates(held_version)
-        return min(updates, from_snapshot, key=lambda blobs: sum(blob.size_bytes for blob in blobs))
+        """The fewest bytes from `held_version` (None: nothing) to the newest: updates, or a snapshot and updates.
+
+        Names only blobs that are there. Raises `Refused` while there is no way.
+        """
+        ways = [self._from_snapshot()]
+        if held_version is not None and held_version <= self.newest.version:
+            ways.insert(0, self._updates(held_version))
+        open_ways = [way for way in ways if way is not None]
+        if not open_ways:
+            raise Refused(Refusal.REFUSAL_BUSY, "the weights are being written anew: come back soon", _SOON)
+        return min(open_ways, key=lambda blobs: sum(blob.size_bytes for blob in blobs))
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _newest_saved(self) -> int:
-        versions = [v.version for v in self.history if state_file(self._folder, v.version).is_file()]
-        if not versions:
-            raise IntegrityError(f"no state of any version is left in {self._folder}: restore one from a backup")
-        return max(versions)
-
     def _load(self) -> RunState:
-        """The newest version: the last saved one, stepped again by what made those after it."""
-        path = state_file(self._folder, self._saved)
-        state = RunState.load(path)
-        self._check(state, self._saved, f"{path} is not the published version {self._saved}")
-        staged = self._blobs.staging / "update-again"
-        for version, contributions in self._unsaved.items():
-            write_update(staged, state, self._config, contributions, self._blobs)
-            self._check(state, version, f"its contributions do not make the published version {version}")
-        staged.unlink(missing_ok=True)
+        """The newest version's state: the last saved one that is sound, stepped again by what made those after it."""
+        self._state = None
+        failed: list[tuple[Source, str]] = []
+        for source in self._states.sources():
+            try:
+                state = source.load()
+                self._check(state, source.version, f"{source.name} is not the published version {source.version}")
+            except IntegrityError as error:
+                _log.error("state_damaged", source=source.name, error=str(error))
+                failed.append((source, str(error)))
+                continue
+            return self._loaded(state, source, failed)
+        raise IntegrityError(
+            f"no sound state of any version is left ({'; '.join(what for _, what in failed)}): "
+            "restore the run from a backup"
+        )
+
+    def _loaded(self, state: RunState, source: Source, failed: Sequence[tuple[Source, str]]) -> RunState:
+        damaged = tuple(what for _, what in failed)
+        try:
+            self._step_again(state)
+        except IntegrityError as error:
+            because = f" (needed since {damaged[0]})" if damaged else ""
+            raise IntegrityError(f"{error}{because}") from error
+        for bad, _ in failed:
+            if bad.path is not None:
+                self._states.set_aside(bad.path)
+        self._state = state
+        self._saved = max(self._states.saved(), default=-1)
+        self.loaded = Loaded(source.name, state.version - source.version, damaged)
+        if damaged or self._saved < 0:
+            self._save_unless_full()
         return state
 
+    def _step_again(self, state: RunState) -> None:
+        first = state.version
+        for number in range(first + 1, self.newest.version + 1):
+            contributions = self._contributions_of(number)
+            for contribution in contributions:
+                self._blobs.check(contribution.sha256)
+            try:
+                for _ in advance(state, self._config, contributions, self._blobs):
+                    pass
+            except DecodeError as error:
+                raise IntegrityError(_undecodable(number, error)) from None
+            self._check(state, number, f"its contributions do not make the published version {number}")
+            if (number - first) % _MANY_STEPS == 0:
+                _log.info("stepping_again", version=number, newest=self.newest.version)
+
+    def _save_unless_full(self) -> None:
+        """What was saved is damaged: the next start must not need it."""
+        try:
+            self.save()
+        except StorageError as error:
+            _log.error("storage_error", error=str(error))
+            self._unsaved_seconds = math.inf
+
     def _check(self, state: RunState, version: int, otherwise: str) -> None:
-        if self.layout.weights_digest(state.published) != self.history[version].weights_digest:
+        published = self.history[version]
+        facts = (state.version, state.images, self.layout.weights_digest(state.published))
+        if facts != (version, published.images, published.weights_digest):
             raise IntegrityError(f"{otherwise}: restore it from a backup")
 
     def _add(self, staged: Path) -> tuple[str, int]:
@@ -188,10 +288,12 @@ class Versions:
         self._blobs.add_file(staged, sha256)
         return sha256, size_bytes
 
-    def _forget_old_states(self) -> None:
-        for path in self._folder.glob("state-*"):
-            if path != self.state_file:
-                path.unlink()
+    def _needs_snapshot(self) -> bool:
+        if not self.can_be_joined():
+            return True
+        last = self._snapshots[-1]
+        # As soon as the updates since the last one weigh as much: nobody downloads more than twice a snapshot.
+        return sum(v.update_bytes for v in self.history[last + 1 :]) >= self.history[last].snapshot_bytes
 
     def _forget_old_snapshots(self) -> None:
         kept = {self.history[version].snapshot_sha256 for version in self._snapshots[-KEPT_SNAPSHOTS:]}
@@ -200,7 +302,18 @@ class Versions:
                 self._blobs.remove(sha256)
         del self._snapshots[:-KEPT_SNAPSHOTS]
 
-    def _updates(self, after: int) -> list[Blob]:
+    def _from_snapshot(self) -> list[Blob] | None:
+        """From the newest snapshot that a way leads on from; None if there is none."""
+        for version in reversed(self._snapshots):
+            updates = self._updates(version)
+            if updates is not None:
+                return [self._snapshot(self.history[version]), *updates]
+        return None
+
+    def _updates(self, after: int) -> list[Blob] | None:
+        """From version `after` to the newest, or None if one of them is gone."""
+        if after < self._updates_since:
+            return None
         return [
             Blob(
                 kind=Blob.KIND_UPDATE,
@@ -230,19 +343,25 @@ def write_update(
 
     The one way from a version to the next. When it raises, the state is neither and must be loaded again.
     """
+    chunks = advance(state, config, contributions, blobs)
+    with storage_errors(path), path.open("wb") as file:
+        write_vector(file, config.codec.update, len(state.published), chunks)
+
+
+def advance(
+    state: RunState, config: RunConfig, contributions: Sequence[Contribution], blobs: BlobStore
+) -> Iterator[bytes]:
+    """The chunks of that update; the state is stepped once all have been taken. Raises `IntegrityError`, `DecodeError`."""
     num_elements = len(state.published)
     with ExitStack() as stack:
         opened = [stack.enter_context(blobs.open(c.sha256)) for c in contributions]
         deltas = [VectorReader(data, config.codec.delta, num_elements) for data in opened]
         mean = WeightedMean(deltas, [c.weight for c in contributions])
-        chunks = state.advance(config, mean, sum(c.images for c in contributions))
-        with storage_errors(path), path.open("wb") as file:
-            write_vector(file, config.codec.update, num_elements, chunks)
+        yield from state.advance(config, mean, sum(c.images for c in contributions))
 
 
-def state_file(folder: Path, version: int) -> Path:
-    """Where the state of `version` lies."""
-    return folder / f"state-{version}.safetensors"
+def _undecodable(version: int, error: DecodeError) -> str:
+    return f"a contribution to version {version} cannot be decoded ({error}): restore its blob from a backup"
 
 
 def first_version(state: RunState, *, layout: Layout, blobs: BlobStore, folder: Path) -> Version:
@@ -252,7 +371,7 @@ def first_version(state: RunState, *, layout: Layout, blobs: BlobStore, folder: 
     _write_snapshot(staged, state)
     sha256, size_bytes = file_sha256(staged), staged.stat().st_size
     blobs.add_file(staged, sha256)
-    state.save(state_file(folder, 0))
+    state.save(folder / "state-0.safetensors")
     return Version(0, 0, layout.weights_digest(state.published), "", 0, sha256, size_bytes, now_ms())
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 import structlog
 
+MAX_FILE_BYTES: Final = 16 * 2**20
+"""After which a file of events is renamed to <name>.1 and a new one begun."""
+
+OLD_FILES: Final = 3
+"""<name>.1 to <name>.3 stay: all files together are at most 64 MiB."""
+
 
 def configure(json_file: Path | None, terminal: TextIO | None = sys.stderr, level: int = logging.INFO) -> None:
-    """Send events to `json_file` (appended, one object a line) and to `terminal`; either may be None."""
+    """Send events to `json_file` (appended, one object a line, old ones dropped) and to `terminal`; either may be None."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -20,7 +27,8 @@ def configure(json_file: Path | None, terminal: TextIO | None = sys.stderr, leve
     ]
     handlers: list[logging.Handler] = []
     if json_file is not None:
-        handlers.append(_handler(logging.FileHandler(json_file, encoding="utf-8"), structlog.processors.JSONRenderer()))
+        file = RotatingFileHandler(json_file, maxBytes=MAX_FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8")
+        handlers.append(_handler(file, structlog.processors.JSONRenderer()))
     if terminal is not None:
         console = structlog.dev.ConsoleRenderer(colors=terminal.isatty())
         handlers.append(_handler(logging.StreamHandler(terminal), console))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -50,7 +50,7 @@ def web_app(
         return PlainTextResponse("ok\n")
 
     async def prometheus(request: Request) -> Response:  # noqa: ARG001
-        return Response(generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def blob(request: Request) -> Response:
         path = blobs.path(request.path_params["sha256"])

@@ -28,7 +28,7 @@ from diffusion_at_home.checkpoint.manifest import (
 )
 from diffusion_at_home.errors import storage_errors
 from diffusion_at_home.model.base import DiffusionModel
-from diffusion_at_home.outer.state import sync_folder
+from diffusion_at_home.outer.state import sync_folder, writing_safetensors
 from diffusion_at_home.runspec import RunSpec
 from diffusion_at_home.wire.layout import Layout
 
@@ -70,7 +70,7 @@ def export(
         StorageError: nothing is left behind but a hidden folder that the next export replaces.
     """
     draft = out.with_name(f".{out.name}.part")
-    with storage_errors(out.parent):
+    with storage_errors(out.parent), writing_safetensors():
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         layout.load(model, other)

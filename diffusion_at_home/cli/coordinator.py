@@ -52,6 +52,10 @@ def run(
     http_port: Annotated[int | None, typer.Option(help="Port of the run's address; 0 picks a free one.")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="Port of the worker protocol; 0 picks a free one.")] = None,
     threads: Annotated[int | None, typer.Option(min=0, help="CPU threads instead of server.threads.")] = None,
+    quota_gib: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Most that DIR may hold (GiB) instead of storage.quota_gib; 0 is no limit."),
+    ] = None,
     exit_when_complete: Annotated[
         bool, typer.Option("--exit-when-complete", help="Stop after the last checkpoint instead of serving on.")
     ] = False,
@@ -66,13 +70,14 @@ def run(
         events.configure(place.log)
         changes = {"host": host, "http_port": http_port, "grpc_port": grpc_port, "threads": threads}
         given = {key: value for key, value in changes.items() if value is not None}
-        version = asyncio.run(_serve(place, given, exit_when_complete=exit_when_complete))
+        version = asyncio.run(_serve(place, given, quota_gib, exit_when_complete=exit_when_complete))
     emit({"version": version}, as_json)
 
 
 @app.command()
 def status(folder: Folder, as_json: Json = False) -> None:
     """What the run in DIR has reached, whether or not its coordinator runs."""
+    from coordinator.housekeeping import measure, set_aside
     from coordinator.ledger import Ledger
     from coordinator.run_folder import RunFolder
     from coordinator.status import best_checkpoint, read_status
@@ -97,6 +102,8 @@ def status(folder: Folder, as_json: Json = False) -> None:
             "held_out_loss": found.held_out_loss,
             "checkpoints": [checkpoint.name for checkpoint in found.checkpoints],
             "best_checkpoint": best.name if best else None,
+            "disk_bytes": measure(place.root).total_bytes,
+            "set_aside": set_aside(place),
         },
         as_json,
     )
@@ -144,10 +151,12 @@ def restore(
     emit(dataclasses.asdict(restored(RunFolder(backup.absolute()), RunFolder(folder.absolute()))), as_json)
 
 
-async def _serve(place: RunFolder, changes: dict[str, Any], *, exit_when_complete: bool) -> int:
+async def _serve(
+    place: RunFolder, changes: dict[str, Any], quota_gib: float | None, *, exit_when_complete: bool
+) -> int:
     from coordinator.app import Coordinator
 
-    coordinator = Coordinator(place)
+    coordinator = Coordinator(place, quota_gib)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -376,6 +376,16 @@ class CheckpointSection(Section):
     """Classifier-free guidance of the grid and of the evaluation."""
 
 
+class StorageSection(Section):
+    """What the coordinator keeps on its disk."""
+
+    quota_gib: Amount = 0.0
+    """Most that the run's folder may hold (GiB); 0 is no limit. Beyond it go, in this order, what was set aside as damaged,
+    updates that no joiner needs, contributions that a kept state already contains, and checkpoints between the others."""
+    scrub_mb_per_second: Amount = 20.0
+    """Rate at which what lies on the disk is read again and compared with its digest (MB/s); 0 never does."""
+
+
 class ServerSection(Section):
     """Where the coordinator listens."""
 
@@ -405,6 +415,7 @@ class RunConfig(Section):
     ema: EmaSection
     evaluation: EvaluationSection
     checkpoint: CheckpointSection
+    storage: StorageSection = StorageSection()
     server: ServerSection = ServerSection()
 
     @model_validator(mode="after")

@@ -4,17 +4,21 @@ The coordinator steps exact weights (`master`) but publishes a compressed differ
 lags by what compression left out. That residual, master - published, is never dropped: the next update is the encoded
 difference to `published`, so it carries everything the last ones lost (error feedback). Every replica adds the same
 decoded numbers in the same order, hence `published` is the same bits everywhere.
+
+A state's file carries the digest of each of its vectors: one in which a bit has flipped is refused, not stepped on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,6 +33,8 @@ from diffusion_at_home.outer.step import num_moments, outer_step
 from diffusion_at_home.wire.codecs import chunk_codec
 from diffusion_at_home.wire.parallel import in_order
 from diffusion_at_home.wire.vector import CHUNK_ELEMENTS
+
+_METADATA: Final = "dah"
 
 
 @dataclass(slots=True)
@@ -81,10 +87,12 @@ class RunState:
         """Write everything to `path`, durable and all or nothing. Raises `StorageError`."""
         tensors = {"published": self.published, "master": self.master, "ema": self.ema}
         tensors |= {f"moment_{index}": moment for index, moment in enumerate(self.moments)}
-        facts = json.dumps({"version": self.version, "images": self.images})
+        digests = {name: _digest(tensor) for name, tensor in tensors.items()}
+        facts = json.dumps({"version": self.version, "images": self.images, "digests": digests}, sort_keys=True)
         temporary = path.with_suffix(".tmp")
         with storage_errors(path.parent):
-            save_file(tensors, temporary, metadata={"dah": facts})
+            with writing_safetensors():
+                save_file(tensors, temporary, metadata={_METADATA: facts})
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -92,10 +100,10 @@ class RunState:
 
     @classmethod
     def load(cls, path: Path) -> RunState:
-        """Read what `save` wrote. Raises `IntegrityError`."""
+        """Read what `save` wrote. Raises `IntegrityError` if it is not that any more."""
         with _opened(path) as file:
-            facts = json.loads(file.metadata()["dah"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a dict
+            facts = json.loads(file.metadata()[_METADATA])
+            tensors = {name: _checked(file, name, facts) for name in facts["digests"]}
             moments = [tensors[name] for name in sorted(tensors) if name.startswith("moment_")]
             vectors = (tensors["published"], tensors["master"], tensors["ema"])
             return cls(facts["version"], facts["images"], *vectors, moments)
@@ -111,6 +119,18 @@ def _opened(path: Path) -> Iterator[Any]:
         raise IntegrityError(f"{path} is not a readable run state ({error}): restore it from a backup") from error
 
 
+@contextmanager
+def writing_safetensors() -> Iterator[None]:
+    """Within, what the operating system said about a write is an `OSError`: safetensors only quotes its number."""
+    try:
+        yield
+    except SafetensorError as error:
+        if (quoted := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        number = int(quoted[1])
+        raise OSError(number, os.strerror(number)) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames within `folder` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -123,4 +143,43 @@ def sync_folder(folder: Path) -> None:
 def load_weights(path: Path) -> tuple[Tensor, Tensor]:
     """The published weights and their average, fp32 (n,) each, of the state in `path`. Raises `IntegrityError`."""
     with _opened(path) as file:
-        return file.get_tensor("published"), file.get_tensor("ema")
+        facts = json.loads(file.metadata()[_METADATA])
+        return _checked(file, "published", facts), _checked(file, "ema", facts)
+
+
+def state_digest(path: Path) -> str:
+    """sha256 (hex) that names the state in `path`: of its version, its images and its vectors' digests.
+
+    Reads all of it, a chunk at a time. Raises `IntegrityError` if a vector is not what its digest says.
+    """
+    with _opened(path) as file:
+        text = file.metadata()[_METADATA]
+        for name, digest in json.loads(text)["digests"].items():
+            vector, sha256 = file.get_slice(name), hashlib.sha256()
+            (num_elements,) = vector.get_shape()
+            for start in range(0, num_elements, CHUNK_ELEMENTS):
+                sha256.update(_chunk_digest(vector[start : start + CHUNK_ELEMENTS]))
+            if sha256.hexdigest() != digest:
+                raise ValueError(f"{name} does not have the digest it was saved with")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checked(file: Any, name: str, facts: dict[str, Any]) -> Tensor:
+    """The vector `name` of an opened file; what differs from its digest is a `ValueError`."""
+    tensor: Tensor = file.get_tensor(name)
+    if _digest(tensor) != facts["digests"][name]:
+        raise ValueError(f"{name} does not have the digest it was saved with")
+    return tensor
+
+
+def _digest(vector: Tensor) -> str:
+    """sha256 (hex) of the sha256 (32 bytes) of each of a vector's chunks, which all cores work on."""
+    parts = torch.split(vector, CHUNK_ELEMENTS)
+    sha256 = hashlib.sha256()
+    for digest in in_order(lambda index: _chunk_digest(parts[index]), len(parts)):
+        sha256.update(digest)
+    return sha256.hexdigest()
+
+
+def _chunk_digest(chunk: Tensor) -> bytes:
+    return hashlib.sha256(chunk.numpy().data.cast("B")).digest()

@@ -13,6 +13,7 @@ from coordinator.data_pool import DataPool
 from coordinator.dispatcher import Dispatcher, IdleReason, Work
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
+from coordinator.problems import Problems
 from coordinator.records import Contribution, Lease, Round, RoundState, Version, Worker
 from diffusion_at_home.clock import ManualClock
 from diffusion_at_home.data.order import DataCursor
@@ -71,7 +72,7 @@ class Desk:
 
     def _start(self) -> None:
         self.ledger = Ledger(self._path)
-        self._ledger = LedgerThread(self.ledger)
+        self._ledger = LedgerThread(self.ledger, Problems())
         self.dispatcher = Dispatcher(
             config=self._config,
             shard_sizes=SHARD_SIZES,

@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.ledger_thread import LedgerThread
+from coordinator.problems import Problems
 from coordinator.refused import Refused
 from coordinator.registry import Registry
 from diffusion_at_home import PROTOCOL_VERSION
@@ -29,7 +30,7 @@ class Door:
 
     def __init__(self, path: Path) -> None:
         self.ledger = new_ledger(path)
-        self._thread = LedgerThread(self.ledger)
+        self._thread = LedgerThread(self.ledger, Problems())
         self.identity = Identity(Ed25519PrivateKey.generate())
         self.registry = self.reopened()
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from coordinator.blobs import BlobStore
-from coordinator.records import Contribution, LeaseId, Version
-from coordinator.versions import KEPT_SNAPSHOTS, Versions, first_version
+from coordinator.records import Anchor, Contribution, LeaseId, Version
+from coordinator.refused import Refused
+from coordinator.states import KEPT_STATES, States
+from coordinator.versions import KEPT_SNAPSHOTS, Loaded, Versions, first_version
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.data.order import ShardRange
 from diffusion_at_home.errors import IntegrityError, StorageError
@@ -29,28 +32,40 @@ class Press:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._contributions: dict[int, list[Contribution]] = {}
         self.blobs = BlobStore(folder / "blobs", folder / "staging")
-        model = tiny_model(CONFIG)
-        self.layout = Layout.of(model)
-        initial = RunState.initial(CONFIG, self.layout.flatten(model))
-        history = [first_version(initial, layout=self.layout, blobs=self.blobs, folder=folder / "state")]
+        self.layout = Layout.of(tiny_model(CONFIG))
+        history = [first_version(self.seed(), layout=self.layout, blobs=self.blobs, folder=folder / "state")]
         self.versions = self.opened(history)
 
-    def opened(self, history: list[Version], *, lie: int = 0) -> Versions:
+    def seed(self) -> RunState:
+        return RunState.initial(CONFIG, self.layout.flatten(tiny_model(CONFIG)))
+
+    def opened(self, history: list[Version], *, lie: int = 0, anchor: Anchor | None = None) -> Versions:
         """`lie`: contributions are told to be those of so many versions later."""
+        self.states = States(
+            folder=self.folder / "state",
+            exports=self.folder / "exports",
+            damaged=self.folder / "damaged",
+            anchor=anchor,
+            seed=self.seed,
+        )
         return Versions(
             config=CONFIG,
             layout=self.layout,
             blobs=self.blobs,
-            folder=self.folder / "state",
+            states=self.states,
             history=history,
             contributions_of=lambda number: self.contributions(number + lie),
         )
 
     def contributions(self, number: int) -> list[Contribution]:
         """Two, the same for the same round on every press."""
-        generator = torch.Generator().manual_seed(number)
-        return [self._contribution(number, part, 0.01 * torch.randn(self.size, generator=generator)) for part in (0, 1)]
+        if number not in self._contributions:
+            generator = torch.Generator().manual_seed(number)
+            deltas = [0.01 * torch.randn(self.size, generator=generator) for _ in range(2)]
+            self._contributions[number] = [self._contribution(number, part, delta) for part, delta in enumerate(deltas)]
+        return self._contributions[number]
 
     @property
     def size(self) -> int:
@@ -67,7 +82,7 @@ class Press:
     def publish(self, count: int = 1) -> None:
         for _ in range(count):
             contributions = self.contributions(self.versions.newest.version + 1)
-            self.versions.published(self.versions.make(contributions), contributions)
+            self.versions.published(self.versions.make(contributions))
             with_snapshot = self.versions.settle()
             if with_snapshot is not None:
                 self.versions.snapshot_stored(with_snapshot)
@@ -118,7 +133,7 @@ def test_versions_after_the_last_saved_state_are_made_again_at_the_next_start(pr
             press.versions.save()
     expected = press.versions.make(press.contributions(5))
     again = press.opened(press.versions.history)
-    assert [path.name for path in (press.folder / "state").iterdir()] == [f"state-{saved_at}.safetensors"]
+    assert again.loaded == Loaded(f"state-{saved_at}.safetensors", 4 - saved_at, ())
     assert bits(again.make(press.contributions(5))) == bits(expected)
 
 
@@ -182,26 +197,172 @@ def test_only_the_newest_snapshots_stay_also_after_a_restart(press: Press) -> No
     assert [name for name in named if press.blobs.path(name)] == named[-KEPT_SNAPSHOTS:]
 
 
-def test_state_that_is_not_the_published_version_is_refused(press: Press) -> None:
+def flip(path: Path, at: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "flipped at its end": flip,
+    "flipped in its middle": lambda path: flip(path, path.stat().st_size // 2),
+    "flipped in its header": lambda path: flip(path, 40),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("older", [True, False], ids=["one older state", "no state but that"])
+def test_damaged_state_is_made_again_from_what_is_left_to_the_same_bits(press: Press, how: str, older: bool) -> None:
+    press.publish(2)
+    if older:
+        press.versions.save()
+    press.publish(2)
+    press.versions.save()
+    if not older:
+        press.states.file(0).unlink()
+    expected = press.versions.make(press.contributions(5))
+    DAMAGE[how](press.states.file(4))
+    again = press.opened(press.versions.history)
+    assert again.loaded.source == ("state-2.safetensors" if older else "the seed")
+    assert again.loaded.stepped_again == (2 if older else 4)
+    assert len(again.loaded.damaged) == (how != "missing")
+    assert bits(again.make(press.contributions(5))) == bits(expected)
+    if how != "missing":
+        assert [path.name for path in (press.folder / "damaged").iterdir()] == ["state-4.safetensors"]
+        third = press.opened(press.versions.history)
+        assert third.loaded == Loaded("state-4.safetensors", 0, ())
+
+
+def test_state_that_is_sound_and_not_the_published_version_is_not_used(press: Press) -> None:
     press.publish()
     press.versions.save()
     state = RunState.load(press.versions.state_file)
     state.published[0] += 1
     state.save(press.versions.state_file)
-    with pytest.raises(IntegrityError, match="is not the published version 1"):
+    again = press.opened(press.versions.history)
+    assert (again.loaded.source, again.loaded.stepped_again) == ("state-0.safetensors", 1)
+    assert "is not the published version 1" in again.loaded.damaged[0]
+
+
+def test_damaged_state_and_a_damaged_contribution_are_refused_with_both_named(press: Press) -> None:
+    press.publish(2)
+    press.versions.save()
+    flip(press.states.file(2))
+    blob = press.blobs.path(press.contributions(1)[0].sha256)
+    assert blob is not None
+    flip(blob)
+    with pytest.raises(IntegrityError, match=rf"{blob.name} is damaged in .* backup \(needed since .*state-2.*digest"):
         press.opened(press.versions.history)
+    assert press.states.file(2).is_file()
 
 
-def test_run_without_any_snapshot_is_refused(press: Press) -> None:
-    press.blobs.remove(press.versions.newest.snapshot_sha256)
-    with pytest.raises(IntegrityError, match="no snapshot"):
-        press.opened(press.versions.history)
-
-
-def test_run_without_any_state_is_refused(press: Press) -> None:
+def test_run_without_any_state_is_stepped_from_the_seed(press: Press) -> None:
+    press.publish(3)
+    expected = press.versions.make(press.contributions(4))
     press.versions.state_file.unlink()
-    with pytest.raises(IntegrityError, match="no state"):
-        press.opened(press.versions.history)
+    again = press.opened(press.versions.history)
+    assert (again.loaded.source, again.loaded.stepped_again) == ("the seed", 3)
+    assert again.state_file.name == "state-3.safetensors"
+    assert bits(again.make(press.contributions(4))) == bits(expected)
+
+
+def test_half_stepped_state_is_never_stepped_on(press: Press, tmp_path: Path) -> None:
+    """The disk takes nothing, and the state cannot even be loaded again."""
+    undisturbed = Press(tmp_path / "other")
+    undisturbed.publish(3)
+    press.publish(2)
+    obstacle = press.folder / "staging" / "update-3"
+    obstacle.symlink_to("/dev/full")
+    needed = press.blobs.folder / press.contributions(1)[0].sha256
+    with pytest.raises(StorageError):
+        press.versions.make(press.contributions(3))
+    needed.rename(press.folder / "hidden")
+    with pytest.raises(IntegrityError, match="missing"):
+        press.versions.make(press.contributions(3))
+    (press.folder / "hidden").rename(needed)
+    obstacle.unlink()
+    press.publish()
+    assert bits(press.versions.newest) == bits(undisturbed.versions.newest)
+
+
+def test_only_the_last_states_stay(press: Press) -> None:
+    for _ in range(KEPT_STATES + 2):
+        press.publish()
+        press.versions.save()
+    newest = press.versions.newest.version
+    assert press.states.saved() == list(range(newest - KEPT_STATES + 1, newest + 1))
+
+
+def test_run_goes_on_from_its_anchor_when_nothing_before_it_is_left(press: Press) -> None:
+    for _ in range(3):
+        press.publish()
+        press.versions.save()
+    anchor = press.states.make_anchor(2)
+    press.states.anchor_stored(anchor)
+    assert press.states.saved() == [3]
+    press.publish()
+    expected = press.versions.make(press.contributions(5))
+    for number in (1, 2):
+        for contribution in press.contributions(number):
+            press.blobs.remove(contribution.sha256)
+    flip(press.states.file(3))
+    again = press.opened(press.versions.history, anchor=anchor)
+    assert (again.loaded.source, again.loaded.stepped_again) == ("anchor-2.safetensors", 2)
+    assert bits(again.make(press.contributions(5))) == bits(expected)
+
+
+def test_damaged_state_never_becomes_the_anchor(press: Press) -> None:
+    for _ in range(2):
+        press.publish()
+        press.versions.save()
+    flip(press.states.file(1))
+    with pytest.raises(IntegrityError, match="does not have the digest it was saved with"):
+        press.states.make_anchor(1)
+
+
+def test_what_a_dying_process_left_among_the_states_goes(press: Press) -> None:
+    for name in ("state-7.tmp", "anchor-0.safetensors", ".tmp123"):
+        (press.folder / "state" / name).write_bytes(b"half")
+    assert press.states.sweep() == [".tmp123", "anchor-0.safetensors", "state-7.tmp"]
+    assert press.states.saved() == [0]
+
+
+def test_update_that_is_gone_is_never_named(press: Press) -> None:
+    press.publish(10)
+    base = press.versions.snapshots[-1]
+    assert 2 < base < 10
+    press.versions.forget_updates(base)
+    for held in range(base):
+        assert press.versions.catch_up(held) == press.versions.catch_up(None)
+    assert [blob.kind for blob in press.versions.catch_up(base)] == [Blob.KIND_UPDATE] * (10 - base)
+
+
+def test_damaged_snapshot_is_gone_round_by_way_of_the_older_one(press: Press) -> None:
+    press.publish(12)
+    older, newest = press.versions.snapshots
+    press.versions.lost(press.versions.history[newest].snapshot_sha256)
+    way = press.versions.catch_up(None)
+    assert [blob.version for blob in way] == [older, *range(older + 1, 13)]
+    weights = press.weights_after(way, torch.zeros(press.size))
+    assert press.layout.weights_digest(weights) == press.versions.newest.weights_digest
+
+
+def test_without_a_way_joiners_wait_for_the_snapshot_that_is_written_next(press: Press) -> None:
+    press.publish(12)
+    for sha256 in (v.snapshot_sha256 for v in press.versions.history if v.snapshot_sha256):
+        press.blobs.remove(sha256)
+        press.versions.lost(sha256)
+    assert not press.versions.can_be_joined()
+    with pytest.raises(Refused, match="come back soon"):
+        press.versions.catch_up(None)
+    with_snapshot = press.versions.settle()
+    assert with_snapshot is not None
+    press.versions.snapshot_stored(with_snapshot)
+    weights = press.weights_after(press.versions.catch_up(None), torch.zeros(press.size))
+    assert press.layout.weights_digest(weights) == press.versions.newest.weights_digest
 
 
 def test_two_snapshots_of_the_same_bits_are_one_blob_that_stays(press: Press) -> None:
@@ -209,6 +370,6 @@ def test_two_snapshots_of_the_same_bits_are_one_blob_that_stays(press: Press) ->
     name = history[0].snapshot_sha256
     same = [Version(n, n, history[0].weights_digest, name, 1, name, history[0].snapshot_bytes, 1) for n in (1, 2, 3)]
     for version in same:
-        press.versions.published(version, [])
+        press.versions.published(version)
         press.versions.snapshot_stored(version)
     assert press.blobs.path(name) is not None

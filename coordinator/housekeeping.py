@@ -1,0 +1,249 @@
+"""Keeps a run's folder within its quota: measures what there is, asks `retention` what may go, and lets it go.
+
+The ledger is written first and files are deleted last, so a process that dies anywhere leaves files that nothing names,
+which the next start deletes. Does nothing, and costs nothing, without a quota.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from coordinator.blobs import BlobStore
+from coordinator.disk import Disk
+from coordinator.intake import Intake
+from coordinator.ledger import Ledger
+from coordinator.ledger_thread import LedgerThread
+from coordinator.problems import QUOTA_EXCEEDED
+from coordinator.records import Checkpoint, HeldDelta, Withdrawn
+from coordinator.retention import Holdings, KeptCheckpoint, Plan, plan
+from coordinator.run_folder import RunFolder, delete
+from coordinator.versions import Versions
+from diffusion_at_home import events
+from diffusion_at_home.errors import IntegrityError, StorageError
+from diffusion_at_home.runspec import RunSpec
+
+GIB: Final = 2**30
+
+_DELETED_AT_ONCE: Final = 256
+"""Blobs; while they go, no transaction of the ledger does."""
+
+T = TypeVar("T")
+_log = events.logger("coordinator")
+
+
+class InThread(Protocol):
+    """Runs what blocks in the thread in which versions are made."""
+
+    def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
+        """What `work` returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One walk through a run's folder. A file with several names counts once."""
+
+    total_bytes: int
+    sizes: dict[Path, int]
+    num_names: dict[Path, int]
+    """How many names the file has within the folder or elsewhere."""
+
+
+class Housekeeper:
+    """Applies the quota; one call at a time, while no version is being made."""
+
+    def __init__(
+        self,
+        *,
+        quota_bytes: int,
+        disk: Disk,
+        spec: RunSpec,
+        versions: Versions,
+        intake: Intake,
+        ledger: LedgerThread,
+    ) -> None:
+        self._quota_bytes = quota_bytes
+        self._folder = disk.folder
+        self._blobs = disk.blobs
+        self._states = disk.states
+        self._checkpoints = disk.checkpoints
+        self._problems = disk.problems
+        self._shards = {entry.sha256 for entry in spec.data.train}
+        self._spec_sha256 = spec.sha256
+        self._versions = versions
+        self._intake = intake
+        self._ledger = ledger
+
+    def forget_uploads(self) -> None:
+        """Delete what has come in for leases that cannot count any more."""
+        self._intake.tidy()
+
+    async def tidy(self, in_thread: InThread) -> None:
+        """Let go of what is above the quota. What can't be done now is a problem, and tried again after the next version."""
+        if self._quota_bytes == 0:
+            return
+        try:
+            await self._tidy(in_thread)
+        except (StorageError, IntegrityError) as error:
+            _log.error("housekeeping_failed", error=str(error))
+            self._problems.set(QUOTA_EXCEEDED, f"the run's folder cannot be brought within its quota now: {error}")
+
+    async def _tidy(self, in_thread: InThread) -> None:
+        holdings = await self._holdings(in_thread)
+        decided = plan(holdings, self._quota_bytes, may_save=self._versions.can_afford_saving())
+        if decided.save_first:
+            await in_thread(self._versions.save)
+            holdings = await self._holdings(in_thread)
+            decided = plan(holdings, self._quota_bytes, may_save=False)
+        await self._apply(decided, in_thread)
+        if decided.over_bytes == 0:
+            self._problems.clear(QUOTA_EXCEEDED)
+        else:
+            self._problems.set(QUOTA_EXCEEDED, quota_sentence(self._quota_bytes, decided.over_bytes))
+
+    # -- what there is ------------------------------------------------------------------------------------------
+
+    async def _holdings(self, in_thread: InThread) -> Holdings:
+        deltas = await self._ledger.run(Ledger.held_deltas)
+        offered = await self._ledger.run(Ledger.checkpoints)
+        return await in_thread(lambda: self._measure(deltas, offered))
+
+    def _measure(self, deltas: Sequence[HeldDelta], offered: Sequence[Checkpoint]) -> Holdings:
+        found, states, versions = measure(self._folder.root), self._states, self._versions
+        contributions: Counter[int] = Counter()
+        for delta in deltas:
+            contributions[delta.round_number] += found.sizes.get(self._folder.blobs / delta.sha256, 0)
+        older = [version for version in states.saved() if version != versions.saved]
+        return Holdings(
+            total_bytes=found.total_bytes,
+            newest=versions.newest.version,
+            saved=versions.saved,
+            anchor=states.anchor_version,
+            anchor_bytes=_own(found, states.anchor_file(states.anchor_version)),
+            oldest_snapshot=min(versions.snapshots, default=0),
+            damaged=_below(found, self._folder.damaged),
+            updates={
+                version.version: found.sizes.get(self._folder.blobs / version.update_sha256, 0)
+                for version in versions.history[versions.updates_since + 1 :]
+            },
+            states={version: _own(found, states.file(version)) for version in older},
+            contributions=contributions,
+            checkpoints=[KeptCheckpoint(c.name, c.images, c.size_bytes, c.held_out_loss) for c in offered],
+        )
+
+    # -- what goes ----------------------------------------------------------------------------------------------
+
+    async def _apply(self, decided: Plan, in_thread: InThread) -> None:
+        await in_thread(lambda: self._delete_files(decided))
+        if decided.anchor:
+            await self._move_anchor(decided.anchor, in_thread)
+        await self._forget_updates(decided.updates_upto)
+        for name in decided.checkpoints:
+            await self._ledger.run(Ledger.withdraw, name, Withdrawn.THINNED)
+            self._checkpoints.forget(name)
+            folder = self._folder.checkpoints / name
+            await in_thread(lambda folder=folder: shutil.rmtree(folder, ignore_errors=True))  # type: ignore[misc]
+            _log.info("checkpoint_deleted", name=name)
+
+    def _delete_files(self, decided: Plan) -> None:
+        for name in decided.damaged:
+            delete(self._folder.damaged / name)
+        for version in decided.states:
+            self._states.file(version).unlink(missing_ok=True)
+
+    async def _move_anchor(self, version: int, in_thread: InThread) -> None:
+        before = {delta.sha256 for delta in await self._ledger.run(Ledger.held_deltas)}
+        anchor = await in_thread(lambda: self._states.make_anchor(version))
+        await self._ledger.run(Ledger.set_anchor, anchor)
+        await in_thread(lambda: self._states.anchor_stored(anchor))
+        await self._delete_blobs(before)
+        _log.info("anchor_moved", version=version)
+
+    async def _forget_updates(self, upto: int) -> None:
+        since = self._versions.updates_since
+        if upto <= since:
+            return
+        gone = {version.update_sha256 for version in self._versions.history[since + 1 : upto + 1]}
+        self._versions.forget_updates(upto)
+        await self._delete_blobs(gone)
+        _log.info("updates_deleted", upto=upto)
+
+    async def _delete_blobs(self, names: set[str]) -> None:
+        """Delete those of `names` that nothing needs."""
+        versions = self._versions
+        updates = {version.update_sha256 for version in versions.history[versions.updates_since + 1 :]}
+        snapshots = {versions.history[version].snapshot_sha256 for version in versions.snapshots}
+        gone = sorted(names - {self._spec_sha256, *self._shards, *updates, *snapshots})
+        for start in range(0, len(gone), _DELETED_AT_ONCE):
+            await self._ledger.run(_delete_unless_held, self._blobs, gone[start : start + _DELETED_AT_ONCE])
+
+
+def _delete_unless_held(ledger: Ledger, blobs: BlobStore, names: Sequence[str]) -> None:
+    """In the ledger's thread: what is handed in meanwhile may be the same bytes, and is either in it or arriving."""
+    held = {delta.sha256 for delta in ledger.held_deltas()}
+    for name in names:
+        if name not in held:
+            blobs.remove(name)
+
+
+def quota_sentence(quota_bytes: int, over_bytes: int) -> str:
+    """What is said when nothing more may go."""
+    return (
+        f"what must be kept is {over_bytes / GIB:.2f} GiB above storage.quota_gib = {quota_bytes / GIB:.2f}: "
+        "raise the quota (`dah coordinator run --quota-gib`) or move the run to a larger disk"
+    )
+
+
+def measure(root: Path) -> Measured:
+    """Walk through `root`. Files that go meanwhile are not there."""
+    sizes: dict[Path, int] = {}
+    num_names: dict[Path, int] = {}
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for entry in _files(root):
+        try:
+            stat = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        path = Path(entry.path)
+        sizes[path], num_names[path] = stat.st_size, stat.st_nlink
+        if (stat.st_dev, stat.st_ino) not in seen:
+            seen.add((stat.st_dev, stat.st_ino))
+            total += stat.st_size
+    return Measured(total, sizes, num_names)
+
+
+def set_aside(folder: RunFolder) -> list[str]:
+    """The names of what was found damaged."""
+    return sorted(path.name for path in folder.damaged.iterdir()) if folder.damaged.is_dir() else []
+
+
+def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except FileNotFoundError:
+        return
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(Path(entry.path))
+        else:
+            yield entry
+
+
+def _own(found: Measured, path: Path) -> int:
+    """What deleting `path` frees."""
+    return found.sizes.get(path, 0) if found.num_names.get(path) == 1 else 0
+
+
+def _below(found: Measured, folder: Path) -> dict[str, int]:
+    sizes: Counter[str] = Counter()
+    for path, size in found.sizes.items():
+        if folder in path.parents:
+            sizes[path.relative_to(folder).parts[0]] += size
+    return dict(sizes)

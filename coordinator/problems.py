@@ -1,0 +1,113 @@
+"""What is wrong with the run now, by name and since when: set and cleared by whoever sees it, shown to whoever asks.
+
+A problem is present, not past: what has healed is in the log. May be used from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from coordinator.records import now_ms
+from diffusion_at_home import events
+from diffusion_at_home.errors import StorageError
+
+STORAGE_FULL: Final = "storage_full"
+"""Something was refused, or waits, because the disk does not take it."""
+
+QUOTA_EXCEEDED: Final = "quota_exceeded"
+"""What must be kept is more than storage.quota_gib."""
+
+DAMAGED: Final = "damaged"
+"""A file is not what it was, or is missing."""
+
+_log = events.logger("coordinator")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One that is present."""
+
+    name: str
+    """Stable, for machines: `storage_full`, `quota_exceeded`, `damaged:<file>`."""
+    sentence: str
+    """For people: what is wrong, and what to do."""
+    since_ms: int
+    """Milliseconds since 1970."""
+
+    @property
+    def kind(self) -> str:
+        """The name without what it is about."""
+        return self.name.partition(":")[0]
+
+
+def damaged(name: str) -> str:
+    """The name of the problem that the file or checkpoint `name` is not what it was."""
+    return f"{DAMAGED}:{name}"
+
+
+class Problems:
+    """Those that are present."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._present: dict[str, Problem] = {}
+        self._unwritten: dict[str, set[str]] = {}
+
+    def set(self, name: str, sentence: str) -> None:
+        """`name` is there, as `sentence` says; if it was before, since then."""
+        with self._lock:
+            before = self._present.get(name)
+            self._present[name] = Problem(name, sentence, before.since_ms if before else now_ms())
+        if before is None:
+            _log.error("problem_found", problem=name, sentence=sentence)
+
+    def clear(self, name: str) -> None:
+        """`name` is not, or no longer, there."""
+        with self._lock:
+            gone = self._present.pop(name, None)
+        if gone is not None:
+            _log.info("problem_gone", problem=name, seconds=(now_ms() - gone.since_ms) / 1000)
+
+    def present(self) -> tuple[Problem, ...]:
+        """All, the oldest first."""
+        with self._lock:
+            return tuple(sorted(self._present.values(), key=lambda problem: (problem.since_ms, problem.name)))
+
+    def counts(self) -> dict[str, int]:
+        """How many of each kind there are; a kind that was there once stays, with 0."""
+        known = dict.fromkeys((STORAGE_FULL, QUOTA_EXCEEDED, DAMAGED), 0)
+        return known | Counter(problem.kind for problem in self.present())
+
+    # -- a disk that does not take what is written ---------------------------------------------------------------
+
+    def not_written(self, what: str, error: StorageError, part: str = "") -> None:
+        """A write of `what` has failed: the disk is full until `part` of it is written."""
+        with self._lock:
+            self._unwritten.setdefault(what, set()).add(part)
+        self.set(STORAGE_FULL, str(error))
+
+    def written(self, what: str, part: str = "") -> None:
+        """A write has succeeded."""
+        if not self._unwritten:  # the usual case: it must be cheap
+            return
+        with self._lock:
+            if part in self._unwritten.get(what, ()):
+                del self._unwritten[what]
+            full = bool(self._unwritten)
+        if not full:
+            self.clear(STORAGE_FULL)
+
+    @contextmanager
+    def writing(self, what: str, part: str = "") -> Iterator[None]:
+        """Within, something is written: note whether the disk took it."""
+        try:
+            yield
+        except StorageError as error:
+            self.not_written(what, error, part)
+            raise
+        self.written(what, part)
