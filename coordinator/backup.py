@@ -32,10 +32,11 @@ from coordinator.ledger import Ledger, copy_ledger
 from coordinator.parts import FOLDERS, Gone, Part, damaged, parts, spec_of, state_version, states
 from coordinator.records import Version, now_ms
 from coordinator.run_folder import RunFolder
+from coordinator.states import anchor_name
 from diffusion_at_home.config.toml import Section, first_mistake
 from diffusion_at_home.errors import ConfigError, IntegrityError, storage_errors
 from diffusion_at_home.model.build import build_model
-from diffusion_at_home.outer.state import load_weights, sync_folder
+from diffusion_at_home.outer.state import load_weights, state_digest, sync_folder
 from diffusion_at_home.runspec import RunSpec
 from diffusion_at_home.wire.layout import Layout
 
@@ -136,6 +137,7 @@ def check_state(path: Path, spec: RunSpec, history: Sequence[Version]) -> None:
     config = spec.config
     with torch.device("meta"):  # only the shapes are wanted
         layout = Layout.of(build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed))
+    state_digest(path)  # reads all of it
     published, _ = load_weights(path)
     expected = history[state_version(path.name)].weights_digest
     if published.shape != (layout.num_elements,) or layout.weights_digest(published) != expected:
@@ -162,7 +164,9 @@ class _Backup:
         incoming = self._incoming / self._out.ledger.name
         copy_ledger(self._folder.ledger, incoming)
         with closing(Ledger(incoming, read_only=True)) as ledger:
-            history = ledger.versions()
+            history, anchor = ledger.versions(), ledger.anchor()
+            if anchor is not None and anchor_name(anchor.version) not in hashes:
+                raise Gone(self._folder.state / anchor_name(anchor.version))  # it was moved on meanwhile
             self._check_line(history)
             self._check_states(hashes, spec_of(self._folder, ledger), history)
             needed = parts(self._folder, ledger)

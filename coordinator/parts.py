@@ -65,11 +65,11 @@ def damaged(path: Path) -> IntegrityError:
 
 
 def states(folder: RunFolder) -> list[Path]:
-    """The states that the run can be computed on from: the newest one. Raises `Gone` if there is none."""
+    """The newest one, from which the run goes on, and the anchors. Raises `Gone` if there is none."""
     saved = {state_version(path.name): path for path in folder.state.glob("state-*.safetensors")}
     if not saved:
         raise Gone(folder.state / "state-*.safetensors")
-    return [saved[max(saved)]]
+    return [saved[max(saved)], *folder.state.glob("anchor-*.safetensors")]
 
 
 def state_version(name: str) -> int:

@@ -129,4 +129,9 @@ class States:
 
 def anchor_file(folder: Path, version: int) -> Path:
     """Where the anchor at `version` lies."""
-    return folder / f"anchor-{version}.safetensors"
+    return folder / anchor_name(version)
+
+
+def anchor_name(version: int) -> str:
+    """Of the file of the anchor at `version`."""
+    return f"anchor-{version}.safetensors"

@@ -16,6 +16,7 @@ import pytest
 
 from coordinator.backup import BackedUp, Mark, back_up
 from coordinator.ledger import Ledger
+from coordinator.parts import state_version
 from coordinator.records import LeaseId
 from coordinator.replay import replay
 from coordinator.restore import SKIPPED_NUMBERS, restore
@@ -166,12 +167,20 @@ def test_second_backup_copies_only_what_is_new_and_drops_what_is_old(folder: Run
     assert Mark.load(out).taken[0].version == ROUNDS + 2
 
 
+def only_state(folder: RunFolder) -> Path:
+    """The newest one; with the others gone there is none to fall back on."""
+    newest, *others = sorted(folder.state.iterdir(), key=lambda path: -state_version(path.name))
+    for path in others:
+        path.unlink()
+    return newest
+
+
 LOSSES: dict[str, Callable[[RunFolder], Path]] = {
     "a contribution": any_contribution,
-    "a state": lambda folder: next(folder.state.iterdir()),
+    "a state": only_state,
     "a held-out shard": lambda folder: next(folder.held_out.iterdir()),
-    "a checkpoint's weights": lambda folder: next(folder.checkpoints.rglob("diffusion_pytorch_model.safetensors")),
-    "a checkpoint's manifest": lambda folder: next(folder.checkpoints.rglob("manifest.json")),
+    "a checkpoint's weights": lambda folder: min(folder.checkpoints.rglob("diffusion_pytorch_model.safetensors")),
+    "a checkpoint's manifest": lambda folder: min(folder.checkpoints.rglob("manifest.json")),
 }
 
 

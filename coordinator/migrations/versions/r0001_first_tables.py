@@ -132,3 +132,19 @@ def _results() -> None:
         sa.PrimaryKeyConstraint("name", name="pk_checkpoints"),
         sa.ForeignKeyConstraint(["version"], ["versions.version"], name="fk_checkpoints_version"),
     )
+    op.create_table(
+        "withdrawn",
+        sa.Column("name", sa.String(128), nullable=False),
+        sa.Column("reason", sa.String(16), nullable=False),
+        sa.Column("withdrawn_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name="pk_withdrawn"),
+        sa.ForeignKeyConstraint(["name"], ["checkpoints.name"], name="fk_withdrawn_name"),
+    )
+    op.create_table(
+        "anchors",
+        sa.Column("version", _id, nullable=False),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("made_at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("version", name="pk_anchors"),
+        sa.ForeignKeyConstraint(["version"], ["versions.version"], name="fk_anchors_version"),
+    )
