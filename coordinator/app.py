@@ -76,6 +76,7 @@ class Coordinator:
         blobs.keep_only(ledger.blob_names() | {entry.sha256 for entry in spec.data.train})
         uploads = Uploads(folder.staging)
         uploads.forget_all_but({lease.lease_id for lease in ledger.active_leases()})
+        uploads.forget_all_else()
         self._spec = spec
         self._num_parameters = layout.num_elements
         self._metrics = Metrics()

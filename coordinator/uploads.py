@@ -74,6 +74,11 @@ class Uploads:
             if LeaseId(int(path.name.split("-")[1])) not in lease_ids | self._writing:
                 path.unlink(missing_ok=True)
 
+    def forget_all_else(self) -> None:
+        """Delete what a process that died was staging besides uploads; only before anything is staged."""
+        for path in set(self._folder.iterdir()) - set(self._folder.glob("upload-*.part")):
+            path.unlink()
+
     @contextmanager
     def _alone(self, lease_id: LeaseId) -> Iterator[None]:
         if lease_id in self._writing:

@@ -1,4 +1,4 @@
-"""Real processes of `dah`, to be stopped, killed and starved. Each is forked from one that has imported everything."""
+"""Real processes of `dah`, to be stopped, killed and starved: forked from one that has imported everything, or started anew."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.cli import main
+from tests.faults import seams
+from tests.faults.plan import FaultPlan
+from tests.faults.points import Who
 from tests.integration.live_run import LiveRun
 
 PATIENCE_SECONDS = 60.0
@@ -25,16 +29,35 @@ PATIENCE_SECONDS = 60.0
 
 T = TypeVar("T")
 
+_ROOT = Path(__file__).resolve().parents[2]
+_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"}
+
 _fork = multiprocessing.get_context("forkserver")
-_fork.set_forkserver_preload(["coordinator.app", "worker.daemon", "tests.faults.processes"])
+_fork.set_forkserver_preload(
+    ["coordinator.app", "worker.daemon", "diffusion_at_home.model.prx", "tests.faults.processes"]
+)
 
 
-class Process:
-    """One `dah` command; what it prints goes to a file."""
+class Started(Protocol):
+    """A process of the operating system, however it came to be."""
 
-    def __init__(self, arguments: Sequence[str], out: Path) -> None:
-        self._out = out
-        self._process: BaseProcess = _fork.Process(target=_run, args=(list(arguments), str(out)))
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; the number of the signal that killed it, negative."""
+
+    def wait(self, seconds: float | None) -> None:
+        """Until it has ended, if that is within so long."""
+
+
+class Forked:
+    """From a process that has imported everything: quick to start."""
+
+    def __init__(self, arguments: Sequence[str], out: Path, faults: FaultPlan | None) -> None:
+        plan = faults.to_json() if faults else None
+        self._process: BaseProcess = _fork.Process(target=_run, args=(list(arguments), str(out), plan))
         self._process.start()
 
     @property
@@ -42,6 +65,53 @@ class Process:
         pid = self._process.pid
         assert pid is not None
         return pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, seconds: float | None) -> None:
+        self._process.join(seconds)
+
+
+class Fresh:
+    """From nothing, as a user's service manager starts it."""
+
+    def __init__(self, arguments: Sequence[str], out: Path, faults: FaultPlan | None) -> None:
+        module = ["tests.faults.under_faults", faults.to_json()] if faults else ["diffusion_at_home"]
+        with out.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *module, *arguments], stdout=output, stderr=output, cwd=_ROOT, env=_ENVIRONMENT
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def wait(self, seconds: float | None) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+
+StartProcess = Callable[[Sequence[str], Path, FaultPlan | None], Started]
+
+
+class Process:
+    """One `dah` command; what it prints goes to a file."""
+
+    def __init__(
+        self, arguments: Sequence[str], out: Path, faults: FaultPlan | None = None, start: StartProcess = Forked
+    ) -> None:
+        self._out = out
+        self._process = start(arguments, out, faults)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def output(self) -> str:
@@ -55,8 +125,9 @@ class Process:
 
     def kill(self) -> None:
         """kill -9."""
-        self._process.kill()
-        self._process.join()
+        if self._process.exit_code is None:
+            os.kill(self.pid, signal.SIGKILL)
+        self._process.wait(None)
 
     def terminate(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -65,19 +136,30 @@ class Process:
 
     def wait(self) -> int:
         """The exit code."""
-        self._process.join(PATIENCE_SECONDS)
-        assert self._process.exitcode is not None, f"still running:\n{self.output}"
-        return self._process.exitcode
+        self._process.wait(PATIENCE_SECONDS)
+        assert self._process.exit_code is not None, f"still running:\n{self.output}"
+        return self._process.exit_code
+
+    @property
+    def is_gone(self) -> bool:
+        return self._process.exit_code is not None
 
     def must_live(self) -> None:
-        assert self._process.exitcode is None, self.output
+        assert not self.is_gone, self.output
 
 
 class Worker(Process):
     """A volunteer's process, and what it says of itself."""
 
-    def __init__(self, arguments: Sequence[str], out: Path, status: Path) -> None:
-        super().__init__(arguments, out)
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        out: Path,
+        status: Path,
+        faults: FaultPlan | None = None,
+        start: StartProcess = Forked,
+    ) -> None:
+        super().__init__(arguments, out, faults, start)
         self._status = status
 
     @property
@@ -96,11 +178,13 @@ class Worker(Process):
         return status.get("state") == "training" and 0 < status["lease_images"] < status["lease_quota_images"]
 
 
-def _run(arguments: list[str], out: str) -> None:
+def _run(arguments: list[str], out: str, faults: str | None) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    if faults is not None:
+        seams.install(FaultPlan.from_json(faults), Who(arguments[0]))
     sys.argv = ["dah", *arguments]
     main()
 
@@ -108,30 +192,37 @@ def _run(arguments: list[str], out: str) -> None:
 class House:
     """The processes of one test and where they live; all are gone when it ends."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, start: StartProcess = Forked) -> None:
         self._root = root
+        self._start = start
         self._processes: list[Process] = []
         self._ports = free_ports()
 
-    def start(self, name: str, *arguments: str) -> Process:
-        process = Process(arguments, self._root / f"{name}.out")
+    def start(self, name: str, *arguments: str, faults: FaultPlan | None = None) -> Process:
+        process = Process(arguments, self._root / f"{name}.out", faults, self._start)
         self._processes.append(process)
         return process
 
-    def coordinator(self, folder: RunFolder, *options: str) -> tuple[Process, LiveRun]:
-        """One that is open; the next one of this house has the same ports."""
+    def begin_coordinator(self, folder: RunFolder, *options: str, faults: FaultPlan | None = None) -> Process:
+        """One that is not open yet; the next one of this house has the same ports."""
         folder.address.unlink(missing_ok=True)  # left by one that was killed
         ports = ("--http-port", str(self._ports[0]), "--grpc-port", str(self._ports[1]))
-        process = self.start("coordinator", "coordinator", "run", str(folder.root), *ports, *options, "--json")
+        words = ("coordinator", "run", str(folder.root), *ports, *options, "--json")
+        return self.start("coordinator", *words, faults=faults)
+
+    def coordinator(self, folder: RunFolder, *options: str, faults: FaultPlan | None = None) -> tuple[Process, LiveRun]:
+        """One that is open."""
+        process = self.begin_coordinator(folder, *options, faults=faults)
+        # Its file may be there before the address is in it.
         url = wait_until(lambda: folder.address.read_text() if folder.address.is_file() else None, process)
         return process, LiveRun(url, folder)
 
-    def worker(self, name: str, run: LiveRun, *options: str) -> Worker:
+    def worker(self, name: str, run: LiveRun, *options: str, faults: FaultPlan | None = None) -> Worker:
         """A worker; one of the same name has the same key."""
         state = self._root / name
         settings = ("--set", "threads=1", "--set", "device='cpu'", "--set", "retry_ceiling_seconds=1")
         arguments = ("worker", "run", run.url, *settings, "--state-dir", str(state), *options, "--json")
-        worker = Worker(arguments, self._root / f"{name}.out", state / "status.json")
+        worker = Worker(arguments, self._root / f"{name}.out", state / "status.json", faults, self._start)
         self._processes.append(worker)
         return worker
 
@@ -141,8 +232,8 @@ class House:
 
 
 @contextmanager
-def house(root: Path) -> Iterator[House]:
-    made = House(root)
+def house(root: Path, start: StartProcess = Forked) -> Iterator[House]:
+    made = House(root, start)
     try:
         yield made
     finally:
@@ -157,12 +248,15 @@ def free_ports() -> tuple[int, int]:
         return one.getsockname()[1], other.getsockname()[1]
 
 
-def wait_until(found: Callable[[], T | None], *processes: Process) -> T:
-    """What `found` returns once it is neither None nor false; `processes` must live until then."""
+def wait_until(found: Callable[[], T | None], *processes: Process, explain: Callable[[], str] = str) -> T:
+    """What `found` returns once it is neither None nor false; `processes` must live until then.
+
+    When it takes too long, what they printed and `explain` are told.
+    """
     deadline, pause = time.monotonic() + PATIENCE_SECONDS, threading.Event()
     while not (result := found()):
         for process in processes:
             process.must_live()
-        assert time.monotonic() < deadline, "\n".join(process.output for process in processes)
+        assert time.monotonic() < deadline, "\n".join([explain(), *(process.output for process in processes)])
         pause.wait(0.02)
     return result

@@ -143,9 +143,9 @@ def test_versions_are_the_same_bits_as_without_the_fault(
 def test_round_whose_contributions_are_fixed_takes_no_more(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *EQUAL_LEASES, "round.quorum=1.0", "round.max_seconds=2")
     obstacle = folder.staging / "update-1"
-    obstacle.symlink_to("/dev/full")
     with house(tmp_path) as home:
         process, run = home.coordinator(folder)
+        obstacle.symlink_to("/dev/full")
         with volunteers(run, 2) as (anna, bert):
             anna.submit(anna.lease(), encoded(run, 0.5))
             wait_until(lambda: round_state(folder) is RoundState.CLOSING, process)

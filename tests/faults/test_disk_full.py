@@ -68,9 +68,9 @@ def test_ledger_that_cannot_grow_refuses_and_changes_nothing(tmp_path: Path) -> 
 def test_publishing_waits_for_space(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *QUIET, "round.images=16", "lease.probe_steps=2")
     obstacle = folder.staging / "update-1"
-    obstacle.symlink_to("/dev/full")
     with house(tmp_path) as home:
         coordinator, run = home.coordinator(folder)
+        obstacle.symlink_to("/dev/full")
         with volunteers(run, 1) as (anna,):
             anna.submit(anna.lease(), encoded(run, 0.5))
             wait_until(lambda: "storage_error" in coordinator.output, coordinator)
