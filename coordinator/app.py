@@ -27,6 +27,7 @@ from coordinator.metrics import Metrics
 from coordinator.registry import Registry
 from coordinator.rounds import Rounds
 from coordinator.run_folder import RunFolder
+from coordinator.run_layout import run_layout
 from coordinator.service import CoordinatorService
 from coordinator.status import live_status, read_status
 from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
@@ -37,10 +38,8 @@ from diffusion_at_home import PROTOCOL_VERSION, events
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.config.run import ServerSection
 from diffusion_at_home.errors import PortInUse
-from diffusion_at_home.model.build import build_model
 from diffusion_at_home.rpc.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
 from diffusion_at_home.runinfo import RunInfo
-from diffusion_at_home.wire.layout import Layout
 
 _STOP_GRACE_SECONDS: Final = 5.0
 """What a contribution that is coming in when we stop has left."""
@@ -71,7 +70,7 @@ class Coordinator:
         blobs = BlobStore(folder.blobs, folder.staging)
         spec = read_spec(blobs, ledger.spec_sha256())
         config = spec.config
-        layout = Layout.of(build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed))
+        layout = run_layout(folder, spec)
         shard_sizes = [entry.num_samples for entry in spec.data.train]
         blobs.keep_only(ledger.blob_names() | {entry.sha256 for entry in spec.data.train})
         uploads = Uploads(folder.staging)

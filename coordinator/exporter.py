@@ -30,10 +30,10 @@ from diffusion_at_home import events
 from diffusion_at_home.checkpoint.export import CheckpointFacts, export
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, Contributor
 from diffusion_at_home.data.shards import decode_images, read_shard
-from diffusion_at_home.errors import StorageError, storage_errors
+from diffusion_at_home.errors import IntegrityError, StorageError, storage_errors
 from diffusion_at_home.host_heap import give_back_heap
 from diffusion_at_home.model.base import DiffusionModel
-from diffusion_at_home.model.build import build_model
+from diffusion_at_home.model.build import build_model, model_family
 from diffusion_at_home.model.evaluation import held_out_loss
 from diffusion_at_home.outer.state import load_weights
 from diffusion_at_home.runspec import RunSpec
@@ -116,6 +116,8 @@ class Exporter:
                     due.state.unlink(missing_ok=True)  # a process died between the ledger and this line
                     continue
                 contributors = await self._ledger.run(_contributors, due.version.version)
+                # Not in the thread that gives way to all others: imports hold the interpreter's lock.
+                await loop.run_in_executor(None, model_family, self._spec.config.model.kind)
                 evaluations, checkpoint = await loop.run_in_executor(self._executor, self._do, due, contributors)
                 await loop.run_in_executor(self._executor, give_back_heap)
                 await self._ledger.run(Ledger.add_evaluations, evaluations)
@@ -156,6 +158,10 @@ class Exporter:
         config = self._spec.config
         # Built each time: evaluations are rare, and a model kept would be a quarter of the coordinator's memory.
         model = build_model(config.model, config.objective, self._spec.tokenizer.encode(), config.run.seed)
+        if Layout.of(model).digest != self._layout.digest:
+            raise IntegrityError(
+                "this software builds another model than the run's: use the software that made the run"
+            )
         weights = dict(zip((Weights.RAW, Weights.EMA), load_weights(due.state), strict=True))
         evaluations = [self._evaluate(model, due.version, which, flat) for which, flat in weights.items()]
         losses = {evaluation.weights: round(evaluation.mean, 5) for evaluation in evaluations}
