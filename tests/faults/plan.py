@@ -33,16 +33,19 @@ class FaultPlan:
     nth: int = 1
     """Which passing of the point it is, of those that count."""
     action: Action = Action.KILL
+    armed: Path | None = None
+    """A file without which nothing counts, so that a process can first be left alone; None needs none."""
 
     def to_json(self) -> str:
         """For a command line."""
-        return json.dumps({**asdict(self), "record": str(self.record)})
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> FaultPlan:
         """What `to_json` wrote."""
         fields = json.loads(text)
-        return cls(**{**fields, "record": Path(fields["record"]), "action": Action(fields["action"])})
+        armed = Path(fields["armed"]) if fields["armed"] else None
+        return cls(**{**fields, "record": Path(fields["record"]), "action": Action(fields["action"]), "armed": armed})
 
 
 @dataclass(frozen=True, slots=True)

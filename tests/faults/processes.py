@@ -134,9 +134,9 @@ class Process:
         os.kill(self.pid, signal.SIGTERM)
         return self.wait()
 
-    def wait(self) -> int:
+    def wait(self, patience_seconds: float = PATIENCE_SECONDS) -> int:
         """The exit code."""
-        self._process.wait(PATIENCE_SECONDS)
+        self._process.wait(patience_seconds)
         assert self._process.exit_code is not None, f"still running:\n{self.output}"
         return self._process.exit_code
 
@@ -248,12 +248,17 @@ def free_ports() -> tuple[int, int]:
         return one.getsockname()[1], other.getsockname()[1]
 
 
-def wait_until(found: Callable[[], T | None], *processes: Process, explain: Callable[[], str] = str) -> T:
+def wait_until(
+    found: Callable[[], T | None],
+    *processes: Process,
+    explain: Callable[[], str] = str,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> T:
     """What `found` returns once it is neither None nor false; `processes` must live until then.
 
     When it takes too long, what they printed and `explain` are told.
     """
-    deadline, pause = time.monotonic() + PATIENCE_SECONDS, threading.Event()
+    deadline, pause = time.monotonic() + patience_seconds, threading.Event()
     while not (result := found()):
         for process in processes:
             process.must_live()

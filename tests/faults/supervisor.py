@@ -1,4 +1,4 @@
-"""Kills a coordinator at points and at moments, starts it again at once, and measures how long that takes to be felt.
+"""Starts one coordinator after another, each to die at a point or whenever it is killed.
 
 What must be true however it was killed is `assert_nothing_is_lost`, and, while nobody writes, `assert_no_orphans`.
 """
@@ -6,9 +6,9 @@ What must be true however it was killed is `assert_nothing_is_lost`, and, while 
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.blobs import file_sha256
@@ -20,11 +20,8 @@ from diffusion_at_home.rpc import coordinator_pb2 as pb
 from tests.faults.coverage import assert_every_sample_once
 from tests.faults.plan import FaultPlan, Passed, passed
 from tests.faults.processes import House, Process, wait_until
-from tests.faults.seams import STARTED
 from tests.integration.live_run import LiveRun
 from tests.unit.tiny_data import SHARD_SIZES
-
-OPENED = "start: ledger opened"
 
 
 class Supervisor:
@@ -42,27 +39,28 @@ class Supervisor:
         assert self._process is not None, "start one first"
         return self._process
 
-    def start(self, point: str | None = None) -> LiveRun:
-        """A coordinator that is open, and will kill itself at `point` if there is one."""
-        self._process, run = self._home.coordinator(self._folder, faults=FaultPlan(self.record, point))
+    def start(self, point: str | None = None, armed: Path | None = None) -> LiveRun:
+        """A coordinator that is open, and will kill itself at `point` if there is one, and if `armed` is there."""
+        self._process, run = self._home.coordinator(self._folder, faults=FaultPlan(self.record, point, armed=armed))
         return run
 
-    def begin(self, point: str | None = None) -> None:
-        """The same, not open yet: it may die before it is."""
+    def begin(self, point: str) -> None:
+        """One that will kill itself at `point`, perhaps before it is open."""
         self._process = self._home.begin_coordinator(self._folder, faults=FaultPlan(self.record, point))
 
     def await_death_at(self, point: str) -> None:
         """Until it has killed itself there."""
         await_death_at(self.process, point, self.record)
 
-    def await_address(self) -> None:
-        """Until it says where it is open."""
-        wait_until(lambda: self._folder.address.is_file() and self._folder.address.read_text(), self.process)
-
-    def passed(self, point: str) -> Passed | None:
-        """Where the coordinator of the moment first was at `point`, or None."""
+    def first(self, point: str) -> Passed:
+        """When the coordinator of the moment first was at `point`."""
         pid = self.process.pid
-        return next((line for line in passed(self.record) if (line.pid, line.point) == (pid, point)), None)
+        return next(line for line in passed(self.record) if (line.pid, line.point) == (pid, point))
+
+    @property
+    def last(self) -> Passed:
+        """What was passed last."""
+        return passed(self.record)[-1]
 
 
 def await_death_at(process: Process, point: str, record: Path) -> None:
@@ -71,28 +69,6 @@ def await_death_at(process: Process, point: str, record: Path) -> None:
     assert process.wait() == -signal.SIGKILL, process.output
     last = passed(record)[-1]
     assert (last.point, last.pid) == (point, process.pid), f"it died at {last} instead of at {point!r}"
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """Seconds from a kill to..."""
-
-    interpreter: float
-    """...the first line of Python of the next process."""
-    imported: float
-    """...its first look at the ledger: all that it needs is imported."""
-    open: float
-    """...its answering calls."""
-    training: float
-    """...the first grant or receipt of a volunteer."""
-
-
-def recovery(supervisor: Supervisor, killed_at: float, open_at: float, training_at: float) -> Recovery:
-    """Of the process of the moment; all times of the machine's monotonic clock."""
-    started, opened = supervisor.passed(STARTED), supervisor.passed(OPENED)
-    assert started is not None
-    assert opened is not None
-    return Recovery(started.at - killed_at, opened.at - killed_at, open_at - killed_at, training_at - killed_at)
 
 
 def assert_nothing_is_lost(folder: RunFolder, receipts: Sequence[pb.SubmitReply]) -> None:
@@ -104,11 +80,17 @@ def assert_nothing_is_lost(folder: RunFolder, receipts: Sequence[pb.SubmitReply]
 
 
 def assert_each_counts_once(folder: RunFolder, receipts: Sequence[pb.SubmitReply]) -> None:
+    assert set(times_counted(folder, receipts)) == {1}
+
+
+def times_counted(folder: RunFolder, receipts: Sequence[pb.SubmitReply]) -> list[int]:
+    """How often each receipt's images count in the round that it names."""
     with closing(Ledger(folder.ledger, read_only=True)) as ledger:
         rounds = range(1, ledger.newest_version().version + 2)
-        counted = [(c.contribution_id, c.images, c.round_number) for n in rounds for c in ledger.contributions(n)]
-    for receipt in receipts:
-        assert counted.count((receipt.contribution_id, receipt.images, receipt.round)) == 1
+        counted = Counter(
+            (c.contribution_id, c.images, c.round_number) for n in rounds for c in ledger.contributions(n)
+        )
+    return [counted[receipt.contribution_id, receipt.images, receipt.round] for receipt in receipts]
 
 
 def assert_checkpoints_are_as_published(folder: RunFolder) -> None:
