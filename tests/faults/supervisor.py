@@ -19,7 +19,7 @@ from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from tests.faults.coverage import assert_every_sample_once
 from tests.faults.plan import FaultPlan, Passed, passed
-from tests.faults.processes import House, Process, wait_until
+from tests.faults.processes import PATIENCE_SECONDS, House, Process, wait_until
 from tests.integration.live_run import LiveRun
 from tests.unit.tiny_data import SHARD_SIZES
 
@@ -48,9 +48,9 @@ class Supervisor:
         """One that will kill itself at `point`, perhaps before it is open."""
         self._process = self._home.begin_coordinator(self._folder, faults=FaultPlan(self.record, point))
 
-    def await_death_at(self, point: str) -> None:
+    def await_death_at(self, point: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Until it has killed itself there."""
-        await_death_at(self.process, point, self.record)
+        await_death_at(self.process, point, self.record, patience_seconds)
 
     def first(self, point: str) -> Passed:
         """When the coordinator of the moment first was at `point`."""
@@ -63,9 +63,13 @@ class Supervisor:
         return passed(self.record)[-1]
 
 
-def await_death_at(process: Process, point: str, record: Path) -> None:
+def await_death_at(process: Process, point: str, record: Path, patience_seconds: float = PATIENCE_SECONDS) -> None:
     """Until `process`, whose plan says so, has killed itself at `point`."""
-    wait_until(lambda: process.is_gone, explain=lambda: f"{point!r} is not passed:\n{process.output}")
+    wait_until(
+        lambda: process.is_gone,
+        explain=lambda: f"{point!r} is not passed:\n{process.output}",
+        patience_seconds=patience_seconds,
+    )
     assert process.wait() == -signal.SIGKILL, process.output
     last = passed(record)[-1]
     assert (last.point, last.pid) == (point, process.pid), f"it died at {last} instead of at {point!r}"

@@ -24,13 +24,14 @@ class Stubborn:
     holds some, or hands in what it has handed in.
     """
 
-    def __init__(self, volunteer: Volunteer, over: threading.Event) -> None:
+    def __init__(self, volunteer: Volunteer, over: threading.Event, pause_seconds: float) -> None:
         self.receipts: list[pb.SubmitReply] = []
         self.refusals: list[str] = []
         self.progress_at: list[float] = []
         """When there was a grant or a receipt: of the machine's monotonic clock (seconds)."""
         self._volunteer = volunteer
         self._over = over
+        self._pause_seconds = pause_seconds
         self._thread = threading.Thread(target=self._work)
         self._leases = 0
 
@@ -43,6 +44,7 @@ class Stubborn:
     def _work(self) -> None:
         while not self._over.is_set():
             self._leases += 1
+            self._over.wait(self._pause_seconds)
             if self._leases % 8 == 1:
                 self._insist(self._volunteer.join)
             reply = self._insist(lambda: self._volunteer.ask(wait_ms=1000))
@@ -101,11 +103,11 @@ class Traffic:
 
 
 @contextmanager
-def traffic(run: LiveRun, count: int) -> Iterator[Traffic]:
-    """Within, `count` of them work; afterwards they have stopped, in the middle of whatever they did."""
+def traffic(run: LiveRun, count: int, pause_seconds: float = 0.0) -> Iterator[Traffic]:
+    """Within, `count` of them work, each with a pause before a lease; then they stop in the middle of whatever they do."""
     over = threading.Event()
     with volunteers(run, count) as joined:
-        workers = [Stubborn(volunteer, over) for volunteer in joined]
+        workers = [Stubborn(volunteer, over, pause_seconds) for volunteer in joined]
         for worker in workers:
             worker.start()
         try:
