@@ -57,6 +57,8 @@ class Passed:
     round: int
     at: float
     """Of the machine's monotonic clock (seconds)."""
+    cpu_seconds: float
+    """That the process has computed."""
 
     def to_line(self) -> bytes:
         """One line, written at once, so that a process that dies next has written all of it."""

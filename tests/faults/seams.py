@@ -49,7 +49,8 @@ class Passing:
 
     def at(self, name: str) -> None:
         """The process is at a point. Raises `OSError` if the plan wants the disk full there."""
-        os.write(self._record, Passed(os.getpid(), name, self._round, time.monotonic()).to_line())
+        line = Passed(os.getpid(), name, self._round, time.monotonic(), time.process_time()).to_line()
+        os.write(self._record, line)
         if name != self._plan.point or self._round < self._plan.round:
             return
         if self._plan.armed is not None and not self._plan.armed.exists():

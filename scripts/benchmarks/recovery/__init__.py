@@ -31,6 +31,7 @@ from tests.faults.supervisor import Supervisor, times_counted
 from tests.faults.traffic import Traffic, traffic
 
 _OPENED: Final = "start: ledger opened"
+_ANNOUNCED: Final = "start: address written"
 _LONGEST_LIFE_SECONDS: Final = 3.0
 """Of a coordinator that is killed at random, after it trains again."""
 
@@ -82,6 +83,8 @@ class Recovery:
     """...it says that it is open."""
     training: float
     """...a volunteer has a grant or a receipt."""
+    cpu: float
+    """Seconds that the process computes until it answers: what is left of the others on a machine that is busy."""
 
 
 def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
@@ -97,7 +100,6 @@ def _kills(extent: Extent, overrides: Sequence[str]) -> dict[str, Figure]:
         with traffic(live, 2, _PAUSE_SECONDS) as volunteers:
             wait_until(lambda: len(volunteers.receipts) > 2, supervisor.process)
             recoveries = [_recovery(supervisor, volunteers, plan) for plan in _plans(extent)]
-            wait_until(lambda: volunteers.progress_after(time.monotonic()), supervisor.process)
         assert supervisor.process.terminate() == 0, supervisor.process.output
         assert volunteers.refusals == []
         counted = times_counted(folder, volunteers.receipts)
@@ -107,6 +109,7 @@ def _kills(extent: Extent, overrides: Sequence[str]) -> dict[str, Figure]:
         "seconds_until_imported": Figure(tuple(r.imported for r in recoveries), "s"),
         "seconds_until_it_answers": Figure(tuple(r.answers for r in recoveries), "s"),
         "seconds_until_training": Figure(tuple(r.training for r in recoveries), "s"),
+        "cpu_seconds_until_it_answers": Figure(tuple(r.cpu for r in recoveries), "s"),
         "kills_survived_within_5s": Figure((sum(r.training <= 5 for r in recoveries),), f"of {len(recoveries)}"),
         "receipts": Figure((len(counted),), "1"),
         "receipts_lost": Figure((counted.count(0),), "1"),
@@ -140,12 +143,16 @@ def _recovery(supervisor: Supervisor, volunteers: Traffic, plan: str | float) ->
     opened_at = supervisor.first(_OPENED).at
     training_at = wait_until(lambda: volunteers.progress_after(opened_at), supervisor.process)
     found = Recovery(
-        supervisor.first(STARTED).at - died_at, opened_at - died_at, answers_at - died_at, training_at - died_at
+        interpreter=supervisor.first(STARTED).at - died_at,
+        imported=opened_at - died_at,
+        answers=answers_at - died_at,
+        training=training_at - died_at,
+        cpu=supervisor.first(_ANNOUNCED).cpu_seconds,
     )
     where = plan if isinstance(plan, str) else f"after {plan:.2f} s"
     print(
         f"{where}: python {found.interpreter:.2f} s, imports {found.imported:.2f} s, open {found.answers:.2f} s, "
-        f"training {found.training:.2f} s",
+        f"training {found.training:.2f} s, computing {found.cpu:.2f} s",
         file=sys.stderr,
         flush=True,
     )
