@@ -31,6 +31,7 @@ from coordinator.recovery import name_what_is_missing, report, sweep
 from coordinator.registry import Registry
 from coordinator.rounds import Rounds
 from coordinator.run_folder import RunFolder
+from coordinator.run_layout import run_layout
 from coordinator.scrubber import Scrubber
 from coordinator.service import CoordinatorService
 from coordinator.states import States
@@ -85,7 +86,7 @@ class Coordinator:
         blobs = BlobStore(folder.blobs, folder.staging)
         spec = read_spec(blobs, ledger.spec_sha256())
         config = spec.config
-        layout = Layout.of(build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed))
+        layout = run_layout(folder, spec)
         shard_sizes = [entry.num_samples for entry in spec.data.train]
         uploads = Uploads(folder.staging)
         states = States(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffusion_at_home.data.order import DataCursor, ShardRange, split_ranges
+from diffusion_at_home.data.order import DataCursor, ShardRange, shard_positions, split_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,19 +18,26 @@ class DataPool:
 
     cursor: DataCursor
     returned: tuple[ShardRange, ...] = ()
-    """Given back, in the order in which they are handed out again."""
+    """Given back; handed out again in the order of the data."""
 
     def take(
         self, num_images: int, *, seed: int, shard_sizes: Sequence[int]
     ) -> tuple[tuple[ShardRange, ...], DataPool]:
-        """Ranges of exactly `num_images` samples, and the pool without them."""
-        again, rest = split_ranges(self.returned, num_images)
+        """Ranges of exactly `num_images` samples, the earliest in the data's order first, and the pool without them.
+
+        So leases that come back whole are granted again as they were, with the same seeds.
+        """
+        places = {
+            part: (part.epoch, shard_positions(seed, part.epoch, len(shard_sizes))[part.shard], part.start)
+            for part in self.returned
+        }
+        again, rest = split_ranges(sorted(self.returned, key=places.__getitem__), num_images)
         missing = num_images - sum(r.count for r in again)
         fresh, cursor = self.cursor.take(missing, seed=seed, shard_sizes=shard_sizes) if missing else ([], self.cursor)
         return (*again, *fresh), DataPool(cursor, tuple(rest))
 
     def give_back(self, ranges: Sequence[ShardRange]) -> DataPool:
-        """The pool with `ranges` undone again, the earliest in the data's order first."""
+        """The pool with `ranges` undone again."""
         return replace(self, returned=tuple(sorted((*self.returned, *ranges))))
 
     def to_json(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from diffusion_at_home.data.shards import decode_images, read_shard
 from diffusion_at_home.errors import DataError, IntegrityError, StorageError, storage_errors
 from diffusion_at_home.host_heap import give_back_heap
 from diffusion_at_home.model.base import DiffusionModel
-from diffusion_at_home.model.build import build_model
+from diffusion_at_home.model.build import build_model, model_family
 from diffusion_at_home.model.evaluation import held_out_loss
 from diffusion_at_home.outer.state import load_weights
 from diffusion_at_home.runspec import RunSpec
@@ -119,6 +119,8 @@ class Exporter:
                     due.state.unlink(missing_ok=True)  # a process died between the ledger and this line
                     continue
                 contributors = await self._ledger.run(_contributors, due.version.version)
+                # Not in the thread that gives way to all others: imports hold the interpreter's lock.
+                await loop.run_in_executor(None, model_family, self._spec.config.model.kind)
                 done = await loop.run_in_executor(self._executor, self._do_if_sound, due, contributors)
                 await loop.run_in_executor(self._executor, give_back_heap)
                 if done is not None:
@@ -181,6 +183,10 @@ class Exporter:
         config = self._spec.config
         # Built each time: evaluations are rare, and a model kept would be a quarter of the coordinator's memory.
         model = build_model(config.model, config.objective, self._spec.tokenizer.encode(), config.run.seed)
+        if Layout.of(model).digest != self._layout.digest:
+            raise IntegrityError(
+                "this software builds another model than the run's: use the software that made the run"
+            )
         weights = dict(zip((Weights.RAW, Weights.EMA), load_weights(due.state), strict=True))
         evaluations = [self._evaluate(model, due.version, which, flat) for which, flat in weights.items()]
         losses = {evaluation.weights: round(evaluation.mean, 5) for evaluation in evaluations}

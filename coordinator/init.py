@@ -10,6 +10,7 @@ from coordinator.blobs import BlobStore
 from coordinator.data_pool import DataPool
 from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
+from coordinator.run_layout import run_layout
 from coordinator.versions import first_version
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.data.manifest import DataManifest, verify
@@ -57,7 +58,7 @@ def init_run(folder: RunFolder, config: RunConfig) -> NewRun:
     return NewRun(
         run_id=made.run_id,
         folder=str(folder.root),
-        parameters=Layout.of(_model(made)).num_elements,
+        parameters=run_layout(folder, made).num_elements,
         shards=len(manifest.train),
         images=manifest.num_train_images,
         held_out_images=sum(entry.num_samples for entry in manifest.held_out),

@@ -55,6 +55,11 @@ class RunFolder:
         return self.root / "damaged"
 
     @property
+    def layout(self) -> Path:
+        """Where each tensor lies in the run's vectors: a digest, and what it is the digest of."""
+        return self.root / "layout.json"
+
+    @property
     def exports(self) -> Path:
         """Versions that wait for evaluation or export."""
         return self.root / "exports"

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 @dataclass(frozen=True, slots=True, order=True)
 class ShardRange:
-    """Consecutive samples of one shard in one epoch's order; sorts as the data is passed over by epoch and shard."""
+    """Consecutive samples of one shard in one epoch's order; sorts by epoch, then shard, whatever the epoch's order of those."""
 
     epoch: int
     shard: int
@@ -63,6 +63,13 @@ class DataCursor:
 def shard_order(seed: int, epoch: int, num_shards: int) -> tuple[int, ...]:
     """The shards in the order of `epoch`."""
     return _by_hash(f"dah-shards-1\n{seed}\n{epoch}", num_shards)
+
+
+@lru_cache(maxsize=8)
+def shard_positions(seed: int, epoch: int, num_shards: int) -> tuple[int, ...]:
+    """Where each shard comes in the order of `epoch`."""
+    order = shard_order(seed, epoch, num_shards)
+    return tuple(sorted(range(num_shards), key=order.__getitem__))
 
 
 def sample_order(seed: int, epoch: int, shard: int, num_samples: int) -> tuple[int, ...]:

@@ -20,14 +20,15 @@ def build_model(config: ModelSection, objective: ObjectiveSection, tokenizer_jso
     The same bits in every process on one kind of machine; torch's global generators are left as they were. Raises
     `ConfigError` if the sections contradict each other, `DataError` if the tokenizer is not one for this config.
     """
-    family = _family(config.kind)
+    family = model_family(config.kind)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that one would also seed every CUDA generator, which is not forked here.
         torch.default_generator.manual_seed(seed)
         return family(config, objective, tokenizer_json)
 
 
-def _family(kind: ModelKind) -> type[Prx] | type[UNet]:
+def model_family(kind: ModelKind) -> type[Prx] | type[UNet]:
+    """The class of `kind`; the first call loads its libraries, which takes seconds."""
     match kind:
         case ModelKind.PRX:
             from diffusion_at_home.model.prx import Prx  # noqa: PLC0415 -- each loads pipelines that the other needs not

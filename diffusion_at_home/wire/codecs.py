@@ -54,7 +54,7 @@ class Fp32(ChunkCodec):
 
 
 class Int8(ChunkCodec):
-    """Blockwise 8 bit by bitsandbytes."""
+    """Blockwise 8 bit."""
 
     def bounds(self, num_elements: int) -> tuple[int, int]:
         """See `ChunkCodec.bounds`."""

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from diffusion_at_home.errors import DataError
 from diffusion_at_home.wire.parallel import in_order
 
 assert sys.byteorder == "little", "vectors are hashed and sent as they lie in memory, which must be little-endian"
@@ -50,6 +53,21 @@ class Layout:
             offset += parameter.numel()
         return cls(tuple(slots))
 
+    @classmethod
+    def from_json(cls, text: str) -> Layout:
+        """What `to_json` wrote. Raises `DataError`."""
+        try:
+            tensors = [(str(name), tuple(int(size) for size in shape)) for name, shape in json.loads(text)]
+        except (ValueError, TypeError) as error:
+            raise DataError(f"this is not a layout ({error}): make it again from the model") from None
+        sizes = [math.prod(shape) for _, shape in tensors]
+        offsets = accumulate(sizes, initial=0)
+        return cls(tuple(Slot(*t, offset, size) for t, offset, size in zip(tensors, offsets, sizes, strict=False)))
+
+    def to_json(self) -> str:
+        """The list of [name, shape]."""
+        return json.dumps([[slot.name, list(slot.shape)] for slot in self.slots], separators=(",", ":"))
+
     @cached_property
     def num_elements(self) -> int:
         """Length of the vector."""
@@ -57,9 +75,8 @@ class Layout:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 (hex) of the JSON list of [name, shape]."""
-        text = json.dumps([[slot.name, list(slot.shape)] for slot in self.slots], separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        """sha256 (hex) of `to_json`."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def flatten(self, model: nn.Module) -> Tensor:
         """Copy the parameters of `model` into a new CPU fp32 vector, (num_elements,)."""

@@ -1,4 +1,4 @@
-"""Real processes of `dah`, to be stopped, killed and starved. Each is forked from one that has imported everything."""
+"""Real processes of `dah`, to be stopped, killed and starved: forked from one that has imported everything, or started anew."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.cli import main
+from tests.faults import seams
+from tests.faults.plan import FaultPlan
+from tests.faults.points import Who
 from tests.integration.live_run import LiveRun
 
 PATIENCE_SECONDS = 60.0
@@ -33,17 +37,39 @@ NO_CHANGE: Mapping[str, str] = {}
 
 T = TypeVar("T")
 
+_ROOT = Path(__file__).resolve().parents[2]
+_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"}
+
 _fork = multiprocessing.get_context("forkserver")
-_fork.set_forkserver_preload(["coordinator.app", "worker.daemon", "tests.faults.processes"])
+_fork.set_forkserver_preload(
+    ["coordinator.app", "worker.daemon", "diffusion_at_home.model.prx", "tests.faults.processes"]
+)
 
 
-class Process:
-    """One `dah` command; what it prints goes to a file."""
+class Started(Protocol):
+    """A process of the operating system, however it came to be."""
 
-    def __init__(self, arguments: Sequence[str], out: Path, environment: Mapping[str, str] = NO_CHANGE) -> None:
-        """`environment` is added to what this process has."""
-        self._out = out
-        self._process: BaseProcess = _fork.Process(target=_run, args=(list(arguments), str(out), dict(environment)))
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; the number of the signal that killed it, negative."""
+
+    def wait(self, seconds: float | None) -> None:
+        """Until it has ended, if that is within so long."""
+
+
+class Forked:
+    """From a process that has imported everything: quick to start."""
+
+    def __init__(
+        self, arguments: Sequence[str], out: Path, faults: FaultPlan | None, environment: Mapping[str, str]
+    ) -> None:
+        plan = faults.to_json() if faults else None
+        self._process: BaseProcess = _fork.Process(
+            target=_run, args=(list(arguments), str(out), plan, dict(environment))
+        )
         self._process.start()
 
     @property
@@ -51,6 +77,62 @@ class Process:
         pid = self._process.pid
         assert pid is not None
         return pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, seconds: float | None) -> None:
+        self._process.join(seconds)
+
+
+class Fresh:
+    """From nothing, as a user's service manager starts it."""
+
+    def __init__(
+        self, arguments: Sequence[str], out: Path, faults: FaultPlan | None, environment: Mapping[str, str]
+    ) -> None:
+        module = ["tests.faults.under_faults", faults.to_json()] if faults else ["diffusion_at_home"]
+        around = {**_ENVIRONMENT, **environment}
+        with out.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *module, *arguments], stdout=output, stderr=output, cwd=_ROOT, env=around
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def wait(self, seconds: float | None) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+
+
+StartProcess = Callable[[Sequence[str], Path, FaultPlan | None, Mapping[str, str]], Started]
+
+
+class Process:
+    """One `dah` command; what it prints goes to a file."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        out: Path,
+        faults: FaultPlan | None = None,
+        start: StartProcess = Forked,
+        environment: Mapping[str, str] = NO_CHANGE,
+    ) -> None:
+        """`environment` is added to what this process has."""
+        self._out = out
+        self._process = start(arguments, out, faults, environment)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def output(self) -> str:
@@ -64,29 +146,42 @@ class Process:
 
     def kill(self) -> None:
         """kill -9."""
-        self._process.kill()
-        self._process.join()
+        if self._process.exit_code is None:
+            os.kill(self.pid, signal.SIGKILL)
+        self._process.wait(None)
 
     def terminate(self) -> int:
         """SIGTERM; returns the exit code."""
         os.kill(self.pid, signal.SIGTERM)
         return self.wait()
 
-    def wait(self) -> int:
+    def wait(self, patience_seconds: float = PATIENCE_SECONDS) -> int:
         """The exit code."""
-        self._process.join(PATIENCE_SECONDS)
-        assert self._process.exitcode is not None, f"still running:\n{self.output}"
-        return self._process.exitcode
+        self._process.wait(patience_seconds)
+        assert self._process.exit_code is not None, f"still running:\n{self.output}"
+        return self._process.exit_code
+
+    @property
+    def is_gone(self) -> bool:
+        return self._process.exit_code is not None
 
     def must_live(self) -> None:
-        assert self._process.exitcode is None, self.output
+        assert not self.is_gone, self.output
 
 
 class Worker(Process):
     """A volunteer's process, and what it says of itself."""
 
-    def __init__(self, arguments: Sequence[str], out: Path, status: Path, environment: Mapping[str, str]) -> None:
-        super().__init__(arguments, out, environment)
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        out: Path,
+        status: Path,
+        faults: FaultPlan | None = None,
+        start: StartProcess = Forked,
+        environment: Mapping[str, str] = NO_CHANGE,
+    ) -> None:
+        super().__init__(arguments, out, faults, start, environment)
         self._status = status
 
     @property
@@ -105,11 +200,13 @@ class Worker(Process):
         return status.get("state") == "training" and 0 < status["lease_images"] < status["lease_quota_images"]
 
 
-def _run(arguments: list[str], out: str, environment: dict[str, str]) -> None:
+def _run(arguments: list[str], out: str, faults: str | None, environment: dict[str, str]) -> None:
     os.environ.update({"OMP_NUM_THREADS": "1"} | environment)
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    if faults is not None:
+        seams.install(FaultPlan.from_json(faults), Who(arguments[0]))
     sys.argv = ["dah", *arguments]
     main()
 
@@ -117,36 +214,49 @@ def _run(arguments: list[str], out: str, environment: dict[str, str]) -> None:
 class House:
     """The processes of one test and where they live; all are gone when it ends."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, start: StartProcess = Forked) -> None:
         self._root = root
+        self._start = start
         self._processes: list[Process] = []
         self.ports = free_ports()
         """Of its coordinators: HTTP, gRPC."""
 
-    def start(self, name: str, *arguments: str) -> Process:
-        process = Process(arguments, self._root / f"{name}.out")
+    def start(self, name: str, *arguments: str, faults: FaultPlan | None = None) -> Process:
+        process = Process(arguments, self._root / f"{name}.out", faults, self._start)
         self._processes.append(process)
         return process
 
-    def coordinator(self, folder: RunFolder, *options: str) -> tuple[Process, LiveRun]:
-        """One that is open; the next one of this house has the same ports, unless they are changed."""
+    def begin_coordinator(self, folder: RunFolder, *options: str, faults: FaultPlan | None = None) -> Process:
+        """One that is not open yet; the next one of this house has the same ports, unless they are changed."""
         folder.address.unlink(missing_ok=True)  # left by one that was killed
         ports = ("--http-port", str(self.ports[0]), "--grpc-port", str(self.ports[1]))
-        process = self.start("coordinator", "coordinator", "run", str(folder.root), *ports, *options, "--json")
+        words = ("coordinator", "run", str(folder.root), *ports, *options, "--json")
+        return self.start("coordinator", *words, faults=faults)
+
+    def coordinator(self, folder: RunFolder, *options: str, faults: FaultPlan | None = None) -> tuple[Process, LiveRun]:
+        """One that is open."""
+        process = self.begin_coordinator(folder, *options, faults=faults)
+        # Its file may be there before the address is in it.
         url = wait_until(lambda: folder.address.read_text() if folder.address.is_file() else None, process)
         return process, LiveRun(url, folder)
 
-    def worker(self, name: str, run: LiveRun, *options: str) -> Worker:
+    def worker(self, name: str, run: LiveRun, *options: str, faults: FaultPlan | None = None) -> Worker:
         """A worker; one of the same name has the same key."""
-        return self.worker_at(name, [run.url], *options)
+        return self.worker_at(name, [run.url], *options, faults=faults)
 
     def worker_at(
-        self, name: str, urls: Sequence[str], *options: str, environment: Mapping[str, str] = NO_CHANGE
+        self,
+        name: str,
+        urls: Sequence[str],
+        *options: str,
+        faults: FaultPlan | None = None,
+        environment: Mapping[str, str] = NO_CHANGE,
     ) -> Worker:
         """A worker that is told these addresses, or none if it has joined before."""
         state = self._root / name
         arguments = ("worker", "run", *urls, *QUICK_WORKER, "--state-dir", str(state), *options, "--json")
-        worker = Worker(arguments, self._root / f"{name}.out", state / "status.json", environment)
+        out = self._root / f"{name}.out"
+        worker = Worker(arguments, out, state / "status.json", faults, self._start, environment)
         self._processes.append(worker)
         return worker
 
@@ -156,8 +266,8 @@ class House:
 
 
 @contextmanager
-def house(root: Path) -> Iterator[House]:
-    made = House(root)
+def house(root: Path, start: StartProcess = Forked) -> Iterator[House]:
+    made = House(root, start)
     try:
         yield made
     finally:
@@ -181,12 +291,20 @@ class Living(Protocol):
     def must_live(self) -> None: ...
 
 
-def wait_until(found: Callable[[], T | None], *processes: Living) -> T:
-    """What `found` returns once it is neither None nor false; `processes` must live until then."""
-    deadline, pause = time.monotonic() + PATIENCE_SECONDS, threading.Event()
+def wait_until(
+    found: Callable[[], T | None],
+    *processes: Living,
+    explain: Callable[[], str] = str,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> T:
+    """What `found` returns once it is neither None nor false; `processes` must live until then.
+
+    When it takes too long, what they printed and `explain` are told.
+    """
+    deadline, pause = time.monotonic() + patience_seconds, threading.Event()
     while not (result := found()):
         for process in processes:
             process.must_live()
-        assert time.monotonic() < deadline, "\n".join(process.output for process in processes)
+        assert time.monotonic() < deadline, "\n".join([explain(), *(process.output for process in processes)])
         pause.wait(0.02)
     return result

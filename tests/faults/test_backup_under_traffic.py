@@ -14,8 +14,8 @@ from coordinator.restore import restore
 from coordinator.run_folder import RunFolder
 from tests.faults.coverage import assert_every_sample_once
 from tests.faults.processes import house
-from tests.faults.stubborn import Stubborn, assert_each_counts_once
-from tests.integration.live_run import volunteers
+from tests.faults.supervisor import times_counted
+from tests.faults.traffic import traffic
 from tests.unit.tiny_data import tiny_run_folder
 
 BACKUPS = 10
@@ -36,23 +36,15 @@ def test_every_backup_restores_to_a_run_that_holds_every_receipt_given_before(tm
     out, moments, over, versions = RunFolder(tmp_path / "backup"), random.Random(5), threading.Event(), []
     with house(tmp_path) as home:
         coordinator, run = home.coordinator(folder)
-        with volunteers(run, 2) as joined:
-            workers = [Stubborn(volunteer, over) for volunteer in joined]
-            for worker in workers:
-                worker.start()
-            try:
-                for number in range(BACKUPS):
-                    over.wait(moments.uniform(0.0, 0.7))
-                    receipts = [receipt for worker in workers for receipt in list(worker.receipts)]
-                    back_up(folder, out)
-                    restored = RunFolder(tmp_path / f"restored-{number}")
-                    restore(out, restored)
-                    assert_each_counts_once(restored, receipts)
-                    versions.append(replay(restored).versions)
-            finally:
-                over.set()
-                for worker in workers:
-                    worker.join()
+        with traffic(run, 2) as busy:
+            for number in range(BACKUPS):
+                pause.wait(moments.uniform(0.0, 0.7))
+                receipts = busy.receipts
+                back_up(folder, out)
+                restored = RunFolder(tmp_path / f"restored-{number}")
+                restore(out, restored)
+                assert all(times == 1 for times in times_counted(restored, receipts))
+                versions.append(replay(restored).versions)
         assert coordinator.terminate() == 0, coordinator.output
     assert versions == sorted(versions)
     assert len(set(versions)) > BACKUPS // 2, "there was hardly any traffic"

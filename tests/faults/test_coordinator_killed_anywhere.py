@@ -1,66 +1,73 @@
-"""The coordinator is killed again and again at arbitrary moments: every receipt it ever gave counts exactly once."""
+"""The coordinator is killed again and again, at arbitrary moments and at every point by name; nothing is lost."""
 
 from __future__ import annotations
 
 import random
-import threading
+import time
 from pathlib import Path
 
-from coordinator.blobs import file_sha256
-from coordinator.ledger import Ledger
-from coordinator.replay import replay
 from coordinator.run_folder import RunFolder
-from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME
-from tests.faults.coverage import assert_every_sample_once
-from tests.faults.processes import house
-from tests.faults.stubborn import Stubborn, assert_each_counts_once
-from tests.integration.live_run import volunteers
+from tests.faults.points import Who, points_of
+from tests.faults.processes import house, wait_until
+from tests.faults.supervisor import Supervisor, assert_no_orphans, assert_nothing_is_lost
+from tests.faults.traffic import traffic
 from tests.unit.tiny_data import tiny_run_folder
 
 KILLS = 8
 
+BUSY = (
+    "run.total_images=1000000",
+    "round.images=48",
+    "round.quorum=1.0",  # so that no round closes without somebody
+    "lease.probe_steps=1",
+    "lease.max_steps=2",
+    "evaluation.every_images=48",
+    "evaluation.draws=1",
+    "checkpoint.every_images=96",
+    "checkpoint.sampling_steps=1",
+)
+"""A run that does all that a coordinator does within few seconds."""
+
 
 def test_every_receipt_counts_once_wherever_it_is_killed(tmp_path: Path) -> None:
-    folder = tiny_run_folder(
-        tmp_path,
-        "run.total_images=1000000",
-        "round.images=48",
-        "round.quorum=1.0",  # so that no round closes without somebody
-        "lease.probe_steps=1",
-        "lease.max_steps=2",
-        "evaluation.every_images=48",
-        "evaluation.draws=1",
-        "checkpoint.every_images=96",
-        "checkpoint.sampling_steps=1",
-    )
-    moments, over = random.Random(7), threading.Event()
+    folder = tiny_run_folder(tmp_path, *BUSY)
+    moments = random.Random(7)
     with house(tmp_path) as home:
-        process, run = home.coordinator(folder)
-        with volunteers(run, 2) as joined:
-            workers = [Stubborn(volunteer, over) for volunteer in joined]
-            for worker in workers:
-                worker.start()
+        supervisor = Supervisor(home, folder, tmp_path / "passed")
+        run = supervisor.start()
+        with traffic(run, 2) as volunteers:
             for _ in range(KILLS):
-                over.wait(moments.uniform(0.02, 0.5))
-                process.kill()
-                process, _ = home.coordinator(folder)
+                time.sleep(moments.uniform(0.02, 0.5))
+                supervisor.process.kill()
+                supervisor.start()
             run.wait_for_version(run.status()["version"] + 1)
-            over.set()
-            for worker in workers:
-                worker.join()
-        assert process.terminate() == 0, process.output
-    assert [worker.refusals for worker in workers] == [[], []]
-    receipts = [receipt for worker in workers for receipt in worker.receipts]
-    assert_each_counts_once(folder, receipts)
-    assert len(receipts) > KILLS
-    assert replay(folder).versions > 1
-    assert_every_sample_once(folder)
-    assert_checkpoints_are_as_published(folder)
+        settle(supervisor, folder)
+    assert volunteers.refusals == []
+    assert len(volunteers.receipts) > KILLS
+    assert_nothing_is_lost(folder, volunteers.receipts)
 
 
-def assert_checkpoints_are_as_published(folder: RunFolder) -> None:
-    ledger = Ledger(folder.ledger, read_only=True)
-    for checkpoint in ledger.checkpoints():
-        manifest = folder.checkpoints / checkpoint.name / MANIFEST_NAME
-        assert file_sha256(manifest) == checkpoint.manifest_sha256
-    ledger.close()
+def test_every_receipt_counts_once_at_whatever_point_it_is_killed(tmp_path: Path) -> None:
+    folder = tiny_run_folder(tmp_path, *BUSY)
+    with house(tmp_path) as home:
+        supervisor = Supervisor(home, folder, tmp_path / "passed")
+        run = supervisor.start()
+        with traffic(run, 2) as volunteers:
+            supervisor.process.kill()
+            for point in points_of(Who.COORDINATOR):
+                supervisor.begin(point.name)
+                supervisor.await_death_at(point.name)
+            supervisor.start()
+            run.wait_for_version(run.status()["version"] + 1)
+        settle(supervisor, folder)
+    assert volunteers.refusals == []
+    assert_nothing_is_lost(folder, volunteers.receipts)
+
+
+def settle(supervisor: Supervisor, folder: RunFolder) -> None:
+    """Let the last coordinator end, and another one find what they all left."""
+    supervisor.process.terminate()
+    supervisor.start()
+    wait_until(lambda: not any(folder.exports.iterdir()), supervisor.process)
+    assert supervisor.process.terminate() == 0, supervisor.process.output
+    assert_no_orphans(folder)

@@ -26,7 +26,7 @@ MOST_LINES = 600
 OWNERS = {
     "accelerate": ("worker/device.py", "worker/step/out_of_memory.py"),
     "alembic": ("coordinator/migrations/",),
-    "bitsandbytes": ("diffusion_at_home/wire/int8.py", "worker/step/rules.py"),
+    "bitsandbytes": ("worker/step/rules.py",),
     "cryptography": ("diffusion_at_home/identity.py",),
     "diffusers": (
         "diffusion_at_home/model/",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 from hypothesis import given
@@ -67,6 +68,26 @@ def test_stored_pool_is_the_same_pool(sizes: list[int], leases: list[tuple[int, 
         ranges, pool = pool.take(images, seed=0, shard_sizes=sizes)
         pool = pool.give_back(split_ranges(ranges, num_done)[1])
     assert DataPool.from_json(pool.to_json()) == pool
+
+
+@given(SIZES, st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 3), st.randoms())
+def test_leases_that_come_back_whole_are_granted_again_as_they_were(
+    sizes: list[int], leases: list[int], seed: int, chance: random.Random
+) -> None:
+    pool, granted = DataPool(DataCursor(0, 0, 0)), []
+    for images in leases:
+        ranges, pool = pool.take(images, seed=seed, shard_sizes=sizes)
+        granted.append(ranges)
+    for ranges in chance.sample(granted, len(granted)):
+        pool = pool.give_back(ranges)
+    for images, before in zip(leases, granted, strict=True):
+        ranges, pool = pool.take(images, seed=seed, shard_sizes=sizes)
+        assert samples(ranges) == samples(before)
+        assert (ranges[0].epoch, ranges[0].shard, ranges[0].start) == (
+            before[0].epoch,
+            before[0].shard,
+            before[0].start,
+        )
 
 
 def test_what_comes_back_is_handed_out_in_the_order_of_the_data() -> None:

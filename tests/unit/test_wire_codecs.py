@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import struct
 
+import bitsandbytes.functional as bnb
 import numpy as np
 import pytest
 import torch
@@ -29,6 +30,15 @@ def test_codebook_is_the_published_one(goldens: Goldens) -> None:
     assert len(values) == 256
     assert values == sorted(values)
     assert -1 <= values[0] < 0.0 < values[-1] == 1
+
+
+@pytest.mark.parametrize("num_elements", [1, 255, 256, 257, 1000])
+def test_int8_is_read_by_bitsandbytes(num_elements: int) -> None:
+    codes, absmax = int8.quantize(noise(num_elements))
+    assert int8.codebook() == bnb.create_dynamic_map(signed=True).tolist()
+    state = bnb.QuantState(absmax=absmax, code=torch.tensor(int8.codebook()), blocksize=int8.BLOCK, dtype=torch.float32)
+    theirs = bnb.dequantize_blockwise(codes, quant_state=state)
+    assert theirs.numpy().tobytes() == int8.dequantize(codes, absmax).numpy().tobytes()
 
 
 @pytest.mark.parametrize("num_elements", [1, 255, 256, 257, 1000])
