@@ -33,9 +33,9 @@ def test_worker_s_lease_goes_on_with_the_next_coordinator(tmp_path: Path) -> Non
 def test_publication_that_is_under_way_is_done_again(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *QUIET, "round.images=16", "lease.probe_steps=2")
     obstacle = folder.staging / "update-1"
-    obstacle.symlink_to("/dev/full")  # holds the round where its contributions are fixed and nothing is published
     with house(tmp_path) as home:
         coordinator, run = home.coordinator(folder)
+        obstacle.symlink_to("/dev/full")  # holds the round where its contributions are fixed and nothing is published
         with volunteers(run, 1) as (anna,):
             anna.submit(anna.lease(), encoded(run, 0.5))
         wait_until(lambda: "storage_error" in coordinator.output, coordinator)
