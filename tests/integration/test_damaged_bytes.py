@@ -154,6 +154,22 @@ def test_round_waits_for_a_contribution_that_cannot_be_read_and_goes_on_once_it_
     assert replay(folder).contributions == 2
 
 
+def test_contribution_that_flips_while_nobody_runs_is_found_at_the_start(tmp_path: Path) -> None:
+    folder = tiny_run_folder(tmp_path, *QUIET, "round.images=32", "lease.probe_steps=2", *NO_SCRUBBING)
+    with serving(folder) as run, volunteers(run, 1) as (anna,):
+        data = encoded(run, 0.5)
+        anna.submit(anna.lease(), data)
+    blob = folder.blobs / hashlib.sha256(data).hexdigest()
+    flip(blob)
+    with serving(folder) as run, volunteers(run, 1) as (bert,):
+        assert f"damaged:{blob.name}" in problems(run)
+        bert.submit(bert.lease(), encoded(run, 0.25))
+        until(lambda: "damaged:round-1" in problems(run))
+        blob.write_bytes(data)
+        run.wait_for_version(1)
+    assert replay(folder).contributions == 2
+
+
 def test_damaged_checkpoint_is_no_longer_offered_and_the_next_best_is(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *ROUNDS, *CHECKPOINTS)
     with serving(folder) as run, volunteers(run, 1) as (anna,):
