@@ -27,7 +27,7 @@ from coordinator.intake import Intake
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
-from coordinator.recovery import name_what_is_missing, report, sweep
+from coordinator.recovery import name_what_is_missing, report, set_damaged_aside, sweep
 from coordinator.registry import Registry
 from coordinator.rounds import Rounds
 from coordinator.run_folder import RunFolder
@@ -115,6 +115,7 @@ class Coordinator:
             contributions_of=ledger.contributions,
         )
         self._recovery = report(ledger, self._versions.loaded, swept)
+        set_damaged_aside(folder, ledger=ledger, blobs=blobs)
         name_what_is_missing(folder, ledger=ledger, blobs=blobs, spec=spec, problems=self._metrics.problems)
         self._exporter = Exporter(
             spec=spec,

@@ -100,6 +100,14 @@ class BlobStore:
             folder.mkdir(exist_ok=True)
             (self.folder / sha256).replace(folder / sha256)
 
+    def is_sound(self, sha256: str) -> bool:
+        """Whether a blob is there and has the digest of its name."""
+        try:
+            self.check(sha256)
+        except IntegrityError:
+            return False
+        return True
+
     def check(self, sha256: str) -> None:
         """Read a blob and compare it with its name. Raises `IntegrityError` if it is damaged or not there."""
         path = self.path(sha256)

@@ -95,16 +95,25 @@ class Housekeeper:
 
     async def _tidy(self, in_thread: InThread) -> None:
         holdings = await self._holdings(in_thread)
-        decided = plan(holdings, self._quota_bytes, may_save=self._versions.can_afford_saving())
-        if decided.save_first:
-            await in_thread(self._versions.save)
+        decided = plan(holdings, self._quota_bytes, may_save=True)
+        if decided.wants_save and self._versions.can_afford_saving():
+            saved = await self._save(in_thread)
             holdings = await self._holdings(in_thread)
-            decided = plan(holdings, self._quota_bytes, may_save=False)
+            decided = plan(holdings, self._quota_bytes, may_save=saved)
         await self._apply(decided, in_thread)
         if decided.over_bytes == 0:
             self._problems.clear(QUOTA_EXCEEDED)
-        else:
+        elif not decided.waits:
             self._problems.set(QUOTA_EXCEEDED, quota_sentence(self._quota_bytes, decided.over_bytes))
+
+    async def _save(self, in_thread: InThread) -> bool:
+        """Whether the newest state is saved; on a full disk something else has to go first."""
+        try:
+            await in_thread(self._versions.save)
+        except StorageError as error:
+            _log.error("storage_error", error=str(error))
+            return False
+        return True
 
     # -- what there is ------------------------------------------------------------------------------------------
 
@@ -123,6 +132,7 @@ class Housekeeper:
             total_bytes=found.total_bytes,
             newest=versions.newest.version,
             saved=versions.saved,
+            state_bytes=found.sizes.get(versions.state_file, 0),
             anchor=states.anchor_version,
             anchor_bytes=_own(found, states.anchor_file(states.anchor_version)),
             oldest_snapshot=min(versions.snapshots, default=0),
@@ -140,7 +150,7 @@ class Housekeeper:
 
     async def _apply(self, decided: Plan, in_thread: InThread) -> None:
         await in_thread(lambda: self._delete_files(decided))
-        if decided.anchor:
+        if decided.anchor is not None:
             await self._move_anchor(decided.anchor, in_thread)
         await self._forget_updates(decided.updates_upto)
         for name in decided.checkpoints:
@@ -194,7 +204,7 @@ def _delete_unless_held(ledger: Ledger, blobs: BlobStore, names: Sequence[str]) 
 def quota_sentence(quota_bytes: int, over_bytes: int) -> str:
     """What is said when nothing more may go."""
     return (
-        f"what must be kept is {over_bytes / GIB:.2f} GiB above storage.quota_gib = {quota_bytes / GIB:.2f}: "
+        f"what must be kept is {over_bytes / GIB:.3g} GiB above storage.quota_gib = {quota_bytes / GIB:.3g}: "
         "raise the quota (`dah coordinator run --quota-gib`) or move the run to a larger disk"
     )
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from coordinator.blobs import BlobStore
 from coordinator.ledger import Ledger
 from coordinator.problems import Problems, damaged
-from coordinator.records import now_ms
+from coordinator.records import RoundState, now_ms
 from coordinator.run_folder import RunFolder, delete
 from coordinator.states import States
 from coordinator.uploads import Uploads
 from coordinator.versions import Loaded
 from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.wire.parallel import in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,17 @@ def report(ledger: Ledger, loaded: Loaded, swept: Swept) -> Recovery:
         damaged=loaded.damaged,
         swept=swept,
     )
+
+
+def set_damaged_aside(folder: RunFolder, *, ledger: Ledger, blobs: BlobStore) -> None:
+    """Read the contributions of the round under way once: what arrived in this process was hashed then, these were not."""
+    latest = ledger.latest_round()
+    if latest is None or latest.state is RoundState.CLOSED:
+        return
+    names = sorted({contribution.sha256 for contribution in ledger.contributions(latest.number)})
+    for name, sound in zip(names, in_order(lambda index: blobs.is_sound(names[index]), len(names)), strict=True):
+        if not sound:
+            blobs.set_aside(name, folder.damaged)
 
 
 def name_what_is_missing(

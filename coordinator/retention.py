@@ -34,6 +34,8 @@ class Holdings:
     """The newest published version."""
     saved: int
     """The version of the newest saved state."""
+    state_bytes: int
+    """Of one state, whatever its version."""
     anchor: int
     """The version of the anchor; 0 is the seed, which takes no space."""
     anchor_bytes: int
@@ -59,11 +61,13 @@ class Plan:
     updates_upto: int = 0
     """Updates to this version and before it go; 0 is none."""
     states: tuple[int, ...] = ()
-    anchor: int = 0
-    """The state of this version becomes the anchor, and contributions up to it go; 0 leaves the anchor where it is."""
+    anchor: int | None = None
+    """The state of this version becomes the anchor, and contributions up to it go; None leaves the anchor where it is."""
     checkpoints: tuple[str, ...] = ()
-    save_first: bool = False
-    """Save the newest state, then plan again: the anchor could move on then."""
+    wants_save: bool = False
+    """The anchor could move on if the newest state were saved."""
+    waits: bool = False
+    """What is above the quota goes once the contributions since the anchor weigh more than a state: until then, nothing does."""
     over_bytes: int = 0
     """What is above the quota even so."""
 
@@ -77,7 +81,9 @@ def plan(holdings: Holdings, quota_bytes: int, *, may_save: bool) -> Plan:
     spare = {v: size for v, size in holdings.updates.items() if v <= holdings.oldest_snapshot}
     updates, over = _oldest(dict(sorted(spare.items())), over)
     states, anchor, over = _move_anchor(holdings, over)
-    waits = over > 0 and may_save and _could_move_on(holdings, anchor or holdings.anchor)
+    held = {n: size for n, size in holdings.contributions.items() if n > (anchor or holdings.anchor)}
+    wants_save = over > 0 and may_save and _could_move_on(holdings, anchor or holdings.anchor)
+    waits = may_save and (wants_save or 0 < over <= sum(held.values()))
     names: tuple[str, ...] = ()
     if over > 0 and not waits:
         names, over = _thin(holdings.checkpoints, over)
@@ -87,7 +93,8 @@ def plan(holdings: Holdings, quota_bytes: int, *, may_save: bool) -> Plan:
         states=states,
         anchor=anchor,
         checkpoints=names,
-        save_first=waits,
+        wants_save=wants_save,
+        waits=waits,
         over_bytes=max(over, 0),
     )
 
@@ -112,32 +119,33 @@ def _oldest(sizes: Mapping[K, int], over: int) -> tuple[tuple[K, ...], int]:
 
 
 def _could_move_on(holdings: Holdings, anchor: int) -> bool:
-    """Whether the newest saved state could become the anchor, and free something, if a newer one were saved."""
-    freed = (size for number, size in holdings.contributions.items() if anchor < number <= holdings.saved)
-    return anchor < holdings.saved < holdings.newest and sum(freed) > 0
+    """Whether states saved from here on would let go of more contributions than one of them weighs."""
+    next_anchor = holdings.saved if holdings.saved > anchor else holdings.newest
+    freed = sum(size for number, size in holdings.contributions.items() if anchor < number <= next_anchor)
+    return freed > holdings.state_bytes
 
 
-def _move_anchor(holdings: Holdings, over: int) -> tuple[tuple[int, ...], int, int]:
-    """The saved states that go, the new anchor or 0, and what is over then.
+def _move_anchor(holdings: Holdings, over: int) -> tuple[tuple[int, ...], int | None, int]:
+    """The saved states that go, the new anchor or None, and what is over then.
 
     The state before the newest one is only a convenience: if it is enough, it goes. Else it becomes the anchor, which
-    costs nothing, and contributions up to it go, and the old anchor. Of several the lowest that is enough is taken.
+    costs nothing, and contributions up to it go, and the old anchor, where they weigh more than the state. Of several the
+    lowest that is enough is taken.
     """
-    older = {v: size for v, size in holdings.states.items() if v < holdings.saved}
-    if over <= 0:
-        return (), 0, over
-    if over <= sum(older.values()):
-        states, over = _oldest(dict(sorted(older.items())), over)
-        return states, 0, over
-    best = (0, over)
-    for version in sorted(v for v in older if v > holdings.anchor):
+    older = {v: size for v, size in sorted(holdings.states.items()) if v < holdings.saved}
+    all_states = sum(older.values())
+    if over <= all_states:
+        states, over = _oldest(older, over)
+        return states, None, over
+    anchor, left = None, over - all_states
+    for version in (v for v in older if v > holdings.anchor):
         freed = sum(size for number, size in holdings.contributions.items() if number <= version)
-        best = (version, over - freed - holdings.anchor_bytes)
-        if best[1] <= 0:
+        moved = over - (all_states - older[version]) - freed - holdings.anchor_bytes
+        if moved < left:
+            anchor, left = version, moved
+        if left <= 0:
             break
-    anchor, over = best
-    states = tuple(sorted(v for v in older if v != anchor))
-    return states, anchor, over - sum(older[v] for v in states)
+    return tuple(v for v in older if v != anchor), anchor, left
 
 
 def _thin(checkpoints: Sequence[KeptCheckpoint], over: int) -> tuple[tuple[str, ...], int]:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -10,8 +15,9 @@ import pytest
 
 from coordinator.ledger import Ledger
 from coordinator.replay import replay
+from coordinator.run_folder import RunFolder
 from tests.faults.processes import house, wait_until
-from tests.integration.live_run import encoded, refusal, volunteers
+from tests.integration.live_run import LiveRun, encoded, refusal, volunteers
 from tests.unit.tiny_data import tiny_run_folder
 
 QUIET = ("evaluation.every_images=100000", "checkpoint.every_images=100000")
@@ -78,3 +84,96 @@ def test_publishing_waits_for_space(tmp_path: Path) -> None:
             obstacle.unlink()
             run.wait_for_version(1)
     assert replay(folder).contributions == 1
+
+
+DISK_BYTES = 4 * 2**20
+
+
+@contextmanager
+def small_disk(place: Path) -> Iterator[Path]:
+    """A file system of its own, of `DISK_BYTES`."""
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if mount is None or umount is None or os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    place.mkdir()
+    done = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)], check=False, capture_output=True
+    )
+    if done.returncode != 0:
+        pytest.skip(f"this machine does not let a small disk be mounted: {done.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run([umount, "-l", str(place)], check=True)
+
+
+def fill(disk: Path, leave_bytes: int) -> Path:
+    """Take all but `leave_bytes` of `disk`; deleting the file gives them back."""
+    ballast = disk / "ballast"
+    free = shutil.disk_usage(disk).free
+    ballast.write_bytes(b"x" * max(free - leave_bytes, 0))
+    return ballast
+
+
+def problems(run: LiveRun) -> list[str]:
+    return [problem["name"] for problem in run.status()["live"]["problems"]]
+
+
+def test_full_disk_is_named_and_training_goes_on_by_itself_once_there_is_space(tmp_path: Path) -> None:
+    made = tiny_run_folder(tmp_path, *QUIET, "run.total_images=100000", "round.images=16", "lease.probe_steps=2")
+    with small_disk(tmp_path / "disk") as disk, house(tmp_path) as home:
+        shutil.copytree(made.root, disk / "run")
+        folder = RunFolder(disk / "run")
+        coordinator, run = home.coordinator(folder)
+        with volunteers(run, 1) as (anna,):
+            anna.submit(anna.lease(), encoded(run, 0.5))
+            run.wait_for_version(1)
+            lease, data = anna.lease(), encoded(run, 0.25)
+            ballast = fill(disk, len(data) // 2)
+            with pytest.raises(grpc.RpcError) as refused:
+                anna.submit(lease, data)
+            assert refusal(refused.value) == FULL
+            assert problems(run) == ["storage_full"]
+            assert contributions(folder, 2) == 0
+            ballast.unlink()
+            received = anna.offset(lease.lease_id, data)
+            assert anna.submit(lease, data, offset=received).round == 2
+            run.wait_for_version(2)
+            wait_until(lambda: problems(run) == [], coordinator)
+            anna.submit(anna.lease(), encoded(run, 0.125))
+            run.wait_for_version(3)
+        assert coordinator.terminate() == 0
+        assert replay(folder).contributions == 3
+
+
+def test_version_that_does_not_fit_is_made_to_the_same_bits_once_there_is_space(tmp_path: Path) -> None:
+    """The versions before it are not in a saved state either, so the state has to be loaded on the full disk."""
+    made = tiny_run_folder(tmp_path, *QUIET, "run.total_images=100000", "round.images=16", "lease.probe_steps=2")
+    with small_disk(tmp_path / "disk") as disk, house(tmp_path) as home:
+        shutil.copytree(made.root, disk / "run")
+        folder = RunFolder(disk / "run")
+        coordinator, run = home.coordinator(folder)
+        with volunteers(run, 1) as (anna,):
+            for number in (1, 2):
+                anna.submit(anna.lease(), encoded(run, 0.5 * number))
+                run.wait_for_version(number)
+            obstacle = folder.staging / "update-3"
+            obstacle.symlink_to("/dev/full")  # which lets the receipt be given before the disk is full
+            anna.submit(anna.lease(), encoded(run, 0.25))
+            wait_until(lambda: problems(run) == ["storage_full"], coordinator)
+            ballast = fill(disk, 0)
+            obstacle.unlink()
+            wait_until(lambda: coordinator.output.count("storage_error") > 1, coordinator)
+            assert run.status()["version"] == 2
+            ballast.unlink()
+            run.wait_for_version(3)
+            wait_until(lambda: problems(run) == [], coordinator)
+        coordinator.must_live()
+        assert replay(folder).versions == 4
+
+
+def contributions(folder: RunFolder, number: int) -> int:
+    ledger = Ledger(folder.ledger, read_only=True)
+    found = len(ledger.contributions(number))
+    ledger.close()
+    return found
