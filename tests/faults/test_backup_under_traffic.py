@@ -33,7 +33,7 @@ def test_every_backup_restores_to_a_run_that_holds_every_receipt_given_before(tm
         "checkpoint.every_images=480",
         "checkpoint.sampling_steps=1",
     )
-    out, moments, over, versions = RunFolder(tmp_path / "backup"), random.Random(5), threading.Event(), []
+    out, moments, pause, versions = RunFolder(tmp_path / "backup"), random.Random(5), threading.Event(), []
     with house(tmp_path) as home:
         coordinator, run = home.coordinator(folder)
         with traffic(run, 2) as busy:
