@@ -1,14 +1,17 @@
 """The coordinator's composition root: builds every component, wires them, starts and stops them in order.
 
 One asyncio loop runs the gRPC service, the web pages, the rounds and the exporter; blocking work has threads: the
-ledger one, tensors one, screening two, export one. If any of the background tasks dies, the process stops and says why.
+ledger one, tensors one, screening two, the disk eight, export one. If any of the background tasks dies, the process stops
+and says why.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import grpc
@@ -16,6 +19,8 @@ import torch
 from grpc_health.v1 import _async as _health
 from grpc_health.v1 import health_pb2_grpc
 
+from coordinator.admission import Admission
+from coordinator.attentive_clock import AttentiveClock
 from coordinator.blobs import BlobStore, allow_many_files, read_spec
 from coordinator.checkpoints import Checkpoints
 from coordinator.dispatcher import Dispatcher
@@ -45,8 +50,16 @@ from diffusion_at_home.wire.layout import Layout
 _STOP_GRACE_SECONDS: Final = 5.0
 """What a contribution that is coming in when we stop has left."""
 
+_OTHER_CALLS: Final = 1024
+"""Open at once beside those that wait for work."""
+
+_NUM_DISK_THREADS: Final = 8
+"""That wait for the disk: a sync takes milliseconds, and the disk makes several at once."""
+
 _GRPC_OPTIONS: Final = [
     ("grpc.so_reuseport", 0),  # or two coordinators would share a port without a word
+    ("grpc.max_concurrent_streams", 16),  # a connection is one worker's, which has three calls open at most
+    ("grpc.max_connection_idle_ms", 300_000),  # one without a call gives its descriptor back
     ("grpc.max_receive_message_length", MAX_CHUNK_BYTES + 64 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -74,17 +87,33 @@ class Coordinator:
         layout = Layout.of(build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed))
         shard_sizes = [entry.num_samples for entry in spec.data.train]
         blobs.keep_only(ledger.blob_names() | {entry.sha256 for entry in spec.data.train})
-        uploads = Uploads(folder.staging)
+        clock = SystemClock()
+        self._metrics = Metrics()
+        self._admission = Admission.of(config.server, clock, random.Random())  # noqa: S311 -- no secret
+        self._disk = ThreadPoolExecutor(_NUM_DISK_THREADS, "disk")
+        uploads = Uploads(folder.staging, places=self._admission.uploads, disk=self._disk)
         uploads.forget_all_but({lease.lease_id for lease in ledger.active_leases()})
         self._spec = spec
         self._num_parameters = layout.num_elements
-        self._metrics = Metrics()
+        self._attention = AttentiveClock(clock, on_stall=self._metrics.stalls.inc)
         self._ledger = LedgerThread(ledger)
         self._blobs = blobs
-        self._registry = Registry(run_id=spec.run_id, ledger=self._ledger, workers=ledger.workers())
-        self._dispatcher = Dispatcher(
-            config=config, shard_sizes=shard_sizes, ledger=self._ledger, pool=ledger.pool(), clock=SystemClock()
+        self._registry = Registry(
+            run_id=spec.run_id,
+            ledger=self._ledger,
+            workers=ledger.workers(),
+            joins=self._admission.joins,
         )
+        self._dispatcher = Dispatcher(
+            config=config,
+            shard_sizes=shard_sizes,
+            ledger=self._ledger,
+            pool=ledger.pool(),
+            clock=clock,
+            attention=self._attention,
+        )
+        self._metrics.waiting.set_function(lambda: self._dispatcher.num_waiting)
+        self._metrics.uploads.set_function(lambda: self._admission.uploads.num_taken)
         self._versions = Versions(
             config=config,
             layout=layout,
@@ -100,7 +129,7 @@ class Coordinator:
             uploads=uploads,
             blobs=blobs,
             dispatcher=self._dispatcher,
-            ledger=self._ledger,
+            disk=self._disk,
             metrics=self._metrics,
         )
         self._rounds = Rounds(
@@ -136,7 +165,8 @@ class Coordinator:
             torch.set_num_threads(server.threads)
         await self._rounds.resume()  # before anybody can call
         listener = bind(server.host, server.http_port, "server.http_port")
-        grpc_server = grpc.aio.server(options=_GRPC_OPTIONS)
+        most_calls = self._spec.config.server.max_waiting + _OTHER_CALLS
+        grpc_server = grpc.aio.server(options=_GRPC_OPTIONS, maximum_concurrent_rpcs=most_calls)
         try:
             grpc_port = self._listen(grpc_server, server)
         except PortInUse:
@@ -147,6 +177,7 @@ class Coordinator:
         url = f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}"
         _log.info("coordinator_started", url=url, grpc_port=grpc_port, version=self._versions.newest.version)
         tasks = {
+            "attention": asyncio.create_task(self._attention.run()),
             "web": asyncio.create_task(web.serve(sockets=[listener])),
             "rounds": asyncio.create_task(self._rounds.run()),
             "exporter": asyncio.create_task(self._exporter.run()),
@@ -156,10 +187,10 @@ class Coordinator:
             on_ready(url)
             await self._until_stopped(tasks, stopping, exit_when_complete=exit_when_complete)
         finally:
-            self._dispatcher.drain()
+            self._dispatcher.stop()
             await grpc_server.stop(_STOP_GRACE_SECONDS)
             web.should_exit = True
-            for name in ("rounds", "exporter"):
+            for name in ("attention", "rounds", "exporter"):
                 tasks[name].cancel()
             stopping.cancel()
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
@@ -170,6 +201,7 @@ class Coordinator:
         self._rounds.close()
         self._exporter.close()
         self._intake.close()
+        self._disk.shutdown(wait=True)
         self._ledger.close()
 
     @staticmethod
@@ -192,6 +224,7 @@ class Coordinator:
             versions=self._versions,
             intake=self._intake,
             metrics=self._metrics,
+            admission=self._admission,
         )
         add_CoordinatorServicer_to_server(service, grpc_server)  # type: ignore[no-untyped-call]  # generated
         health_pb2_grpc.add_HealthServicer_to_server(_health.HealthServicer(), grpc_server)
@@ -219,6 +252,7 @@ class Coordinator:
             blobs=self._blobs,
             checkpoints=self._checkpoints,
             metrics=self._metrics,
+            downloads=self._admission.downloads,
         )
 
     async def _status(self) -> dict[str, Any]:

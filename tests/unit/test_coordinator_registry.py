@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +12,19 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from coordinator.admission import Rate
 from coordinator.ledger_thread import LedgerThread
 from coordinator.refused import Refused
 from coordinator.registry import Registry
 from diffusion_at_home import PROTOCOL_VERSION
+from diffusion_at_home.clock import ManualClock
 from diffusion_at_home.identity import Identity, WorkerId
 from diffusion_at_home.rpc.coordinator_pb2 import Hardware, JoinRequest, Refusal
 from tests.unit.desk import new_ledger
 
 RUN_ID = "tiny-00000000"
 DAY_MS = 86_400_000
+PER_SECOND = 5
 
 
 class Door:
@@ -30,10 +34,12 @@ class Door:
         self.ledger = new_ledger(path)
         self._thread = LedgerThread(self.ledger)
         self.identity = Identity(Ed25519PrivateKey.generate())
+        self.clock = ManualClock()
+        self._joins = Rate(PER_SECOND, self.clock, random.Random(0))
         self.registry = self.reopened()
 
     def reopened(self) -> Registry:
-        return Registry(run_id=RUN_ID, ledger=self._thread, workers=self.ledger.workers())
+        return Registry(run_id=RUN_ID, ledger=self._thread, workers=self.ledger.workers(), joins=self._joins)
 
     def close(self) -> None:
         self._thread.close()
