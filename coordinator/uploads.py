@@ -8,7 +8,7 @@ many, and must come faster than a dead line: what trickles is cut, and may go on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -30,9 +30,6 @@ SLOWEST_BYTES_PER_SECOND: Final = 10_000
 
 LONGEST_SILENCE: Final = timedelta(minutes=1)
 """Lead that a stream has on that pace: a line may pause, and a place is never held for longer without bytes."""
-
-_WRITE_BYTES: Final = 1 << 18
-"""Written at once: a small contribution is one hop to a thread."""
 
 _SOON: Final = timedelta(seconds=1)
 
@@ -69,22 +66,14 @@ class Uploads:
             received = self.received_bytes(lease_id, header.sha256)
             if received != header.offset:
                 raise Refused(Refusal.REFUSAL_WRONG_OFFSET, f"offset = {header.offset}, but {received} bytes are here")
-            chunks: list[bytes] = []
-            try:
-                async for request in self._in_time(requests):
-                    chunk = request.chunk
-                    if not 1 <= len(chunk) <= max_chunk_bytes:
-                        raise Refused(Refusal.REFUSAL_MALFORMED, f"a chunk must have 1 to {max_chunk_bytes} bytes")
-                    if received + len(chunk) > header.size_bytes:
-                        raise Refused(Refusal.REFUSAL_WRONG_SIZE, "more bytes than size_bytes announced")
-                    received += len(chunk)
-                    chunks.append(chunk)
-                    if sum(map(len, chunks)) >= _WRITE_BYTES:
-                        written, chunks = chunks, []
-                        await in_thread(self._disk, _append, path, written)
-            finally:
-                if chunks:
-                    await in_thread(self._disk, _append, path, chunks)
+            async for request in self._in_time(requests):
+                chunk = request.chunk
+                if not 1 <= len(chunk) <= max_chunk_bytes:
+                    raise Refused(Refusal.REFUSAL_MALFORMED, f"a chunk must have 1 to {max_chunk_bytes} bytes")
+                if received + len(chunk) > header.size_bytes:
+                    raise Refused(Refusal.REFUSAL_WRONG_SIZE, "more bytes than size_bytes announced")
+                await in_thread(self._disk, _append, path, chunk)
+                received += len(chunk)
             if received < header.size_bytes:
                 raise Refused(Refusal.REFUSAL_WRONG_OFFSET, "the stream ended early: ask SubmitOffset and go on")
             yield path
@@ -134,6 +123,6 @@ class Uploads:
         return self._folder / f"upload-{lease_id}-{sha256}.part"
 
 
-def _append(path: Path, chunks: Sequence[bytes]) -> None:
+def _append(path: Path, chunk: bytes) -> None:
     with storage_errors(path), path.open("ab") as file:
-        file.writelines(chunks)
+        file.write(chunk)

@@ -13,7 +13,7 @@ from coordinator.dispatcher import IdleReason, Order
 from coordinator.records import LeaseState
 from coordinator.refused import Refused
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
-from tests.unit.desk import ANNA, BERT, CARL, DORA, EMIL, Desk, work
+from tests.unit.desk import ANNA, BERT, CARL, Desk, work
 
 TIMEOUT = 100.0  # lease.timeout_seconds
 LATE = "round.late_weight=0.25"
@@ -50,10 +50,12 @@ def test_lease_and_what_is_left_of_the_data_are_stored_together(desk: Desk) -> N
     assert not set(after) & set(lease.ranges)
 
 
-def test_no_more_is_leased_than_the_round_needs(desk: Desk) -> None:
-    leases = [desk.lease(worker) for worker in (ANNA, BERT, CARL, DORA)]
-    assert sum(lease.quota_images for lease in leases) == 64
-    assert desk.ask(EMIL) is IdleReason.ROUND_FULL
+def test_no_more_is_leased_than_the_round_needs(tmp_path: Path) -> None:
+    with Desk(tmp_path / "ledger.sqlite") as desk:
+        desk.open(target_images=24)
+        leases = [desk.lease(worker) for worker in (ANNA, BERT)]
+        assert sum(lease.quota_images for lease in leases) == 24
+        assert desk.ask(CARL) is IdleReason.ROUND_FULL
 
 
 def test_early_worker_gets_a_further_lease_of_the_same_version_while_data_is_left(desk: Desk) -> None:
