@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +20,12 @@ _LATEST: Final = timedelta(minutes=1)
 
 _SPREAD: Final = 0.5
 """Of a wait, what chance adds at most: those who were turned away together must not return together."""
+
+_MOST_LATE_SECONDS: Final = 0.05
+"""That a call may wait to be read before those that carry much are turned away."""
+
+_FEW: Final = 4
+"""Places that there are all the same: enough to keep the disk and the cores busy."""
 
 _LINES_PER_SECOND: Final = 20
 
@@ -76,10 +82,18 @@ class Rate:
 
 
 class Places:
-    """So many at once."""
+    """So many at once; and while the coordinator is behind with its calls, few, so that heartbeats do not wait."""
 
-    def __init__(self, number: int, clock: Clock, chance: random.Random) -> None:
+    def __init__(
+        self,
+        number: int,
+        clock: Clock,
+        chance: random.Random,
+        late_seconds: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        """`late_seconds` is how long a call waits to be read now."""
         self._number = number
+        self._late_seconds = late_seconds
         self._clock = clock
         self._line = Line(clock, chance)
         self._num_taken = 0
@@ -101,7 +115,8 @@ class Places:
 
         How long a visit took of late says how soon places come free.
         """
-        if self._num_taken >= self._number:
+        behind = self._late_seconds() > _MOST_LATE_SECONDS
+        if self._num_taken >= (min(_FEW, self._number) if behind else self._number):
             wait = self._line.come_back(self._number / max(self._mean_seconds, 1e-3))
             raise Refused(Refusal.REFUSAL_BUSY, full, wait)
         self._num_taken += 1
@@ -126,12 +141,14 @@ class Admission:
     """Of the log: all refusals are counted, and no flood fills the disk."""
 
     @classmethod
-    def of(cls, server: ServerSection, clock: Clock, chance: random.Random) -> Admission:
-        """As the run's config wants them."""
+    def of(
+        cls, server: ServerSection, clock: Clock, chance: random.Random, late_seconds: Callable[[], float]
+    ) -> Admission:
+        """As the run's config wants them; `late_seconds` as `Places` has it."""
         return cls(
             joins=Rate(server.max_joins_per_second, clock, chance),
             waiting=Line(clock, chance),
-            uploads=Places(server.max_uploads, clock, chance),
-            downloads=Places(server.max_downloads, clock, chance),
+            uploads=Places(server.max_uploads, clock, chance, late_seconds),
+            downloads=Places(server.max_downloads, clock, chance, late_seconds),
             refusal_lines=Rate(_LINES_PER_SECOND, clock, chance),
         )

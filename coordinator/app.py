@@ -53,11 +53,15 @@ _STOP_GRACE_SECONDS: Final = 5.0
 _OTHER_CALLS: Final = 1024
 """Open at once beside those that wait for work."""
 
+_NUM_ACCEPTORS: Final = 8
+"""A grpc.aio server takes up one new call in each turn of the loop: with one of them, heartbeats would wait in a line that
+nobody sees while turns are long. Connections are dealt out among them."""
+
 _NUM_DISK_THREADS: Final = 8
 """That wait for the disk: a sync takes milliseconds, and the disk makes several at once."""
 
 _GRPC_OPTIONS: Final = [
-    ("grpc.so_reuseport", 0),  # or two coordinators would share a port without a word
+    ("grpc.so_reuseport", 1),
     ("grpc.max_concurrent_streams", 16),  # a connection is one worker's, which has three calls open at most
     ("grpc.max_connection_idle_ms", 300_000),  # one without a call gives its descriptor back
     ("grpc.max_receive_message_length", MAX_CHUNK_BYTES + 64 * 1024),
@@ -89,13 +93,14 @@ class Coordinator:
         blobs.keep_only(ledger.blob_names() | {entry.sha256 for entry in spec.data.train})
         clock = SystemClock()
         self._metrics = Metrics()
-        self._admission = Admission.of(config.server, clock, random.Random())  # noqa: S311 -- no secret
+        self._attention = AttentiveClock(clock, on_stall=self._metrics.stalls.inc)
+        chance = random.Random()  # noqa: S311 -- no secret
+        self._admission = Admission.of(config.server, clock, chance, lambda: self._attention.late_seconds)
         self._disk = ThreadPoolExecutor(_NUM_DISK_THREADS, "disk")
         uploads = Uploads(folder.staging, places=self._admission.uploads, disk=self._disk)
         uploads.forget_all_but({lease.lease_id for lease in ledger.active_leases()})
         self._spec = spec
         self._num_parameters = layout.num_elements
-        self._attention = AttentiveClock(clock, on_stall=self._metrics.stalls.inc)
         self._ledger = LedgerThread(ledger)
         self._blobs = blobs
         self._registry = Registry(
@@ -165,15 +170,14 @@ class Coordinator:
             torch.set_num_threads(server.threads)
         await self._rounds.resume()  # before anybody can call
         listener = bind(server.host, server.http_port, "server.http_port")
-        most_calls = self._spec.config.server.max_waiting + _OTHER_CALLS
-        grpc_server = grpc.aio.server(options=_GRPC_OPTIONS, maximum_concurrent_rpcs=most_calls)
         try:
-            grpc_port = self._listen(grpc_server, server)
+            grpc_servers, grpc_port = self._listen(server)
         except PortInUse:
             listener.close()
             raise
         web = WebServer(self._web_app(grpc_port))
-        await grpc_server.start()
+        for grpc_server in grpc_servers:
+            await grpc_server.start()
         url = f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}"
         _log.info("coordinator_started", url=url, grpc_port=grpc_port, version=self._versions.newest.version)
         tasks = {
@@ -188,7 +192,7 @@ class Coordinator:
             await self._until_stopped(tasks, stopping, exit_when_complete=exit_when_complete)
         finally:
             self._dispatcher.stop()
-            await grpc_server.stop(_STOP_GRACE_SECONDS)
+            await asyncio.gather(*(grpc_server.stop(_STOP_GRACE_SECONDS) for grpc_server in grpc_servers))
             web.should_exit = True
             for name in ("attention", "rounds", "exporter"):
                 tasks[name].cancel()
@@ -216,7 +220,8 @@ class Coordinator:
             if tasks["rounds"].done() and exit_when_complete:
                 return
 
-    def _listen(self, grpc_server: grpc.aio.Server, server: ServerSection) -> int:
+    def _listen(self, server: ServerSection) -> tuple[list[grpc.aio.Server], int]:
+        """Servers of one port, to which the kernel deals out the connections; and the port. Raises `PortInUse`."""
         service = CoordinatorService(
             spec=self._spec,
             registry=self._registry,
@@ -226,15 +231,17 @@ class Coordinator:
             metrics=self._metrics,
             admission=self._admission,
         )
-        add_CoordinatorServicer_to_server(service, grpc_server)  # type: ignore[no-untyped-call]  # generated
-        health_pb2_grpc.add_HealthServicer_to_server(_health.HealthServicer(), grpc_server)
-        try:
-            return grpc_server.add_insecure_port(f"{_bracketed(server.host)}:{server.grpc_port}")
-        except RuntimeError:
-            raise PortInUse(
-                f"port {server.grpc_port} on {server.host} is in use: "
-                "stop what listens there or change server.grpc_port"
-            ) from None
+        with bind(server.host, server.grpc_port, "server.grpc_port") as socket:  # or another's port might be shared
+            port: int = socket.getsockname()[1]
+        servers = []
+        for _ in range(_NUM_ACCEPTORS):
+            most_calls = self._spec.config.server.max_waiting + _OTHER_CALLS
+            grpc_server = grpc.aio.server(options=_GRPC_OPTIONS, maximum_concurrent_rpcs=most_calls)
+            add_CoordinatorServicer_to_server(service, grpc_server)  # type: ignore[no-untyped-call]  # generated
+            health_pb2_grpc.add_HealthServicer_to_server(_health.HealthServicer(), grpc_server)
+            grpc_server.add_insecure_port(f"{_bracketed(server.host)}:{port}")
+            servers.append(grpc_server)
+        return servers, port
 
     def _web_app(self, grpc_port: int) -> Any:
         info = RunInfo(

@@ -8,10 +8,10 @@ from typing import Final
 
 from diffusion_at_home.clock import Clock
 
-_TICK_SECONDS: Final = 0.25
+_TICK_SECONDS: Final = 0.05
 """Between two looks at the clock."""
 
-_MOST_SECONDS: Final = 2 * _TICK_SECONDS
+_MOST_SECONDS: Final = 0.5
 """Between two ticks that counts: a loop which is later than that has left calls unread."""
 
 
@@ -27,6 +27,12 @@ class AttentiveClock:
         self._on_stall = on_stall
         self._ticked_at = clock.now()
         self._shown = 0.0
+        self._late = 0.0
+
+    @property
+    def late_seconds(self) -> float:
+        """How long a call that comes in waits before anybody reads it: by the latest tick, or by the one that is overdue."""
+        return max(self._late, self._clock.now() - self._ticked_at - _TICK_SECONDS)
 
     def now(self) -> float:
         """See `Clock.now`."""
@@ -35,9 +41,10 @@ class AttentiveClock:
     def tick(self) -> None:
         """The loop is listening."""
         shown, ticked_at = self.now(), self._clock.now()
-        late = ticked_at - self._ticked_at - (shown - self._shown)
-        if late > 0:
-            self._on_stall(late)
+        stalled = ticked_at - self._ticked_at - (shown - self._shown)
+        if stalled > 0:
+            self._on_stall(stalled)
+        self._late = max(0.0, ticked_at - self._ticked_at - _TICK_SECONDS)
         self._shown, self._ticked_at = shown, ticked_at
 
     async def run(self) -> None:
