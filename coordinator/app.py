@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -169,6 +170,8 @@ class Coordinator:
         if server.threads:
             torch.set_num_threads(server.threads)
         await self._rounds.resume()  # before anybody can call
+        gc.collect()
+        gc.freeze()  # the libraries' million objects are for ever: to look through them takes half a second each time
         listener = bind(server.host, server.http_port, "server.http_port")
         try:
             grpc_servers, grpc_port = self._listen(server)
