@@ -30,6 +30,7 @@ from coordinator.intake import Intake
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
+from coordinator.parsing import LenientParser
 from coordinator.registry import Registry
 from coordinator.rounds import Rounds
 from coordinator.run_folder import RunFolder
@@ -239,7 +240,9 @@ class Coordinator:
         servers = []
         for _ in range(_NUM_ACCEPTORS):
             most_calls = self._spec.config.server.max_waiting + _OTHER_CALLS
-            grpc_server = grpc.aio.server(options=_GRPC_OPTIONS, maximum_concurrent_rpcs=most_calls)
+            grpc_server = grpc.aio.server(
+                interceptors=[LenientParser()], options=_GRPC_OPTIONS, maximum_concurrent_rpcs=most_calls
+            )
             add_CoordinatorServicer_to_server(service, grpc_server)  # type: ignore[no-untyped-call]  # generated
             health_pb2_grpc.add_HealthServicer_to_server(_health.HealthServicer(), grpc_server)
             grpc_server.add_insecure_port(f"{_bracketed(server.host)}:{port}")

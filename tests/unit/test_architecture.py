@@ -33,7 +33,13 @@ OWNERS = {
         "diffusion_at_home/demo/score.py",
     ),
     "ftfy": ("diffusion_at_home/model/text.py",),
-    "grpc": ("coordinator/service.py", "coordinator/app.py", "worker/client.py", "diffusion_at_home/refusals.py"),
+    "grpc": (
+        "coordinator/service.py",
+        "coordinator/parsing.py",
+        "coordinator/app.py",
+        "worker/client.py",
+        "diffusion_at_home/refusals.py",
+    ),
     "grpc_health": ("coordinator/app.py", "worker/client.py"),
     "httpx2": (
         "diffusion_at_home/checkpoint/download.py",
