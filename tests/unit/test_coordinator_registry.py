@@ -166,3 +166,14 @@ def test_field_out_of_bounds_is_malformed(door: Door, lies: dict[str, Any]) -> N
 
 def test_clock_far_ahead_is_refused_as_it_would_lock_the_key_out(door: Door) -> None:
     assert door.refusal(time.time_ns() // 1_000_000 + 2 * DAY_MS) == Refusal.REFUSAL_MALFORMED
+
+
+def test_more_joins_than_may_be_in_a_second_are_told_when_to_come_back(door: Door) -> None:
+    for signed_at_ms in range(1000, 1000 + PER_SECOND):
+        door.join(signed_at_ms)
+    with pytest.raises(Refused) as refused:
+        door.join(2000)
+    assert refused.value.refusal == Refusal.REFUSAL_BUSY
+    assert refused.value.retry_after is not None
+    door.clock.advance(refused.value.retry_after.total_seconds())
+    assert door.join(2000)[0] == door.identity.worker_id

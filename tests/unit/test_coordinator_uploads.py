@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -152,3 +154,53 @@ def test_full_disk_is_a_storage_error(uploads: Uploads, tmp_path: Path) -> None:
     (tmp_path / f"upload-7-{SHA}.part").symlink_to("/dev/full")
     with pytest.raises(StorageError, match="free some space"):
         received(uploads, header(3), b"abc")
+
+
+def test_stream_that_trickles_is_cut_and_its_place_goes_to_others(tmp_path: Path, disk: ThreadPoolExecutor) -> None:
+    places = Places(1, SystemClock(), random.Random(0))
+    uploads = Uploads(tmp_path, places=places, disk=disk, longest_silence=timedelta(seconds=0.05))
+
+    async def silent() -> AsyncIterator[SubmitRequest]:
+        yield SubmitRequest(chunk=b"abc")
+        await asyncio.Event().wait()
+
+    async def trickle() -> Refusal:
+        with pytest.raises(Refused, match="slower") as refused:
+            async with uploads.receive(header(6), silent()):
+                pass
+        async with uploads.receive(header(1, lease_id=8), parts(b"x")):
+            return refused.value.refusal
+
+    assert asyncio.run(trickle()) == Refusal.REFUSAL_WRONG_OFFSET
+    assert uploads.received_bytes(LEASE, SHA) == 3
+
+
+def test_caller_that_hangs_up_waits_for_the_chunk_that_is_being_written(tmp_path: Path) -> None:
+    class Slow(ThreadPoolExecutor):
+        """Begins only when it is told to."""
+
+        def __init__(self) -> None:
+            super().__init__(1)
+            self.go = threading.Event()
+            super().submit(self.go.wait, 60)
+
+    async def hang_up(disk: Slow) -> None:
+        uploads = Uploads(tmp_path, places=Places(1, SystemClock(), random.Random(0)), disk=disk)
+
+        async def receive() -> None:
+            async with uploads.receive(header(6), parts(b"abc", b"def")):
+                pass
+
+        receiving = asyncio.create_task(receive())
+        await asyncio.sleep(0.05)
+        receiving.cancel()
+        await asyncio.sleep(0.05)
+        with pytest.raises(Refused, match="another stream"):  # nobody else may write yet
+            await receive()
+        disk.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+        assert uploads.received_bytes(LEASE, SHA) == 3
+
+    with Slow() as disk:
+        asyncio.run(hang_up(disk))
