@@ -1,15 +1,18 @@
 """The coordinator's composition root: builds every component, wires them, starts and stops them in order.
 
-One asyncio loop runs the gRPC service, the web pages, the rounds and the exporter; blocking work has threads: the
-ledger one, tensors one, screening two, export one, scrubbing one. If any of the background tasks dies, the process stops
-and says why.
+One asyncio loop runs the gRPC service, the web pages, the rounds, the exporter and the scrubber; blocking work has
+threads: the ledger one, tensors one, screening two, the disk eight, export one, scrubbing one. If any of the background
+tasks dies, the process stops and says why.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
+import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import grpc
@@ -17,6 +20,8 @@ import torch
 from grpc_health.v1 import _async as _health
 from grpc_health.v1 import health_pb2_grpc
 
+from coordinator.admission import Admission
+from coordinator.attentive_clock import AttentiveClock
 from coordinator.blobs import BlobStore, allow_many_files, read_spec
 from coordinator.checkpoints import Checkpoints
 from coordinator.disk import Disk
@@ -27,6 +32,7 @@ from coordinator.intake import Intake
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
+from coordinator.parsing import LenientParser
 from coordinator.recovery import name_what_is_missing, report, set_damaged_aside, sweep
 from coordinator.registry import Registry
 from coordinator.rounds import Rounds
@@ -54,8 +60,20 @@ from diffusion_at_home.wire.layout import Layout
 _STOP_GRACE_SECONDS: Final = 5.0
 """What a contribution that is coming in when we stop has left."""
 
+_OTHER_CALLS: Final = 1024
+"""Open at once beside those that wait for work."""
+
+_NUM_ACCEPTORS: Final = 8
+"""A grpc.aio server takes up one new call in each turn of the loop: with one of them, heartbeats would wait in a line that
+nobody sees while turns are long. Connections are dealt out among them."""
+
+_NUM_DISK_THREADS: Final = 8
+"""That wait for the disk: a sync takes milliseconds, and the disk makes several at once."""
+
 _GRPC_OPTIONS: Final = [
-    ("grpc.so_reuseport", 0),  # or two coordinators would share a port without a word
+    ("grpc.so_reuseport", 1),
+    ("grpc.max_concurrent_streams", 16),  # a connection is one worker's, which has three calls open at most
+    ("grpc.max_connection_idle_ms", 300_000),  # one without a call gives its descriptor back
     ("grpc.max_receive_message_length", MAX_CHUNK_BYTES + 64 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),
     # Workers ping every 30 s, also between two calls, so that no router on the way forgets their connection.
@@ -88,7 +106,13 @@ class Coordinator:
         config = spec.config
         layout = run_layout(folder, spec)
         shard_sizes = [entry.num_samples for entry in spec.data.train]
-        uploads = Uploads(folder.staging)
+        clock = SystemClock()
+        self._metrics = Metrics()
+        self._attention = AttentiveClock(clock, on_stall=self._metrics.stalls.inc)
+        chance = random.Random()  # noqa: S311 -- no secret
+        self._admission = Admission.of(config.server, clock, chance, lambda: self._attention.late_seconds)
+        self._disk = ThreadPoolExecutor(_NUM_DISK_THREADS, "disk")
+        uploads = Uploads(folder.staging, places=self._admission.uploads, disk=self._disk)
         states = States(
             folder=folder.state,
             exports=folder.exports,
@@ -99,13 +123,24 @@ class Coordinator:
         swept = sweep(folder, ledger=ledger, blobs=blobs, states=states, spec=spec, uploads=uploads)
         self._spec = spec
         self._num_parameters = layout.num_elements
-        self._metrics = Metrics()
         self._ledger = LedgerThread(ledger, self._metrics.problems)
         self._blobs = blobs
-        self._registry = Registry(run_id=spec.run_id, ledger=self._ledger, workers=ledger.workers())
-        self._dispatcher = Dispatcher(
-            config=config, shard_sizes=shard_sizes, ledger=self._ledger, pool=ledger.pool(), clock=SystemClock()
+        self._registry = Registry(
+            run_id=spec.run_id,
+            ledger=self._ledger,
+            workers=ledger.workers(),
+            joins=self._admission.joins,
         )
+        self._dispatcher = Dispatcher(
+            config=config,
+            shard_sizes=shard_sizes,
+            ledger=self._ledger,
+            pool=ledger.pool(),
+            clock=clock,
+            attention=self._attention,
+        )
+        self._metrics.waiting.set_function(lambda: self._dispatcher.num_waiting)
+        self._metrics.uploads.set_function(lambda: self._admission.uploads.num_taken)
         self._versions = Versions(
             config=config,
             layout=layout,
@@ -131,7 +166,7 @@ class Coordinator:
             uploads=uploads,
             blobs=blobs,
             dispatcher=self._dispatcher,
-            ledger=self._ledger,
+            disk=self._disk,
             metrics=self._metrics,
         )
         self._checkpoints = Checkpoints(folder=folder.checkpoints, spec=spec, ledger=self._ledger)
@@ -184,18 +219,21 @@ class Coordinator:
             torch.set_num_threads(server.threads)
         _log.info("recovered", **dataclasses.asdict(self._recovery))
         await self._rounds.resume()  # before anybody can call
+        gc.collect()
+        gc.freeze()  # the libraries' million objects are for ever: to look through them takes half a second each time
         listener = bind(server.host, server.http_port, "server.http_port")
-        grpc_server = grpc.aio.server(options=_GRPC_OPTIONS)
         try:
-            grpc_port = self._listen(grpc_server, server)
+            grpc_servers, grpc_port = self._listen(server)
         except PortInUse:
             listener.close()
             raise
         web = WebServer(self._web_app(grpc_port))
-        await grpc_server.start()
+        for grpc_server in grpc_servers:
+            await grpc_server.start()
         url = f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}"
         _log.info("coordinator_started", url=url, grpc_port=grpc_port, version=self._versions.newest.version)
         tasks = {
+            "attention": asyncio.create_task(self._attention.run()),
             "web": asyncio.create_task(web.serve(sockets=[listener])),
             "rounds": asyncio.create_task(self._rounds.run()),
             "exporter": asyncio.create_task(self._exporter.run()),
@@ -206,10 +244,10 @@ class Coordinator:
             on_ready(url)
             await self._until_stopped(tasks, stopping, exit_when_complete=exit_when_complete)
         finally:
-            self._dispatcher.drain()
-            await grpc_server.stop(_STOP_GRACE_SECONDS)
+            self._dispatcher.stop()
+            await asyncio.gather(*(grpc_server.stop(_STOP_GRACE_SECONDS) for grpc_server in grpc_servers))
             web.should_exit = True
-            for name in ("rounds", "exporter", "scrubber"):
+            for name in ("attention", "rounds", "exporter", "scrubber"):
                 tasks[name].cancel()
             stopping.cancel()
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
@@ -221,6 +259,7 @@ class Coordinator:
         self._rounds.close()
         self._exporter.close()
         self._intake.close()
+        self._disk.shutdown(wait=True)
         self._ledger.close()
 
     @staticmethod
@@ -235,7 +274,8 @@ class Coordinator:
             if tasks["rounds"].done() and exit_when_complete:
                 return
 
-    def _listen(self, grpc_server: grpc.aio.Server, server: ServerSection) -> int:
+    def _listen(self, server: ServerSection) -> tuple[list[grpc.aio.Server], int]:
+        """Servers of one port, to which the kernel deals out the connections; and the port. Raises `PortInUse`."""
         service = CoordinatorService(
             spec=self._spec,
             registry=self._registry,
@@ -243,16 +283,21 @@ class Coordinator:
             versions=self._versions,
             intake=self._intake,
             metrics=self._metrics,
+            admission=self._admission,
         )
-        add_CoordinatorServicer_to_server(service, grpc_server)  # type: ignore[no-untyped-call]  # generated
-        health_pb2_grpc.add_HealthServicer_to_server(_health.HealthServicer(), grpc_server)
-        try:
-            return grpc_server.add_insecure_port(f"{_bracketed(server.host)}:{server.grpc_port}")
-        except RuntimeError:
-            raise PortInUse(
-                f"port {server.grpc_port} on {server.host} is in use: "
-                "stop what listens there or change server.grpc_port"
-            ) from None
+        with bind(server.host, server.grpc_port, "server.grpc_port") as socket:  # or another's port might be shared
+            port: int = socket.getsockname()[1]
+        servers = []
+        for _ in range(_NUM_ACCEPTORS):
+            most_calls = self._spec.config.server.max_waiting + _OTHER_CALLS
+            grpc_server = grpc.aio.server(
+                interceptors=[LenientParser()], options=_GRPC_OPTIONS, maximum_concurrent_rpcs=most_calls
+            )
+            add_CoordinatorServicer_to_server(service, grpc_server)  # type: ignore[no-untyped-call]  # generated
+            health_pb2_grpc.add_HealthServicer_to_server(_health.HealthServicer(), grpc_server)
+            grpc_server.add_insecure_port(f"{_bracketed(server.host)}:{port}")
+            servers.append(grpc_server)
+        return servers, port
 
     def _web_app(self, grpc_port: int) -> Any:
         info = RunInfo(
@@ -270,6 +315,7 @@ class Coordinator:
             blobs=self._blobs,
             checkpoints=self._checkpoints,
             metrics=self._metrics,
+            downloads=self._admission.downloads,
         )
 
     async def _status(self) -> dict[str, Any]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from coordinator.blobs import BlobStore
 from coordinator.dispatcher import Dispatcher, Work, same_or_refused
-from coordinator.ledger import Ledger
-from coordinator.ledger_thread import LedgerThread
+from coordinator.in_thread import in_thread
 from coordinator.metrics import Metrics
 from coordinator.records import Contribution, Lease
 from coordinator.refused import Refused
@@ -34,17 +32,18 @@ class Intake:
         uploads: Uploads,
         blobs: BlobStore,
         dispatcher: Dispatcher,
-        ledger: LedgerThread,
+        disk: Executor,
         metrics: Metrics,
     ) -> None:
+        """`disk` has the threads that wait for it."""
         self._codec = config.codec.delta
         self._num_elements = num_elements
         self._uploads = uploads
         self._blobs = blobs
         self._dispatcher = dispatcher
-        self._ledger = ledger
+        self._disk = disk
         self._metrics = metrics
-        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="screening")
+        self._screening = ThreadPoolExecutor(max_workers=2, thread_name_prefix="screening")
 
     def received_bytes(self, lease: Lease, sha256: str) -> int:
         """How much of a contribution is here."""
@@ -55,7 +54,7 @@ class Intake:
         self, lease: Lease, header: pb.SubmitHeader, requests: AsyncIterator[pb.SubmitRequest]
     ) -> Contribution:
         """The receipt for what `requests` brings; the same one again for the same bytes. Raises `Refused`."""
-        before = await self._ledger.run(Ledger.contribution_of, lease.lease_id)
+        before = await self._dispatcher.receipt(lease.lease_id)
         if before is not None:
             return same_or_refused(before, header.sha256)
         self._dispatcher.check_acceptable(lease)
@@ -79,18 +78,21 @@ class Intake:
         self, lease: Lease, header: pb.SubmitHeader, requests: AsyncIterator[pb.SubmitRequest]
     ) -> Contribution:
         async with self._uploads.receive(header, self._keeping_alive(lease, requests)) as path:
-            await self._in_thread(self._screen, path, header.sha256)
+            await in_thread(self._screening, self._screen, path, header.sha256)
             # Again, as receiving may have taken long: what cannot count must not become a blob.
             self._dispatcher.check_acceptable(await self._dispatcher.owned(lease.worker_id, lease.lease_id))
             work = Work(lease, header.sha256, header.size_bytes, header.images, header.mean_loss, header.train_ms)
             with self._blobs.arriving(header.sha256):
-                await self._in_thread(self._blobs.add_file, path, header.sha256)
+                await in_thread(self._disk, self._blobs.add_file, path, header.sha256)
                 return await self._dispatcher.accept(work)
 
     async def _keeping_alive(
         self, lease: Lease, requests: AsyncIterator[pb.SubmitRequest]
     ) -> AsyncIterator[pb.SubmitRequest]:
+        """What comes while the lease may still count: nobody else's place is taken by what cannot."""
         async for request in requests:
+            if not self._dispatcher.may_count(lease.lease_id):
+                self._dispatcher.check_acceptable(await self._dispatcher.owned(lease.worker_id, lease.lease_id))
             self._dispatcher.touch(lease.lease_id)
             yield request
 
@@ -101,13 +103,10 @@ class Intake:
             path.unlink(missing_ok=True)
             raise
 
-    async def _in_thread(self, work: Callable[[Path, str], None], path: Path, sha256: str) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._executor, work, path, sha256)
-
     def tidy(self) -> None:
         """Delete what has come in for leases that cannot count any more."""
         self._uploads.forget_all_but(self._dispatcher.expected())
 
     def close(self) -> None:
         """Finish what is being screened."""
-        self._executor.shutdown(wait=True)
+        self._screening.shutdown(wait=True)

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from coordinator import tables
+from coordinator.books import Changes
 from coordinator.data_pool import DataPool
 from coordinator.migrations import Migrations, our_migrations
 from coordinator.records import (
@@ -119,13 +120,14 @@ class Ledger:
 
     # -- workers ------------------------------------------------------------------------------------------------
 
-    def join(self, worker: Worker) -> None:
-        """Store a worker's (new) session; the first `joined_at_ms` stays."""
-        row = dataclasses.asdict(worker)
-        changed = {name: value for name, value in row.items() if name not in ("worker_id", "joined_at_ms")}
-        statement = upsert(tables.workers).values(row)
+    def join(self, *workers: Worker) -> None:
+        """Store the (new) session of each worker; the first `joined_at_ms` stays."""
         with self._begin() as tx:
-            tx.execute(statement.on_conflict_do_update(index_elements=["worker_id"], set_=changed))
+            for worker in workers:
+                row = dataclasses.asdict(worker)
+                changed = {name: value for name, value in row.items() if name not in ("worker_id", "joined_at_ms")}
+                statement = upsert(tables.workers).values(row)
+                tx.execute(statement.on_conflict_do_update(index_elements=["worker_id"], set_=changed))
 
     def workers(self) -> list[Worker]:
         """All who ever joined."""
@@ -141,22 +143,27 @@ class Ledger:
 
     # -- leases and contributions -------------------------------------------------------------------------------
 
+    def store(self, changes: Changes, pool: DataPool) -> Changes:
+        """Store how leases ended, what was accepted and what was granted, and the pool after all of it: all or nothing.
+
+        Returns the changes with their numbers. A second contribution of a lease is a bug of the caller, which the table
+        refuses.
+        """
+        with self._begin() as tx:
+            for lease_id, state in changes.ended:
+                self._end(tx, lease_id, state)
+            accepted = [self._accept(tx, contribution) for contribution in changes.accepted]
+            granted = [self._grant(tx, lease) for lease in changes.granted]
+            self._set_pool(tx, pool)
+        return Changes(changes.ended, accepted, granted)
+
     def grant(self, lease: Lease, pool: DataPool) -> Lease:
         """Store a new lease and the pool that it was taken from; returns it with its number."""
-        row = {
-            field.name: getattr(lease, field.name) for field in dataclasses.fields(lease) if field.name != "lease_id"
-        }
-        with self._begin() as tx:
-            key = tx.execute(sa.insert(tables.leases).values(row)).inserted_primary_key
-            self._set_pool(tx, pool)
-        assert key is not None
-        return dataclasses.replace(lease, lease_id=LeaseId(int(key[0])))
+        return self.store(Changes(granted=[lease]), pool).granted[0]
 
     def end_lease(self, lease_id: LeaseId, state: LeaseState, pool: DataPool) -> None:
         """Store how an active lease ended, and the pool with its data back."""
-        with self._begin() as tx:
-            self._end(tx, lease_id, state)
-            self._set_pool(tx, pool)
+        self.store(Changes(ended=[(lease_id, state)]), pool)
 
     def lease(self, lease_id: LeaseId) -> Lease | None:
         """A lease by its number."""
@@ -174,21 +181,8 @@ class Ledger:
         return self._records(Lease, query)
 
     def accept(self, contribution: Contribution, pool: DataPool) -> Contribution:
-        """Store a contribution, end its lease, and give what it left undone back to the pool: all or nothing.
-
-        Returns it with its number. A lease that already has one is a bug of the caller, which the table refuses.
-        """
-        row = {
-            field.name: getattr(contribution, field.name)
-            for field in dataclasses.fields(contribution)
-            if field.name != "contribution_id"
-        }
-        with self._begin() as tx:
-            key = tx.execute(sa.insert(tables.contributions).values(row)).inserted_primary_key
-            self._end(tx, contribution.lease_id, LeaseState.SUBMITTED)
-            self._set_pool(tx, pool)
-        assert key is not None
-        return dataclasses.replace(contribution, contribution_id=int(key[0]))
+        """Store a contribution, how its lease ended, and the pool with what it left undone; returns it with its number."""
+        return self.store(Changes(accepted=[contribution]), pool).accepted[0]
 
     def contribution_of(self, lease_id: LeaseId) -> Contribution | None:
         """What was accepted for a lease."""
@@ -360,12 +354,31 @@ class Ledger:
         return anchor.version if anchor else 0
 
     @staticmethod
+    def _grant(tx: sa.Connection, lease: Lease) -> Lease:
+        key = tx.execute(sa.insert(tables.leases).values(_row(lease, "lease_id"))).inserted_primary_key
+        assert key is not None
+        return dataclasses.replace(lease, lease_id=LeaseId(int(key[0])))
+
+    def _accept(self, tx: sa.Connection, contribution: Contribution) -> Contribution:
+        row = _row(contribution, "contribution_id")
+        key = tx.execute(sa.insert(tables.contributions).values(row)).inserted_primary_key
+        assert key is not None
+        self._end(tx, contribution.lease_id, LeaseState.SUBMITTED)
+        return dataclasses.replace(contribution, contribution_id=int(key[0]))
+
+    @staticmethod
     def _end(tx: sa.Connection, lease_id: LeaseId, state: LeaseState) -> None:
         tx.execute(sa.update(tables.leases).where(tables.leases.c.lease_id == lease_id).values(state=state))
 
     @staticmethod
     def _set_pool(tx: sa.Connection, pool: DataPool) -> None:
         tx.execute(sa.update(tables.run).values(pool=pool.to_json()))
+
+
+def _row(record: Lease | Contribution, numbered_by: str) -> dict[str, Any]:
+    """Its columns, but for the number that the table gives."""
+    names = (field.name for field in dataclasses.fields(record))
+    return {name: getattr(record, name) for name in names if name != numbered_by}
 
 
 def copy_ledger(source: Path, target: Path) -> None:

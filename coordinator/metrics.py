@@ -21,6 +21,11 @@ class Metrics:
         self.uplink = Counter("dah_uplink_bytes", "Bytes of accepted contributions.", registry=self.registry)
         self._problems = Gauge("dah_problems", "Problems that are present, by kind.", ["kind"], registry=self.registry)
         self.version = Gauge("dah_version", "Newest published version.", registry=self.registry)
+        self.waiting = Gauge("dah_waiting_workers", "Workers that wait for work in a call.", registry=self.registry)
+        self.uploads = Gauge("dah_uploads", "Contributions that are coming in.", registry=self.registry)
+        self.stalls = Counter(
+            "dah_stalled_seconds", "Time in which the coordinator left calls unread.", registry=self.registry
+        )
         self.closing = Histogram(
             "dah_round_closing_seconds", "From closing a round to its published version.", registry=self.registry
         )

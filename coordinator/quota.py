@@ -52,12 +52,17 @@ class Asker:
 
 
 def lease_images(config: RunConfig, demand: Demand, asker: Asker, fleet: Sequence[Pace]) -> int:
+    """Images of the asker's next lease, beside a `fleet` that includes it; see `lease_images_within`."""
+    return lease_images_within(config, demand, asker, seconds_for(demand.target_images, fleet) if fleet else None)
+
+
+def lease_images_within(config: RunConfig, demand: Demand, asker: Asker, fleet_seconds: float | None) -> int:
     """Images of the asker's next lease; 0 if it is not worth one.
 
-    It gets what it hands in by the time at which the whole `fleet`, itself included, would have handed in the round's
-    target. A worker of unknown pace gets a probe of a few steps for each of its devices. Whole batches, between
-    lease.min_steps and as many times lease.max_steps as it has devices; what would be left over, and is not worth a lease
-    of its own, is added to this one.
+    It gets what it hands in by the time at which the whole fleet, itself included, would have handed in the round's target,
+    `fleet_seconds` after it began (None: it is the whole fleet). A worker of unknown pace gets a probe of a few steps for
+    each of its devices. Whole batches, between lease.min_steps and as many times lease.max_steps as it has devices; what
+    would be left over, and is not worth a lease of its own, is added to this one.
     """
     batch, pace = config.inner.batch_images, asker.pace
     smallest, largest = config.lease.min_steps * batch, config.lease.max_steps * batch * asker.devices
@@ -67,7 +72,9 @@ def lease_images(config: RunConfig, demand: Demand, asker: Asker, fleet: Sequenc
         in_time = int(pace.images_within(demand.seconds_left * _TIME_SHARE))
         if in_time < smallest:
             return 0
-        share = pace.images_within(seconds_for(demand.target_images, fleet or [pace]))
+        share = pace.images_within(
+            seconds_for(demand.target_images, [pace]) if fleet_seconds is None else fleet_seconds
+        )
         wanted = min(round(share / batch) * batch, in_time // batch * batch)
     images = min(max(wanted, smallest), largest, demand.unleased_images)
     left = demand.unleased_images - images

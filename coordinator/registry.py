@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
+from coordinator.admission import Rate
+from coordinator.batches import Again, Batches
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.records import Worker, now_ms
@@ -22,13 +25,15 @@ _DEVICES: Final = frozenset({"cpu", "cuda"})
 
 
 class Registry:
-    """Sessions by the sha256 of their token; the ledger has the same."""
+    """Sessions by the sha256 of their token; the ledger has the same, written first."""
 
-    def __init__(self, *, run_id: str, ledger: LedgerThread, workers: list[Worker]) -> None:
+    def __init__(self, *, run_id: str, ledger: LedgerThread, workers: list[Worker], joins: Rate) -> None:
+        """`joins` is how many are let in a second."""
         self._run_id = run_id
         self._ledger = ledger
+        self._joins = joins
         self._workers = {worker.worker_id: worker for worker in workers}
-        self._lock = asyncio.Lock()
+        self._batches = Batches[Worker, None](self._store)
         self._by_token = {worker.token_sha256: worker.worker_id for worker in workers}
 
     def names(self) -> dict[str, str]:
@@ -38,23 +43,13 @@ class Registry:
     async def join(self, request: JoinRequest) -> tuple[WorkerId, str]:
         """Open a session; returns the worker and the token, which is stored only as a hash. Raises `Refused`."""
         check_version(request.protocol_version)
+        self._joins.enter("many are joining at once")
         _check_fields(request)
-        async with self._lock:  # the same Join twice at once must not open two sessions
-            return await self._join(request)
-
-    async def _join(self, request: JoinRequest) -> tuple[WorkerId, str]:
-        worker = worker_id(request.public_key)
-        known = self._workers.get(worker)
         if not join_is_signed(request.public_key, self._run_id, request.signed_at_ms, request.signature):
             raise Refused(Refusal.REFUSAL_BAD_SIGNATURE, "the signature does not prove the public key for this run")
-        if known is not None and request.signed_at_ms <= known.signed_at_ms:
-            raise Refused(
-                Refusal.REFUSAL_BAD_SIGNATURE,
-                "signed_at_ms is not later than at the last Join of this key: another machine may use it, too",
-            )
         token = secrets.token_urlsafe(32)
         record = Worker(
-            worker_id=worker,
+            worker_id=worker_id(request.public_key),
             public_key=request.public_key,
             token_sha256=_hash(token),
             signed_at_ms=request.signed_at_ms,
@@ -64,14 +59,35 @@ class Registry:
             num_devices=request.hardware.num_devices,
             memory_bytes=request.hardware.memory_bytes,
             software_version=request.software_version,
-            joined_at_ms=known.joined_at_ms if known else now_ms(),
+            joined_at_ms=now_ms(),
         )
-        await self._ledger.run(Ledger.join, record)
-        if known is not None:
-            self._by_token.pop(known.token_sha256, None)
-        self._workers[worker] = record
-        self._by_token[record.token_sha256] = worker
-        return worker, token
+        await self._batches.do(record)
+        return record.worker_id, token
+
+    async def _store(self, sessions: Sequence[Worker]) -> list[Exception | Again | None]:
+        """Open the `sessions` that are newer than what their workers have."""
+        opened: dict[WorkerId, Worker] = {}
+        outcomes: list[Exception | Again | None] = []
+        for session in sessions:
+            known = self._workers.get(session.worker_id)
+            if session.worker_id in opened:
+                outcomes.append(Again.AGAIN)  # the same Join twice at once must not open two sessions
+            elif known is not None and session.signed_at_ms <= known.signed_at_ms:
+                sentence = (
+                    "signed_at_ms is not later than at the last Join of this key: another machine may use it, too"
+                )
+                outcomes.append(Refused(Refusal.REFUSAL_BAD_SIGNATURE, sentence))
+            else:
+                opened[session.worker_id] = replace(session, joined_at_ms=known.joined_at_ms) if known else session
+                outcomes.append(None)
+        if opened:
+            await self._ledger.run(Ledger.join, *opened.values())
+        for worker, session in opened.items():
+            if (before := self._workers.get(worker)) is not None:
+                self._by_token.pop(before.token_sha256, None)
+            self._workers[worker] = session
+            self._by_token[session.token_sha256] = worker
+        return outcomes
 
     def authenticate(self, metadata: dict[str, str | bytes]) -> WorkerId:
         """Whose call this is. Raises `Refused`."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from coordinator.dispatcher import Dispatcher, IdleReason
+from coordinator.dispatcher import Dispatcher
 from coordinator.exporter import Exporter
 from coordinator.housekeeping import Housekeeper
 from coordinator.ledger import Ledger
@@ -95,8 +95,7 @@ class Rounds:
             self._settling = asyncio.create_task(self._settle())
         await self._settled()
         await self._exporter.idle()
-        self._dispatcher.idle_reason = IdleReason.COMPLETE
-        self._dispatcher.changed.ring()
+        self._dispatcher.complete()
         _log.info("run_complete", images=self._versions.newest.images, version=self._versions.newest.version)
 
     async def _open(self) -> Round:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 import grpc
 
+from coordinator.admission import Admission
 from coordinator.dispatcher import Dispatcher, IdleReason, Order
 from coordinator.intake import Intake
 from coordinator.metrics import Metrics
@@ -30,11 +31,18 @@ from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorServicer
 from diffusion_at_home.runspec import RunSpec
 
 _MAX_WAIT_MS: Final = 60_000
+_LONGEST_SILENCE: Final = timedelta(seconds=30)
+"""Before the header of a Submit, which is as much as a heartbeat."""
+
 _IDLE_RETRY: Final = timedelta(seconds=1)
+"""Between two calls of a worker that waits, at least."""
+
+_ASKS_PER_SECOND: Final = 200
+"""Of workers that find no place in the line: at a millisecond each, a fifth of a core."""
+
 _IDLE: Final = {
     IdleReason.ROUND_FULL: pb.Idle.REASON_ROUND_FULL,
     IdleReason.CLOSING: pb.Idle.REASON_CLOSING,
-    IdleReason.DRAINING: pb.Idle.REASON_DRAINING,
     IdleReason.COMPLETE: pb.Idle.REASON_COMPLETE,
 }
 _ORDERS: Final = {
@@ -60,6 +68,7 @@ class CoordinatorService(CoordinatorServicer):
         versions: Versions,
         intake: Intake,
         metrics: Metrics,
+        admission: Admission,
     ) -> None:
         self._config = spec.config
         self._spec = (spec.sha256, len(spec.to_bytes()))
@@ -69,6 +78,7 @@ class CoordinatorService(CoordinatorServicer):
         self._versions = versions
         self._intake = intake
         self._metrics = metrics
+        self._admission = admission
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
         """See the proto."""
@@ -111,25 +121,22 @@ class CoordinatorService(CoordinatorServicer):
 
     async def _lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
         worker = self._caller(request.protocol_version, context)
-        await self._dispatcher.release_all(worker)  # who asks for a lease has none
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + min(request.wait_ms, _MAX_WAIT_MS) / 1000
-        while True:
-            devices = self._registry.num_devices(worker)
-            self._dispatcher.greet(worker, _speed(request.images_per_second), devices)
-            # In slices, so that a patient worker does not fall silent.
-            wait = min(deadline - loop.time(), self._config.lease.heartbeat_seconds)
-            changed = asyncio.ensure_future(self._dispatcher.changed.wait(max(wait, 0)))
-            try:
-                outcome = await self._dispatcher.grant(worker)
-                if isinstance(outcome, LeaseRecord):
-                    return pb.LeaseReply(grant=self._grant(outcome, request))
-                if outcome in (IdleReason.COMPLETE, IdleReason.DRAINING) or wait <= 0:
-                    retry_after_ms = int(_IDLE_RETRY / timedelta(milliseconds=1))
-                    return pb.LeaseReply(idle=pb.Idle(reason=_IDLE[outcome], retry_after_ms=retry_after_ms))
-                await changed
-            finally:
-                changed.cancel()
+        self._dispatcher.greet(worker, _speed(request.images_per_second), self._registry.num_devices(worker))
+        if self._dispatcher.num_waiting >= self._config.server.max_waiting:
+            await self._dispatcher.release_all(worker)  # as below
+            return self._idle(IdleReason.ROUND_FULL, self._admission.waiting.come_back(_ASKS_PER_SECOND))
+        outcome = await self._dispatcher.lease(worker, min(request.wait_ms, _MAX_WAIT_MS) / 1000)
+        if isinstance(outcome, LeaseRecord):
+            return pb.LeaseReply(grant=self._grant(outcome, request))
+        if outcome is IdleReason.STOPPING:
+            back = self._admission.waiting.come_back(_ASKS_PER_SECOND)
+            raise Refused(
+                pb.REFUSAL_SHUTTING_DOWN, "the coordinator is about to stop: it knows you when it is back", back
+            )
+        return self._idle(outcome, self._admission.waiting.spread(_IDLE_RETRY))
+
+    def _idle(self, reason: IdleReason, back: timedelta) -> pb.LeaseReply:
+        return pb.LeaseReply(idle=pb.Idle(reason=_IDLE[reason], retry_after_ms=int(back / timedelta(milliseconds=1))))
 
     def _grant(self, lease: LeaseRecord, request: pb.LeaseRequest) -> pb.LeaseGrant:
         held = request.held_version if request.has_weights else None
@@ -174,7 +181,11 @@ class CoordinatorService(CoordinatorServicer):
         return pb.SubmitOffsetReply(received_bytes=self._intake.received_bytes(lease, request.sha256))
 
     async def _submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:
-        first = await anext(aiter(requests), None)
+        try:
+            async with asyncio.timeout(_LONGEST_SILENCE.total_seconds()):
+                first = await anext(aiter(requests), None)
+        except TimeoutError:
+            raise Refused(pb.REFUSAL_WRONG_OFFSET, "the header of a Submit did not come: try again") from None
         if first is None or first.WhichOneof("part") != "header":
             raise Refused(pb.REFUSAL_MALFORMED, "the first message of a Submit must be its header")
         worker = self._caller(first.header.protocol_version, context)
@@ -214,7 +225,8 @@ class CoordinatorService(CoordinatorServicer):
             _log.exception("call_failed", call=call)
             await context.abort(grpc.StatusCode.INTERNAL, "the coordinator has a fault of its own; it is in its log")
         self._metrics.refusals.labels(call=call, reason=refusal.name).inc()
-        _log.info("call_refused", call=call, reason=refusal.name, sentence=str(refusal))
+        if self._admission.refusal_lines.has_room():
+            _log.info("call_refused", call=call, reason=refusal.name, sentence=str(refusal))
         trailer = [(REFUSAL_METADATA, pb.Refusal.Name(refusal.refusal))]
         if refusal.retry_after is not None:
             trailer.append((RETRY_AFTER_METADATA, str(int(refusal.retry_after / timedelta(milliseconds=1)))))

@@ -14,9 +14,11 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from coordinator.admission import Places
 from coordinator.blobs import BlobStore
 from coordinator.checkpoints import Checkpoints
 from coordinator.metrics import Metrics
+from coordinator.web.downloads import Downloads
 from coordinator.web.line_test import LineTest
 from diffusion_at_home.linetest import LINE_TEST_PATH
 from diffusion_at_home.runinfo import RUN_INFO_PATH, RunInfo
@@ -37,8 +39,9 @@ def web_app(
     blobs: BlobStore,
     checkpoints: Checkpoints,
     metrics: Metrics,
+    downloads: Places,
 ) -> Starlette:
-    """The pages of one run."""
+    """The pages of one run; `downloads` is how many files may be sent at once."""
 
     async def run_info(request: Request) -> Response:  # noqa: ARG001
         return Response(info.model_dump_json(), media_type="application/json")
@@ -74,8 +77,8 @@ def web_app(
             Route("/healthz", healthz),
             Route("/metrics", prometheus),
             Route(LINE_TEST_PATH, LineTest(), methods=["GET", "POST"]),
-            Route("/blobs/{sha256}", blob),
+            Route("/blobs/{sha256}", Downloads(blob, downloads), methods=["GET"]),
             Route("/checkpoints.json", listing),
-            Route("/checkpoints/{name}/{path:path}", checkpoint_file),
+            Route("/checkpoints/{name}/{path:path}", Downloads(checkpoint_file, downloads), methods=["GET"]),
         ]
     )

@@ -16,6 +16,9 @@ from diffusion_at_home.errors import ConfigError, PortInUse
 _BACKLOG: Final = 1024
 """Connections that may wait to be accepted: all workers of a run may come back at once."""
 
+_MAX_CONNECTIONS: Final = 4096
+"""Open at once, idle ones too, which are closed after seconds: a descriptor and some 50 kB each. More are answered 503."""
+
 _STOP_GRACE_SECONDS: Final = 5
 """What a download has left when we stop; it may be resumed later."""
 
@@ -30,6 +33,7 @@ class WebServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                limit_concurrency=_MAX_CONNECTIONS,
                 timeout_graceful_shutdown=_STOP_GRACE_SECONDS,
             )
         )

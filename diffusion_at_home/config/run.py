@@ -397,6 +397,14 @@ class ServerSection(Section):
     """Port of the worker protocol; 0 picks a free one."""
     threads: Count = 0
     """CPU threads of aggregation and evaluation; 0 takes all cores. The weights do not depend on it."""
+    max_uploads: Positive = 64
+    """Contributions that may come in at once; the others are told when to come back."""
+    max_downloads: Positive = 256
+    """Files that are sent at once over HTTP; the others are told when to come back."""
+    max_waiting: Positive = 4096
+    """Workers that may wait for work in an open call; the others are told when to ask again."""
+    max_joins_per_second: Positive = 100
+    """Sessions opened a second, on average; the others are told when to come back."""
 
 
 class RunConfig(Section):

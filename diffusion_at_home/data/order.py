@@ -83,11 +83,13 @@ def split_ranges(
     """The first `num_images` samples of `ranges` (all, if there are fewer), and the rest."""
     head: list[ShardRange] = []
     tail: list[ShardRange] = []
-    for part in ranges:
+    for index, part in enumerate(ranges):
+        if num_images == 0:
+            tail.extend(ranges[index:])
+            break
         taken = min(num_images, part.count)
         num_images -= taken
-        if taken:
-            head.append(replace(part, count=taken))
+        head.append(replace(part, count=taken))
         if taken < part.count:
             tail.append(replace(part, start=part.start + taken, count=part.count - taken))
     return tuple(head), tuple(tail)

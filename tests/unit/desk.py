@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from coordinator.attentive_clock import AttentiveClock
 from coordinator.closing import CloseReason
 from coordinator.data_pool import DataPool
 from coordinator.dispatcher import Dispatcher, IdleReason, Work
@@ -15,7 +16,7 @@ from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.problems import Problems
 from coordinator.records import Contribution, Lease, Round, RoundState, Version, Worker
-from diffusion_at_home.clock import ManualClock
+from diffusion_at_home.clock import Clock, ManualClock
 from diffusion_at_home.data.order import DataCursor
 from diffusion_at_home.identity import WorkerId
 from tests.unit.tiny_data import SHARD_SIZES
@@ -52,8 +53,11 @@ def a_round(number: int, target_images: int = 64) -> Round:
 class Desk:
     """Opens the dispatcher of the ledger at `path`, which is made if it is not there."""
 
-    def __init__(self, path: Path, *overrides: str) -> None:
+    def __init__(self, path: Path, *overrides: str, attentive: bool = False) -> None:
+        """`attentive`: silence is measured as by a coordinator whose loop ticks when the test says so."""
         self.clock = ManualClock(1000.0)
+        self.attention = AttentiveClock(self.clock)
+        self._silence: Clock = self.attention if attentive else self.clock
         self._path = path
         self._config = tiny_config("lease.probe_steps=2", "round.max_seconds=100", *overrides)
         self._runner = asyncio.Runner()
@@ -79,6 +83,7 @@ class Desk:
             ledger=self._ledger,
             pool=self.ledger.pool(),
             clock=self.clock,
+            attention=self._silence,
         )
 
     def restart(self, number: int = 1) -> None:

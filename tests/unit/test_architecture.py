@@ -34,7 +34,13 @@ OWNERS = {
         "diffusion_at_home/demo/score.py",
     ),
     "ftfy": ("diffusion_at_home/model/text.py",),
-    "grpc": ("coordinator/service.py", "coordinator/app.py", "worker/client.py", "diffusion_at_home/refusals.py"),
+    "grpc": (
+        "coordinator/service.py",
+        "coordinator/parsing.py",
+        "coordinator/app.py",
+        "worker/client.py",
+        "diffusion_at_home/refusals.py",
+    ),
     "grpc_health": ("coordinator/app.py", "worker/client.py"),
     "httpcore2": ("worker/http_line.py",),
     "httpx2": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from coordinator.admission import Rate
 from coordinator.ledger_thread import LedgerThread
 from coordinator.problems import Problems
 from coordinator.refused import Refused
 from coordinator.registry import Registry
 from diffusion_at_home import PROTOCOL_VERSION
+from diffusion_at_home.clock import ManualClock
 from diffusion_at_home.identity import Identity, WorkerId
 from diffusion_at_home.rpc.coordinator_pb2 import Hardware, JoinRequest, Refusal
 from tests.unit.desk import new_ledger
@@ -23,6 +26,7 @@ from worker.join_stamp import JoinStamp
 
 RUN_ID = "tiny-00000000"
 DAY_MS = 86_400_000
+PER_SECOND = 5
 
 
 class Door:
@@ -32,10 +36,12 @@ class Door:
         self.ledger = new_ledger(path)
         self._thread = LedgerThread(self.ledger, Problems())
         self.identity = Identity(Ed25519PrivateKey.generate())
+        self.clock = ManualClock()
+        self._joins = Rate(PER_SECOND, self.clock, random.Random(0))
         self.registry = self.reopened()
 
     def reopened(self) -> Registry:
-        return Registry(run_id=RUN_ID, ledger=self._thread, workers=self.ledger.workers())
+        return Registry(run_id=RUN_ID, ledger=self._thread, workers=self.ledger.workers(), joins=self._joins)
 
     def close(self) -> None:
         self._thread.close()
@@ -170,3 +176,14 @@ def test_clock_that_was_a_year_ahead_and_was_set_locks_no_key_out(door: Door, tm
 
 def test_time_that_no_later_one_could_follow_is_malformed(door: Door) -> None:
     assert door.refusal(2**53) == Refusal.REFUSAL_MALFORMED
+
+
+def test_more_joins_than_may_be_in_a_second_are_told_when_to_come_back(door: Door) -> None:
+    for signed_at_ms in range(1000, 1000 + PER_SECOND):
+        door.join(signed_at_ms)
+    with pytest.raises(Refused) as refused:
+        door.join(2000)
+    assert refused.value.refusal == Refusal.REFUSAL_BUSY
+    assert refused.value.retry_after is not None
+    door.clock.advance(refused.value.retry_after.total_seconds())
+    assert door.join(2000)[0] == door.identity.worker_id

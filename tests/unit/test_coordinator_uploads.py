@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from coordinator.admission import Places
 from coordinator.records import LeaseId
 from coordinator.refused import Refused
-from coordinator.uploads import MAX_UPLOADS, Uploads
+from coordinator.uploads import Uploads
+from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.errors import StorageError
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal, SubmitHeader, SubmitRequest
 
@@ -18,9 +24,18 @@ SHA = "a" * 64
 LEASE = LeaseId(7)
 
 
+MOST = 4
+
+
 @pytest.fixture
-def uploads(tmp_path: Path) -> Uploads:
-    return Uploads(tmp_path)
+def disk() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as disk:
+        yield disk
+
+
+@pytest.fixture
+def uploads(tmp_path: Path, disk: ThreadPoolExecutor) -> Uploads:
+    return Uploads(tmp_path, places=Places(MOST, SystemClock(), random.Random(0)), disk=disk)
 
 
 def header(size_bytes: int, offset: int = 0, lease_id: int = LEASE, sha256: str = SHA) -> SubmitHeader:
@@ -108,10 +123,10 @@ def test_streams_at_once_are_limited(uploads: Uploads) -> None:
             async with uploads.receive(header(1, lease_id=lease_id), waiting()):
                 pass
 
-        tasks = [asyncio.create_task(one(lease_id)) for lease_id in range(1, MAX_UPLOADS + 1)]
+        tasks = [asyncio.create_task(one(lease_id)) for lease_id in range(1, MOST + 1)]
         await asyncio.sleep(0)
         with pytest.raises(Refused) as refused:
-            await one(MAX_UPLOADS + 1)
+            await one(MOST + 1)
         gate.set()
         await asyncio.gather(*tasks)
         return refused.value.refusal
@@ -135,7 +150,57 @@ def test_upload_that_is_being_written_is_never_deleted(uploads: Uploads) -> None
     assert asyncio.run(tidied_meanwhile()) == b"abc"
 
 
-def test_full_disk_is_a_storage_error(tmp_path: Path) -> None:
+def test_full_disk_is_a_storage_error(uploads: Uploads, tmp_path: Path) -> None:
     (tmp_path / f"upload-7-{SHA}.part").symlink_to("/dev/full")
     with pytest.raises(StorageError, match="free some space"):
-        received(Uploads(tmp_path), header(3), b"abc")
+        received(uploads, header(3), b"abc")
+
+
+def test_stream_that_trickles_is_cut_and_its_place_goes_to_others(tmp_path: Path, disk: ThreadPoolExecutor) -> None:
+    places = Places(1, SystemClock(), random.Random(0))
+    uploads = Uploads(tmp_path, places=places, disk=disk, longest_silence=timedelta(seconds=0.05))
+
+    async def silent() -> AsyncIterator[SubmitRequest]:
+        yield SubmitRequest(chunk=b"abc")
+        await asyncio.Event().wait()
+
+    async def trickle() -> Refusal:
+        with pytest.raises(Refused, match="slower") as refused:
+            async with uploads.receive(header(6), silent()):
+                pass
+        async with uploads.receive(header(1, lease_id=8), parts(b"x")):
+            return refused.value.refusal
+
+    assert asyncio.run(trickle()) == Refusal.REFUSAL_WRONG_OFFSET
+    assert uploads.received_bytes(LEASE, SHA) == 3
+
+
+def test_caller_that_hangs_up_waits_for_the_chunk_that_is_being_written(tmp_path: Path) -> None:
+    class Slow(ThreadPoolExecutor):
+        """Begins only when it is told to."""
+
+        def __init__(self) -> None:
+            super().__init__(1)
+            self.go = threading.Event()
+            super().submit(self.go.wait, 60)
+
+    async def hang_up(disk: Slow) -> None:
+        uploads = Uploads(tmp_path, places=Places(1, SystemClock(), random.Random(0)), disk=disk)
+
+        async def receive() -> None:
+            async with uploads.receive(header(6), parts(b"abc", b"def")):
+                pass
+
+        receiving = asyncio.create_task(receive())
+        await asyncio.sleep(0.05)
+        receiving.cancel()
+        await asyncio.sleep(0.05)
+        with pytest.raises(Refused, match="another stream"):  # nobody else may write yet
+            await receive()
+        disk.go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+        assert uploads.received_bytes(LEASE, SHA) == 3
+
+    with Slow() as disk:
+        asyncio.run(hang_up(disk))

@@ -1,0 +1,59 @@
+"""Files on their way out: so many at once, and none slower than a dead line. Who is turned away is told when to come back."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Message, Receive, Scope, Send
+
+from coordinator.admission import Places
+from coordinator.refused import Refused
+
+_SLOWEST_BYTES_PER_SECOND: Final = 10_000
+_LONGEST_SILENCE: Final = timedelta(minutes=1)
+"""Lead on that pace: a line may pause, and a place is never held for longer by one that takes nothing."""
+
+
+class Downloads:
+    """An endpoint that sends files, as an ASGI application which counts who is being sent one."""
+
+    def __init__(
+        self,
+        endpoint: Callable[[Request], Awaitable[Response]],
+        places: Places,
+        longest_silence: timedelta = _LONGEST_SILENCE,
+    ) -> None:
+        self._endpoint = endpoint
+        self._places = places
+        self._longest_silence = longest_silence.total_seconds()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            with self._places.taken("many are downloading at once"):
+                response = await self._endpoint(Request(scope, receive))
+                await self._send(response, scope, receive, send)
+        except Refused as refused:
+            wait = (refused.retry_after or _LONGEST_SILENCE).total_seconds()
+            headers = {"Retry-After": str(math.ceil(wait))}  # the header knows whole seconds
+            await PlainTextResponse(f"{refused}\n", status_code=503, headers=headers)(scope, receive, send)
+
+    async def _send(self, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+        deadline = asyncio.get_running_loop().time() + self._longest_silence
+
+        async def in_time(message: Message) -> None:
+            nonlocal deadline
+            async with asyncio.timeout_at(deadline):
+                await send(message)
+            deadline += len(message.get("body", b"")) / _SLOWEST_BYTES_PER_SECOND
+
+        try:
+            await response(scope, receive, in_time)
+        except TimeoutError:
+            return  # the server ends the connection, for the end is missing; a download goes on from where it is
