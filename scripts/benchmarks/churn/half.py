@@ -1,8 +1,8 @@
 """Half of eight volunteers are killed in each of twenty rounds of a real training on digits, against a calm one.
 
 Killed are the first four that get a lease in a round, somewhere in the middle of it; each comes back with its key alone.
-The losses are held out, at equal accepted images. Samples are counted of all epochs but the last: how often each was trained into the model, by
-the ledger, and how often it was computed with, also by those who died over it.
+The losses are held out, at equal accepted images. Samples are counted of all epochs but the last: how often each was trained
+into the model, by the ledger, and how often it was computed with, also by those who died over it.
 """
 
 from __future__ import annotations
