@@ -11,6 +11,7 @@ from simulator.fleet import FoundRun
 from simulator.hostile import Hostile, Seen
 
 from coordinator.run_folder import RunFolder
+from tests.faults.processes import wait_until
 from tests.integration.live_run import encoded, serving, volunteers
 from tests.unit.tiny_data import tiny_run_folder
 
@@ -31,9 +32,11 @@ def rows(folder: RunFolder) -> list[str]:
 def test_mutated_requests_change_nothing_and_tell_nothing(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *RUN)
     with serving(folder) as run:
+        wait_until(lambda: run.status()["evaluations"])
 
         async def send() -> tuple[list[str], Seen, list[str]]:
-            async with Hostile.joined(FoundRun.at(run.url), seed=5) as hostile:
+            found = await asyncio.to_thread(FoundRun.at, run.url)
+            async with Hostile.joined(found, seed=5) as hostile:
                 before = rows(folder)
                 seen = await hostile.send(600)
                 return before, seen, rows(folder)
