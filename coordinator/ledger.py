@@ -166,7 +166,9 @@ class Ledger:
         self.store(Changes(ended=[(lease_id, state)]), pool)
 
     def lease(self, lease_id: LeaseId) -> Lease | None:
-        """A lease by its number."""
+        """A lease by its number, which may be any that travels: those beyond SQLite's integers are of nobody."""
+        if lease_id.bit_length() > 63:
+            return None
         found = self._records(Lease, sa.select(tables.leases).where(tables.leases.c.lease_id == lease_id))
         return found[0] if found else None
 

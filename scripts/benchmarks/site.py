@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import subprocess
 import tempfile
@@ -16,6 +17,7 @@ import psutil
 
 from benchmarks.processes import CONFIG, dah, start
 from coordinator.ledger import Ledger
+from coordinator.records import Lease, LeaseId
 from coordinator.run_folder import RunFolder
 
 _POLL_SECONDS: Final = 0.02
@@ -71,7 +73,7 @@ class Site:
         ports = ["--http-port", str(self._ports[0]), "--grpc-port", str(self._ports[1])]
         command = ["-m", "diffusion_at_home", "coordinator", "run", str(self.folder.root), *ports]
         self._process = start(self._stack, command, log.fileno())
-        while not self.folder.address.is_file():
+        while not (self.folder.address.is_file() and self.url):
             self.check()
             time.sleep(_POLL_SECONDS)
         seconds = time.monotonic() - began
@@ -100,6 +102,12 @@ class Site:
         """That is published."""
         with self.ledger() as ledger:
             return ledger.newest_version().version
+
+    def leases(self) -> list[Lease]:
+        """All that were ever granted, in order."""
+        with self.ledger() as ledger:
+            every = (ledger.lease(LeaseId(number)) for number in itertools.count(1))
+            return [lease for lease in itertools.takewhile(bool, every) if lease is not None]
 
     def rows(self) -> set[str]:
         """Every row of every table of the ledger, as SQL that would make it."""

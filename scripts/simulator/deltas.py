@@ -10,6 +10,7 @@ import hashlib
 import io
 import itertools
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -79,8 +80,13 @@ class Deltas:
 
     def _prepare(self, codec: Codec, num_elements: int, seed: int) -> tuple[memoryview, Any]:
         vector = _SCALE * torch.randn(num_elements, generator=torch.Generator().manual_seed(seed))
-        buffer = io.BytesIO()
-        write_vector(buffer, codec, num_elements, encode_chunks(codec, vector))
-        data = buffer.getvalue()
+        data = contained(codec, num_elements, encode_chunks(codec, vector))
         start = memoryview(data)[: len(data) - (self._end.size if self._end else 0)]
         return start, hashlib.sha256(start)
+
+
+def contained(codec: Codec, num_elements: int, chunks: Iterator[bytes]) -> bytes:
+    """An encoded vector as it travels."""
+    buffer = io.BytesIO()
+    write_vector(buffer, codec, num_elements, chunks)
+    return buffer.getvalue()

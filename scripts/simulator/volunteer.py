@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
@@ -26,6 +27,12 @@ from simulator.work import Product, Work
 _SLOWER: Final = 20.0
 _SPARE_SECONDS: Final = 0.25
 """Between the expected receipt and the expected close, as the worker's own."""
+
+_GIVES_UP_SECONDS: Final = 0.1
+"""Longest that one who loses receipts waits for one."""
+
+HAND_IN: Final = "hand in, with tries"
+"""Among a tally's times: from the first try to the receipt."""
 
 _FIRST_RETRY_SECONDS: Final = 1.0
 _CONSEQUENCES: Final = {short_name(refusal): meaning.consequence for refusal, meaning in MEANINGS.items()}
@@ -149,18 +156,28 @@ class Volunteer:
         if product.seconds > 0:
             claimed = product.images / product.seconds * self._boast
             self._measured = min(claimed, 1e6 - 1)
-        delta, counts = self._spoilt(product.delta), self.session.tally.counts
-        with self.session.tally.timed("hand in, with tries"):
-            receipt = await self._patiently(lambda: self._send(grant, product, delta))
-        if self.profile.misbehaviour in {Misbehaviour.LOSE_RECEIPTS, Misbehaviour.TWICE}:
-            again = await self._patiently(lambda: self._send(grant, product, delta))
-            counts["receipts again"] += 1
-            counts["receipts that differ"] += again != receipt
+        delta, counts, receipt = self._spoilt(product.delta), self.session.tally.counts, None
+        if self.profile.misbehaviour is Misbehaviour.LOSE_RECEIPTS:
+            receipt = await self._lose_receipt(grant, product, delta)
+        with self.session.tally.timed(HAND_IN):
+            last = await self._patiently(lambda: self._send(grant, product, delta))
+        counts["receipts that differ"] += receipt is not None and receipt != last
         counts["accepted"] += 1
-        counts["images"] += receipt.images
+        counts["images"] += last.images
         if self.profile.misbehaviour is Misbehaviour.TWICE:
+            counts["receipts that differ"] += last != await self._patiently(lambda: self._send(grant, product, delta))
             other = self._around.deltas.next()
             await self._patiently(lambda: self._send(grant, product, other))
+
+    async def _lose_receipt(self, grant: pb.LeaseGrant, product: Product, delta: Encoded) -> pb.SubmitReply | None:
+        """Hand in without learning of it: the answer is thrown away, or the call given up around the time it comes."""
+        sending = self._patiently(lambda: self._send(grant, product, delta))
+        self.session.tally.counts["receipts lost"] += 1
+        if self.profile.rng.random() < 0.5:
+            return await sending
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(sending, self.profile.rng.uniform(0.0, _GIVES_UP_SECONDS))
+        return None
 
     async def _send(self, grant: pb.LeaseGrant, product: Product, delta: Encoded) -> pb.SubmitReply:
         """One try, from where the last one ended."""

@@ -1,6 +1,7 @@
 """Five hundred volunteers come back within a second of the coordinator's restart; then two thousand idle ones beat, too.
 
-Each of the five hundred has a lease, which must outlive everything, and a connection of its own, which it opens anew.
+Each of the five hundred has a lease, which must outlive everything, and a connection of its own, which it opens anew; it beats
+with the session that it had, then joins again, as often as it is told to come back.
 Two thousand more share connections; first they beat, then they wait for work as workers do, in Lease, while leases come and go.
 """
 
@@ -15,7 +16,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from simulator.fleet import FoundRun, watch_lag
-from simulator.session import Lines, SimulatedSession
+from simulator.session import Lines, Refused, SimulatedSession
 from simulator.tally import Tally
 
 from benchmarks.figures import Figure
@@ -77,7 +78,7 @@ async def _herd(place: Site, seconds: float) -> dict[str, Figure]:
     async with AsyncExitStack() as stack:
         before = await _lines(run, 20, stack)
         holders = [_Holder(_session(run, before, number, rng)) for number in range(_HOLDERS)]
-        await asyncio.gather(*(holder.session.join() for holder in holders))
+        await asyncio.gather(*(_join(holder) for holder in holders))
         await asyncio.gather(*(_take_lease(holder) for holder in holders))
         *keepers, leaver = holders
         place.kill()
@@ -90,7 +91,7 @@ async def _herd(place: Site, seconds: float) -> dict[str, Figure]:
         stack.enter_context(_all(_beats(holder, rng) for holder in keepers))
         shared = await _lines(run, _SHARED, stack)
         idlers = [_Holder(_session(run, shared, number, rng)) for number in range(_IDLERS)]
-        await asyncio.gather(*(_join(idler, rng) for idler in idlers))
+        await asyncio.gather(*(_come(idler, rng) for idler in idlers))
         with _all(_beats(idler, rng) for idler in idlers):
             async with _phase("idle", ("heartbeat",), [*keepers, *idlers], figures):
                 await asyncio.sleep(seconds)
@@ -113,7 +114,8 @@ async def _phase(
         holder.session.tally = tally
     with _all([watch_lag(lambda: tally)]):
         yield
-    assert not tally.refusals, tally.refusals
+    refused = sum(n for (call, _), n in tally.refusals.items() if call in calls)
+    figures[f"busy_{name}"] = Figure((float(refused),), "refusals")
     figures |= latencies(tally, calls, name)
 
 
@@ -133,13 +135,24 @@ def _all(works: Iterable[Coroutine[None, None, None]]) -> Iterator[None]:
 async def _come_back(holder: _Holder, anew: Lines, number: int, rng: random.Random) -> None:
     await asyncio.sleep(rng.uniform(0, _WITHIN_SECONDS))
     holder.session.over(anew.of(number))
-    await holder.session.join()
+    await _beat(holder)  # a restarted coordinator still knows the session
+    await _join(holder)
     await _beat(holder)
 
 
-async def _join(idler: _Holder, rng: random.Random) -> None:
+async def _come(idler: _Holder, rng: random.Random) -> None:
     await asyncio.sleep(rng.uniform(0, _JOIN_SECONDS))
-    await idler.session.join()
+    await _join(idler)
+
+
+async def _join(holder: _Holder) -> None:
+    """As often as it takes."""
+    while True:
+        try:
+            return await holder.session.join()
+        except Refused as refused:
+            assert refused.reason == "busy", refused
+            await asyncio.sleep(refused.retry_after.total_seconds())
 
 
 async def _beats(holder: _Holder, rng: random.Random) -> None:
