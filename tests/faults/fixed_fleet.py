@@ -39,8 +39,9 @@ def train(home: House, folder: RunFolder, *, num_workers: int, kill_after: int |
         for process in (coordinator, *workers):
             process.kill()
         coordinator, workers = _start(home, folder, num_workers)
-    for process in (*workers, coordinator):
-        assert process.wait(LONG_SECONDS) == 0, process.output
+    for worker in workers:  # the coordinator serves on, so that each of them is told that the run is complete
+        assert worker.wait(LONG_SECONDS) == 0, worker.output
+    assert coordinator.terminate() == 0, coordinator.output
     with closing(Ledger(folder.ledger, read_only=True)) as ledger:
         return [version.weights_digest for version in ledger.versions()]
 
@@ -52,5 +53,5 @@ def newest_version(folder: RunFolder) -> int:
 
 
 def _start(home: House, folder: RunFolder, num_workers: int) -> tuple[Process, list[Worker]]:
-    coordinator, run = home.coordinator(folder, "--exit-when-complete")
+    coordinator, run = home.coordinator(folder)
     return coordinator, [home.worker(f"worker-{index}", run) for index in range(num_workers)]
