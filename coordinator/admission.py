@@ -24,7 +24,7 @@ _SPREAD: Final = 0.5
 _MOST_LATE_SECONDS: Final = 0.05
 """That a call may wait to be read before those that carry much are turned away."""
 
-_FEW: Final = 4
+_FEW: Final = 16
 """Places that there are all the same: enough to keep the disk and the cores busy."""
 
 _LINES_PER_SECOND: Final = 20
@@ -144,11 +144,11 @@ class Admission:
     def of(
         cls, server: ServerSection, clock: Clock, chance: random.Random, late_seconds: Callable[[], float]
     ) -> Admission:
-        """As the run's config wants them; `late_seconds` as `Places` has it."""
+        """As the run's config wants them; `late_seconds` as `Places` has it, for what comes in."""
         return cls(
             joins=Rate(server.max_joins_per_second, clock, chance),
             waiting=Line(clock, chance),
             uploads=Places(server.max_uploads, clock, chance, late_seconds),
-            downloads=Places(server.max_downloads, clock, chance, late_seconds),
+            downloads=Places(server.max_downloads, clock, chance),
             refusal_lines=Rate(_LINES_PER_SECOND, clock, chance),
         )

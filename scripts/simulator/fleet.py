@@ -19,7 +19,7 @@ from simulator.settings import FleetSettings
 from simulator.tally import Tally
 from simulator.volunteer import Surroundings, Volunteer
 from simulator.work import Pretended, Work
-from worker.joining import open_http
+from worker.http_line import open_http
 from worker.run_address import RunAddress, fetch_spec, find_run
 
 OWN_LAG: Final = "(own lag)"

@@ -85,11 +85,11 @@ def test_how_long_visits_take_says_when_to_come_back(clock: ManualClock) -> None
 def test_while_calls_wait_to_be_read_there_are_few_places(clock: ManualClock) -> None:
     late = [1.0]
     places = Places(64, clock, random.Random(0), lambda: late[0])
-    taken = [places.taken("behind") for _ in range(5)]
-    for visit in taken[:4]:
+    taken = [places.taken("behind") for _ in range(17)]
+    for visit in taken[:16]:
         visit.__enter__()
     with pytest.raises(Refused):
-        taken[4].__enter__()
+        taken[16].__enter__()
     late[0] = 0.0
     with places.taken("behind"):
-        assert places.num_taken == 5
+        assert places.num_taken == 17
