@@ -25,7 +25,7 @@ from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.wire.vector import size_bounds
 from simulator.fleet import FoundRun
 from simulator.mutation import mutate_bytes, mutate_field
-from simulator.session import Channels, Lines, SimulatedSession, refusal_name
+from simulator.session import Channels, Lines, SimulatedSession, is_dying, refusal_name
 from simulator.tally import Tally
 
 _PATH: Final = "/diffusion_at_home.v1.Coordinator/"
@@ -100,6 +100,10 @@ class Hostile:
         except grpc.aio.AioRpcError as error:
             answer = refusal_name(error) or f"({error.code().name.lower()})"
             sentence = f"{error.details()} {error.trailing_metadata()}"
+        except asyncio.CancelledError:
+            if is_dying():
+                raise
+            answer, sentence = "(broken off)", ""
         seen.answers[call, answer] += 1
         if any(trace in sentence for trace in _TRACES):
             seen.traces.append(f"{call}: {sentence}")

@@ -5,6 +5,7 @@ Fails with `Refused`, by the refusal's name, or `Unanswered`. Nothing is retried
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -149,6 +150,11 @@ class SimulatedSession:
                 return await call
         except grpc.aio.AioRpcError as error:
             self._fail(name, error)
+        except asyncio.CancelledError:
+            if is_dying():
+                raise
+            self.tally.refusals[name, "(broken off)"] += 1
+            raise Unanswered(f"{name} was broken off") from None
 
     def _fail(self, name: str, error: grpc.aio.AioRpcError) -> NoReturn:
         reason = refusal_name(error)
@@ -156,6 +162,12 @@ class SimulatedSession:
         if reason:
             raise Refused(reason, error.details() or "", _retry_after(error)) from None
         raise Unanswered(f"{error.code().name}: {error.details()}") from None
+
+
+def is_dying() -> bool:
+    """Whether this task was cancelled; else grpc says so of a stream whose other end has hung up in the middle."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def refusal_name(error: grpc.aio.AioRpcError) -> str:

@@ -151,7 +151,8 @@ async def _join(holder: _Holder) -> None:
         try:
             return await holder.session.join()
         except Refused as refused:
-            assert refused.reason == "busy", refused
+            if refused.reason != "busy":
+                raise
             await asyncio.sleep(refused.retry_after.total_seconds())
 
 

@@ -36,7 +36,7 @@ def mutants(quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     count = 1_000 if quick else 10_000
     with site(*_RUN, *overrides) as place:
         seen, growth_bytes, changed = asyncio.run(_work(place, count))
-    unnamed = sum(n for (_, answer), n in seen.answers.items() if answer == "(internal)")
+    unnamed = sum(n for (_, answer), n in seen.answers.items() if answer in {"(internal)", "(unknown)"})
     return {
         "requests_mutants": Figure((float(seen.sent),), "requests"),
         "rows_changed_mutants": Figure((float(changed),), "rows"),
