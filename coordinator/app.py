@@ -179,7 +179,6 @@ class Coordinator:
         allow_many_files()
         if server.threads:
             torch.set_num_threads(server.threads)
-        _log.info("recovered", **dataclasses.asdict(self._recovery))
         await self._rounds.resume()  # before anybody can call
         listener = bind(server.host, server.http_port, "server.http_port")
         grpc_server = grpc.aio.server(options=_GRPC_OPTIONS)
@@ -191,6 +190,7 @@ class Coordinator:
         web = WebServer(self._web_app(grpc_port))
         await grpc_server.start()
         url = f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}"
+        _log.info("recovered", **dataclasses.asdict(self._recovery))
         _log.info("coordinator_started", url=url, grpc_port=grpc_port, version=self._versions.newest.version)
         tasks = {
             "web": asyncio.create_task(web.serve(sockets=[listener])),
