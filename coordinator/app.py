@@ -217,7 +217,6 @@ class Coordinator:
         allow_many_files()
         if server.threads:
             torch.set_num_threads(server.threads)
-        _log.info("recovered", **dataclasses.asdict(self._recovery))
         await self._rounds.resume()  # before anybody can call
         gc.collect()
         gc.freeze()  # the libraries' million objects are for ever: to look through them takes half a second each time
@@ -231,6 +230,7 @@ class Coordinator:
         for grpc_server in grpc_servers:
             await grpc_server.start()
         url = f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}"
+        _log.info("recovered", **dataclasses.asdict(self._recovery))
         _log.info("coordinator_started", url=url, grpc_port=grpc_port, version=self._versions.newest.version)
         tasks = {
             "attention": asyncio.create_task(self._attention.run()),

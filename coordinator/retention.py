@@ -119,10 +119,9 @@ def _oldest(sizes: Mapping[K, int], over: int) -> tuple[tuple[K, ...], int]:
 
 
 def _could_move_on(holdings: Holdings, anchor: int) -> bool:
-    """Whether states saved from here on would let go of more contributions than one of them weighs."""
-    next_anchor = holdings.saved if holdings.saved > anchor else holdings.newest
-    freed = sum(size for number, size in holdings.contributions.items() if anchor < number <= next_anchor)
-    return freed > holdings.state_bytes
+    """Whether two states saved from here on would let go of more contributions than one of them weighs."""
+    freed = (size for number, size in holdings.contributions.items() if anchor < number <= holdings.newest)
+    return sum(freed) > holdings.state_bytes
 
 
 def _move_anchor(holdings: Holdings, over: int) -> tuple[tuple[int, ...], int | None, int]:

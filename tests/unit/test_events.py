@@ -65,6 +65,18 @@ def test_configuring_again_lets_go_of_the_old_file_and_appends_to_the_new(tmp_pa
     assert [len(lines(tmp_path / name)) for name in ("first", "second")] == [2, 1]
 
 
+def test_log_never_grows_beyond_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MAX_FILE_BYTES", 2000)
+    events.configure(tmp_path / "log", terminal=None)
+    log = events.logger("rounds")
+    for number in range(500):
+        log.info("round_closed", round=number)
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == ["log", "log.1", "log.2", "log.3"]
+    assert all((tmp_path / name).stat().st_size <= 2000 for name in files)
+    assert lines(tmp_path / "log")[-1]["round"] == 499
+
+
 def test_without_file_and_terminal_nothing_is_said(capfd: pytest.CaptureFixture[str]) -> None:
     events.configure(None, None)
     events.logger("rounds").error("unheard")
