@@ -25,9 +25,10 @@ from diffusion_at_home.model.build import build_model
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import encode_chunks
+from worker.backoff import Backoff
 from worker.blobs import BlobCache, BlobFetcher
 from worker.grant import Grant, GrantReader
-from worker.joining import open_http
+from worker.http_line import open_http
 from worker.pacer import Pacer
 from worker.patience import Patience
 from worker.replica import Replica
@@ -53,7 +54,7 @@ class Trained:
             address=fleet.run.address,
             http=self._opened.enter_context(open_http()),
             cache=BlobCache(folder, _CACHE_BYTES),
-            patience=Patience(1.0, lambda _: nullcontext()),
+            patience=Patience(Backoff(1.0, 1.0), lambda _: nullcontext()),
             pacer=Pacer(math.inf, SystemClock(), time.sleep),
         )
         self._grants = GrantReader(spec.config, spec.data, self._layout)
