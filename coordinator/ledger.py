@@ -308,10 +308,7 @@ class Ledger:
         with self._begin() as tx:
             found = [str(row) for row in tx.execute(sa.text("PRAGMA quick_check(1)")).scalars()]
         if found != ["ok"]:
-            raise IntegrityError(
-                f"{self._path} is damaged ({found[0].splitlines()[-1]}): restore the run from a backup with "
-                "`dah coordinator restore`"
-            )
+            raise IntegrityError(_damaged(self._path, found[0].splitlines()[-1]))
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -327,7 +324,7 @@ class Ledger:
         except sa.exc.IntegrityError:
             raise
         except DatabaseError as error:
-            raise IntegrityError(f"{self._path} is damaged ({error.orig}): restore it from a backup") from error
+            raise IntegrityError(_damaged(self._path, str(error.orig))) from error
 
     def _scalar(self, query: sa.Select[Any]) -> Any:
         with self._begin() as tx:
@@ -348,6 +345,10 @@ class Ledger:
     @staticmethod
     def _set_pool(tx: sa.Connection, pool: DataPool) -> None:
         tx.execute(sa.update(tables.run).values(pool=pool.to_json()))
+
+
+def _damaged(path: Path, what: str) -> str:
+    return f"{path} is damaged ({what}): restore it from a backup with `dah coordinator restore`"
 
 
 def _engine(path: Path, *, read_only: bool) -> sa.Engine:
