@@ -331,10 +331,7 @@ class Ledger:
         with self._begin() as tx:
             found = [str(row) for row in tx.execute(sa.text("PRAGMA quick_check(1)")).scalars()]
         if found != ["ok"]:
-            raise IntegrityError(
-                f"{self._path} is damaged ({found[0].splitlines()[-1]}): restore the run from a backup with "
-                "`dah coordinator restore`"
-            )
+            raise IntegrityError(_damaged(self._path, found[0].splitlines()[-1]))
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -383,6 +380,10 @@ def _row(record: Lease | Contribution, numbered_by: str) -> dict[str, Any]:
     return {name: getattr(record, name) for name in names if name != numbered_by}
 
 
+def _damaged(path: Path, what: str) -> str:
+    return f"{path} is damaged ({what}): restore it from a backup with `dah coordinator restore`"
+
+
 def copy_ledger(source: Path, target: Path) -> None:
     """Copy the ledger at `source`, as it is at one instant though a coordinator writes on, to `target`.
 
@@ -397,7 +398,7 @@ def copy_ledger(source: Path, target: Path) -> None:
             (sound,) = writing.execute("PRAGMA integrity_check(1)").fetchone()
         if sound != "ok":
             temporary.unlink()
-            raise IntegrityError(f"{source} is damaged ({sound}): restore it from a backup")
+            raise IntegrityError(_damaged(source, sound))
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -440,7 +441,7 @@ def _transaction(engine: sa.Engine, path: Path) -> Iterator[sa.Connection]:
     except sa.exc.IntegrityError:
         raise
     except DatabaseError as error:
-        raise IntegrityError(f"{path} is damaged ({error.orig}): restore it from a backup") from error
+        raise IntegrityError(_damaged(path, str(error.orig))) from error
 
 
 @contextmanager
@@ -451,7 +452,7 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         raise StorageError(f"{path} cannot be copied ({error}): free some space or check the disk") from error
     except sqlite3.DatabaseError as error:
-        raise IntegrityError(f"{path} is damaged ({error}): restore it from a backup") from error
+        raise IntegrityError(_damaged(path, str(error))) from error
 
 
 def _uri(path: Path) -> str:

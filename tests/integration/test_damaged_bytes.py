@@ -192,13 +192,23 @@ def test_damaged_checkpoint_is_no_longer_offered_and_the_next_best_is(tmp_path: 
         assert run.get("/checkpoints.json").json()["latest"] == names[1]
 
 
-def test_damaged_ledger_is_refused_with_the_way_back(tmp_path: Path) -> None:
+def damage_pages(data: bytearray, *pages: int) -> bytearray:
+    for page in pages:
+        data[page * 4096 : page * 4096 + 8] = b"\xff" * 8  # the header of a b-tree page
+    return data
+
+
+LEDGER_DAMAGE: dict[str, Callable[[bytearray], bytearray]] = {
+    "its header": lambda data: data[:20] + b"\xff" * 40 + data[60:],
+    "one page": lambda data: damage_pages(data, 5),
+    "every page but the first": lambda data: damage_pages(data, *range(2, len(data) // 4096)),
+    "its second half": lambda data: data[: len(data) // 2],
+}
+
+
+@pytest.mark.parametrize("how", LEDGER_DAMAGE)
+def test_damaged_ledger_is_refused_with_the_way_back(tmp_path: Path, how: str) -> None:
     folder = tiny_run_folder(tmp_path, *QUIET, *ROUNDS)
-    with serving(folder) as run, volunteers(run, 1) as (anna,):
-        train(run, anna, 4)
-    data = bytearray(folder.ledger.read_bytes())
-    for page in range(2, len(data) // 4096):
-        data[page * 4096 : page * 4096 + 8] = b"\xff" * 8  # the header of each b-tree page but the first
-    folder.ledger.write_bytes(data)
-    with pytest.raises(IntegrityError, match=r"ledger\.sqlite is damaged"):
+    folder.ledger.write_bytes(LEDGER_DAMAGE[how](bytearray(folder.ledger.read_bytes())))
+    with pytest.raises(IntegrityError, match=r"ledger\.sqlite is damaged .*`dah coordinator restore`"):
         Coordinator(folder)
