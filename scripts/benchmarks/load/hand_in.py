@@ -38,7 +38,7 @@ _RUN: Final = (
     "round.quorum=1.0",
     "round.max_seconds=600.0",
 )
-_FLEET: Final = FleetSettings(workers=_WORKERS, speed=Spread(median=0.0), channels=64, deltas=16)
+_FLEET: Final = FleetSettings(workers=_WORKERS, speed=Spread(median=0.0), deltas=16)
 
 
 def hand_in(quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
