@@ -15,10 +15,14 @@ from typing import Final
 import httpx2
 import psutil
 
-from benchmarks.processes import CONFIG, dah, start
+from benchmarks.processes import CONFIG, start
+from coordinator.init import init_run
 from coordinator.ledger import Ledger
 from coordinator.records import Lease, LeaseId
 from coordinator.run_folder import RunFolder
+from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.config.toml import load_toml
+from diffusion_at_home.data.build import build
 
 _POLL_SECONDS: Final = 0.02
 
@@ -135,11 +139,9 @@ def site(*overrides: str) -> Iterator[Site]:
     """A run of configs/digits.toml with `overrides`, served until the end of the block; the first version is evaluated."""
     with tempfile.TemporaryDirectory(prefix="dah-bench-") as scratch, ExitStack() as stack:
         root = Path(scratch)
-        dah("data", "build", "digits", str(root / "digits"))
+        build("digits", root / "digits")
         made = Site(root, stack)
-        changes = [f"data.path='{root / 'digits'}'", *overrides]
-        settings = [word for change in changes for word in ("--set", change)]
-        dah("coordinator", "init", str(made.folder.root), "--config", str(CONFIG), *settings)
+        init_run(made.folder, load_toml(CONFIG, RunConfig, [f"data.path='{root / 'digits'}'", *overrides]))
         made.start()
         made.await_evaluation()
         yield made

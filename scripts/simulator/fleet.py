@@ -82,7 +82,7 @@ class Fleet:
     @asynccontextmanager
     async def joined(self) -> AsyncIterator[Sequence[asyncio.Task[None]]]:
         """Within, they live; each task ends when the run is complete, and raises what a volunteer should not meet."""
-        channels = min(self.settings.channels, self.settings.workers)
+        channels = self.settings.channels or self.settings.workers
         lines = Lines(self.run.grpc_target, secure=self.run.address.secure, channels=channels)
         async with httpx2.AsyncClient(timeout=60.0) as http:
             around = Surroundings(self.settings, self._work, self.deltas, self._fetcher(http))

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 
 import grpc
 
+from coordinator.blobs import allow_many_files
 from diffusion_at_home import PROTOCOL_VERSION, __version__
 from diffusion_at_home.identity import Identity
 from diffusion_at_home.refusals import MEANINGS, REFUSAL_METADATA, RETRY_AFTER_METADATA, short_name
@@ -61,6 +62,7 @@ class Lines:
 
     def __init__(self, target: str, *, secure: bool, channels: int) -> None:
         """`target` is host:port; `channels` for calls, and as many for what is handed in."""
+        allow_many_files()
         self._pairs = [Channels(_channel(target, secure), _channel(target, secure)) for _ in range(channels)]
 
     def of(self, number: int) -> Channels:

@@ -76,8 +76,9 @@ class FleetSettings(Section):
     """Volunteers, each with a key and a session of its own."""
     seed: Count = 0
     """Of everything that is drawn: keys, speeds, lines, deaths, deltas."""
-    channels: Positive = 64
-    """Most connections that the volunteers share for their calls, and as many again for what they hand in."""
+    channels: Count = 0
+    """Connections that the volunteers share for their calls, and as many again for what they hand in; 0 gives each its own, as
+    workers have them. A coordinator allows so many calls at once over one that ten volunteers can share it."""
     join_within_seconds: Amount = 1.0
     """Time over which they arrive at the start (seconds)."""
     speed: Spread = Spread(median=20.0, sigma=0.6)

@@ -10,8 +10,12 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
+
+import psutil
 
 from simulator.fleet import Fleet, FoundRun
 from simulator.settings import FleetSettings, Spread
@@ -38,7 +42,7 @@ _RUN: Final = (
     "round.quorum=1.0",
     "round.max_seconds=600.0",
 )
-_FLEET: Final = FleetSettings(workers=_WORKERS, speed=Spread(median=0.0), channels=64, deltas=16)
+_FLEET: Final = FleetSettings(workers=_WORKERS, speed=Spread(median=0.0), deltas=16)
 
 
 def hand_in(quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
@@ -48,17 +52,27 @@ def hand_in(quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     for codec in codecs:
         with site(*_RUN, *FLEETS[codec], *overrides) as place:
             for case, most_seconds in (("paced", _WORKERS / _A_SECOND), ("burst", 0.0)):
-                first, tally = asyncio.run(_work(place, most_seconds, rounds))
-                rates = _rates(place, first, rounds)
-                figures[f"submits_per_second_{case}_{codec}"] = Figure(rates, "contributions/s, of one round")
-                figures |= latencies(tally, ("submit",), f"{case}_{codec}")
-                busy = sum(n for (call, reason), n in tally.refusals.items() if (call, reason) == ("submit", "busy"))
-                figures[f"busy_{case}_{codec}"] = Figure((float(busy),), "refusals")
+                seen = asyncio.run(_work(place, most_seconds, rounds))
+                name, count = f"{case}_{codec}", rounds * _WORKERS
+                figures[f"submits_per_second_{name}"] = Figure(_rates(place, seen.first, rounds), "/s, of one round")
+                figures |= latencies(seen.tally, ("submit",), name)
+                figures[f"busy_{name}"] = Figure((float(seen.tally.refusals["submit", "busy"]),), "refusals")
+                for who, seconds in (("coordinator", seen.coordinator_seconds), ("fleet", seen.fleet_seconds)):
+                    figures[f"cpu_ms_{who}_{name}"] = Figure((1000 * seconds / count,), "ms a contribution")
     return figures
 
 
-async def _work(place: Site, most_seconds: float, rounds: int) -> tuple[int, Tally]:
-    """The first round that is measured, and what was seen from then on."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    first: int
+    """Round that is measured."""
+    tally: Tally
+    coordinator_seconds: float
+    """Of processors; what is left of them when others want them, too, is what a rate depends on."""
+    fleet_seconds: float
+
+
+async def _work(place: Site, most_seconds: float, rounds: int) -> _Seen:
     rng = random.Random(0)  # noqa: S311
 
     def speed(number: int) -> float:  # noqa: ARG001 -- one draw a lease
@@ -71,8 +85,15 @@ async def _work(place: Site, most_seconds: float, rounds: int) -> tuple[int, Tal
         first = await asyncio.to_thread(place.newest_version) + 3
         await asyncio.to_thread(place.await_version, first - 1)
         fleet.phase()
+        spent = _cpu_seconds(place.process), time.process_time()
         await asyncio.to_thread(place.await_version, first - 1 + rounds)
-        return first, fleet.phase()
+        coordinator_seconds = _cpu_seconds(place.process) - spent[0]
+        return _Seen(first, fleet.phase(), coordinator_seconds, time.process_time() - spent[1])
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _rates(place: Site, first: int, rounds: int) -> tuple[float, ...]:

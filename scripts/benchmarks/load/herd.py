@@ -1,8 +1,8 @@
 """Five hundred volunteers come back within a second of the coordinator's restart; then two thousand idle ones beat, too.
 
-Each of the five hundred has a lease, which must outlive everything, and a connection of its own, which it opens anew; it beats
-with the session that it had, then joins again, as often as it is told to come back.
-Two thousand more share connections; first they beat, then they wait for work as workers do, in Lease, while leases come and go.
+Each has a connection of its own. The five hundred have leases, which must outlive everything; they connect anew, beat with the
+sessions that they had, then join again, as often as they are told to come back. The two thousand first beat, then wait for
+work as workers do, in Lease, while one lease goes from hand to hand and wakes who waits.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from simulator.fleet import FoundRun, watch_lag
-from simulator.session import Lines, Refused, SimulatedSession
+from simulator.session import Lines, Refused, SimulatedSession, Unanswered
 from simulator.tally import Tally
 
 from benchmarks.figures import Figure
@@ -28,9 +28,6 @@ from diffusion_at_home.rpc import coordinator_pb2 as pb
 
 _HOLDERS: Final = 500
 _IDLERS: Final = 2_000
-_SHARED: Final = 100
-"""Connections of the idle ones."""
-
 _BEAT_SECONDS: Final = 10.0
 """A third of lease.heartbeat_seconds' default: three times as many beats."""
 
@@ -42,6 +39,7 @@ _JOIN_SECONDS: Final = 15.0
 
 _ASK: Final = pb.LeaseRequest(protocol_version=PROTOCOL_VERSION, wait_ms=20_000)
 
+_RETRY_SECONDS: Final = 0.5
 _WITHIN_SECONDS: Final = 1.0
 _BATCH: Final = 8
 _RUN: Final = (
@@ -76,7 +74,7 @@ async def _herd(place: Site, seconds: float) -> dict[str, Figure]:
     rng, run = random.Random(0), await asyncio.to_thread(FoundRun.at, place.url)  # noqa: S311
     figures: dict[str, Figure] = {}
     async with AsyncExitStack() as stack:
-        before = await _lines(run, 20, stack)
+        before = await _lines(run, _HOLDERS, stack)
         holders = [_Holder(_session(run, before, number, rng)) for number in range(_HOLDERS)]
         await asyncio.gather(*(_join(holder) for holder in holders))
         await asyncio.gather(*(_take_lease(holder) for holder in holders))
@@ -89,8 +87,8 @@ async def _herd(place: Site, seconds: float) -> dict[str, Figure]:
             await asyncio.gather(*(_come_back(holder, anew, n, rng) for n, holder in enumerate(holders)))
 
         stack.enter_context(_all(_beats(holder, rng) for holder in keepers))
-        shared = await _lines(run, _SHARED, stack)
-        idlers = [_Holder(_session(run, shared, number, rng)) for number in range(_IDLERS)]
+        more = await _lines(run, _IDLERS, stack)
+        idlers = [_Holder(_session(run, more, number, rng)) for number in range(_IDLERS)]
         await asyncio.gather(*(_come(idler, rng) for idler in idlers))
         with _all(_beats(idler, rng) for idler in idlers):
             async with _phase("idle", ("heartbeat",), [*keepers, *idlers], figures):
@@ -154,6 +152,8 @@ async def _join(holder: _Holder) -> None:
             if refused.reason != "busy":
                 raise
             await asyncio.sleep(refused.retry_after.total_seconds())
+        except Unanswered:  # also what a server says that has too many streams
+            await asyncio.sleep(_RETRY_SECONDS)
 
 
 async def _beats(holder: _Holder, rng: random.Random) -> None:
