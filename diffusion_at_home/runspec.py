@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
 
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.toml import Section, first_mistake
@@ -36,10 +36,12 @@ class RunSpec(Section):
     """The shards that are leased, and those that are held out."""
     tokenizer: str
     """tokenizer.json."""
+    _blob: bytes = PrivateAttr(default=b"")
+    """What it was read from: newer software, whose config has more keys, must not give a run another name."""
 
     def to_bytes(self) -> bytes:
         """The blob."""
-        return self.model_dump_json(indent=1).encode()
+        return self._blob or self.model_dump_json(indent=1).encode()
 
     @property
     def sha256(self) -> str:
@@ -50,6 +52,8 @@ class RunSpec(Section):
     def from_bytes(cls, data: bytes) -> RunSpec:
         """Parse a blob. Raises `DataError`."""
         try:
-            return cls.model_validate_json(data)
+            spec = cls.model_validate_json(data)
         except ValidationError as error:
             raise DataError(f"the run's specification does not parse ({first_mistake(error)}): upgrade") from None
+        spec._blob = data
+        return spec
