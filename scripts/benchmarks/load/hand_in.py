@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import psutil
-
 from simulator.fleet import Fleet, FoundRun
 from simulator.settings import FleetSettings, Spread
 from simulator.tally import Tally
