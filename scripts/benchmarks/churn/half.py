@@ -1,6 +1,7 @@
 """Half of eight volunteers are killed in each of twenty rounds of a real training on digits, against a calm one.
 
 Killed are the first four that get a lease in a round, somewhere in the middle of it; each comes back with its key alone.
+All leases are alike, an eighth of a round: else survivors would get other ones, and a loss depends on how long leases are.
 The losses are held out, at equal accepted images. Samples are counted of all epochs but the last: how often each was trained
 into the model, by the ledger, and how often it was computed with, also by those who died over it.
 """
@@ -37,7 +38,6 @@ _RUN: Final = (
     f"inner.batch_images={_BATCH}",
     "inner.learning_rate=2e-3",
     "lease.timeout_seconds=20.0",
-    "lease.min_steps=2",
     "round.max_seconds=120.0",
     "ema.half_life_images=2000",
     "evaluation.every_images=1000000000",  # the first and the last
@@ -59,12 +59,13 @@ class _Half:
         self._victims = _WORKERS // 2 if dying else 0
         self._rng = random.Random(seed)  # noqa: S311
         self._doomed: dict[int, set[int]] = {}
+        self._dead: dict[int, set[int]] = {}
 
     async def __call__(
         self, number: int, grant: pb.LeaseGrant, wrap_up: asyncio.Event, on_images: Callable[[int], None]
     ) -> Product:
         """See `Work`."""
-        doomed = self._doomed.setdefault(grant.round, set())
+        doomed, dead = self._doomed.setdefault(grant.round, set()), self._dead.setdefault(grant.round, set())
         dies_at = math.inf
         if number not in doomed and len(doomed) < self._victims:
             doomed.add(number)
@@ -73,7 +74,8 @@ class _Half:
         def on_images_and_die(images: int) -> None:
             self.images[grant.lease_id] = images
             on_images(images)
-            if images >= dies_at and self._fleet.kill(number):
+            if images >= dies_at and number not in dead and self._fleet.kill(number):
+                dead.add(number)
                 self.deaths[grant.round] += 1
                 self.trained.forget(number)
 
@@ -100,7 +102,15 @@ def half(quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     seeds, images = (1, 256) if quick else (3, 1280)
     calm, killed = list[_Outcome](), list[_Outcome]()
     for seed in range(seeds):
-        run = (*_RUN, f"run.seed={seed}", f"round.images={images}", f"run.total_images={_ROUNDS * images}", *overrides)
+        steps = images // _WORKERS // _BATCH
+        run = (
+            *_RUN,
+            *(f"lease.{which}_steps={steps}" for which in ("min", "probe", "max")),
+            f"run.seed={seed}",
+            f"round.images={images}",
+            f"run.total_images={_ROUNDS * images}",
+            *overrides,
+        )
         for dying, outcomes in ((False, calm), (True, killed)):
             with site(*run) as place:
                 outcomes.append(_train(place, seed, dying=dying))
