@@ -115,9 +115,6 @@ _COORDINATOR: Final[dict[str, Seam]] = {
     "update: half": Half(r"staging/update-\d+"),
     **_around("update's blob is renamed", Operation.RENAME, r"staging/update-\d+"),
     **_committed("version", "INSERT versions"),
-    # Published, its state not saved: the next start steps the saved one again.
-    "start: before a version is stepped again": File(Operation.WRITE, "staging/update-again"),
-    "start: a version half stepped again": Half("staging/update-again"),
     "state: before it is synced": File(Operation.READ, r"state/state-\d+\.tmp"),
     **_around("state is renamed", Operation.RENAME, r"state/state-\d+\.tmp"),
     **_around("old state is deleted", Operation.REMOVE, r"state/state-\d+\.safetensors"),

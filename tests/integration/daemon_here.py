@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from worker.daemon import Daemon
@@ -13,8 +15,14 @@ from worker.state_folder import StateFolder
 from worker.steppers import OpenStepper, open_stepper
 
 
-def work_here(root: Path, url: str, goal: Goal, open_stepper: OpenStepper = open_stepper) -> Status:
-    """Work for the run at `url` until `goal`; returns the last status."""
+def work_here(
+    root: Path,
+    url: str,
+    goal: Goal,
+    open_stepper: OpenStepper = open_stepper,
+    stop_when: Callable[[Status], bool] | None = None,
+) -> Status:
+    """Work for the run at `url` until `goal`, or until the status is as `stop_when` says; returns the last status."""
     root.mkdir()
     settings = WorkerSettings(
         device=Device.CPU,
@@ -26,5 +34,20 @@ def work_here(root: Path, url: str, goal: Goal, open_stepper: OpenStepper = open
     )
     folder = StateFolder(root)
     daemon = Daemon(settings, folder, open_stepper, require_sound=lambda _: None)
-    daemon.run(workplace(folder, [url]), goal)
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(daemon, stop_when, over)) if stop_when else None
+    if watch:
+        watch.start()
+    try:
+        daemon.run(workplace(folder, [url]), goal)
+    finally:
+        over.set()
+        if watch:
+            watch.join()
     return daemon.progress.status
+
+
+def _watch(daemon: Daemon, stop_when: Callable[[Status], bool], over: threading.Event) -> None:
+    while not over.wait(0.05):
+        if stop_when(daemon.progress.status):
+            daemon.stop.request()

@@ -58,7 +58,7 @@ def test_a_download_is_resumed_and_then_verified(site: Site, tmp_path: Path) -> 
     out = tmp_path / "mine"
     words = ["checkpoint", "download", site.url, "--which", "best", "--out", out]
     path = next(path for path in site.pages if path.endswith(f"100/{WEIGHTS}"))
-    site.cuts[path] = [1000, *[0] * 10]
+    site.cuts[path] = [1000, *[0] * 20]
     said = dah(*words).refuses(Unreachable.exit_code)
     assert said.startswith(f"{site.url} does not answer")
     del site.cuts[path]
