@@ -72,7 +72,8 @@ _NUM_DISK_THREADS: Final = 8
 
 _GRPC_OPTIONS: Final = [
     ("grpc.so_reuseport", 1),
-    ("grpc.max_concurrent_streams", 16),  # a connection is one worker's, which has three calls open at most
+    # A connection is one worker's, which has three calls open at most; refused hand-ins count until garbage is collected.
+    ("grpc.max_concurrent_streams", 256),
     ("grpc.max_connection_idle_ms", 300_000),  # one without a call gives its descriptor back
     ("grpc.max_receive_message_length", MAX_CHUNK_BYTES + 64 * 1024),
     ("grpc.max_metadata_size", 16 * 1024),

@@ -54,6 +54,18 @@ class Intake:
         self, lease: Lease, header: pb.SubmitHeader, requests: AsyncIterator[pb.SubmitRequest]
     ) -> Contribution:
         """The receipt for what `requests` brings; the same one again for the same bytes. Raises `Refused`."""
+        try:
+            return await self._take(lease, header, requests)
+        except Refused:
+            # A call that was given up may have been accepted meanwhile: then this one, of the same bytes, has its receipt.
+            before = await self._dispatcher.receipt(lease.lease_id)
+            if before is None or before.sha256 != header.sha256:
+                raise
+            return before
+
+    async def _take(
+        self, lease: Lease, header: pb.SubmitHeader, requests: AsyncIterator[pb.SubmitRequest]
+    ) -> Contribution:
         before = await self._dispatcher.receipt(lease.lease_id)
         if before is not None:
             return same_or_refused(before, header.sha256)

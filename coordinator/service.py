@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 
@@ -213,25 +213,34 @@ class CoordinatorService(CoordinatorServicer):
         return 0 if left is None else max(1, _ms(left))
 
     async def _answer(self, call: str, context: Context, work: Awaitable[T]) -> T:
+        """What `work` comes to; a refusal is the call's status, with which no reply is sent.
+
+        Not by `context.abort`: its exception and the call hold each other, so that the stream would count among its
+        connection's until garbage is collected.
+        """
         try:
             return await work
         except Refused as refused:
-            refusal = refused
+            refusal = refused.with_traceback(None)  # which would hold this frame
         except StorageError as error:
             _log.error("storage_error", call=call, error=str(error))
             sentence = "the coordinator cannot store anything now: come back later"
             refusal = Refused(pb.REFUSAL_STORAGE_FULL, sentence, timedelta(seconds=30))
         except Exception:  # noqa: BLE001 -- the RPC boundary
             _log.exception("call_failed", call=call)
-            await context.abort(grpc.StatusCode.INTERNAL, "the coordinator has a fault of its own; it is in its log")
+            context.set_code(grpc.StatusCode.INTERNAL)
+            context.set_details("the coordinator has a fault of its own; it is in its log")
+            return cast("T", None)
         self._metrics.refusals.labels(call=call, reason=refusal.name).inc()
         if self._admission.refusal_lines.has_room():
             _log.info("call_refused", call=call, reason=refusal.name, sentence=str(refusal))
         trailer = [(REFUSAL_METADATA, pb.Refusal.Name(refusal.refusal))]
         if refusal.retry_after is not None:
             trailer.append((RETRY_AFTER_METADATA, str(int(refusal.retry_after / timedelta(milliseconds=1)))))
-        await context.abort(MEANINGS[refusal.refusal].status, str(refusal), tuple(trailer))
-        raise AssertionError("abort raises")
+        context.set_code(MEANINGS[refusal.refusal].status)
+        context.set_details(str(refusal))
+        context.set_trailing_metadata(tuple(trailer))
+        return cast("T", None)
 
 
 def _speed(claimed: float) -> float:

@@ -6,8 +6,9 @@ From it and the initial seed a model is built whose layout both sides compare; n
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
 
@@ -38,6 +39,13 @@ class RunSpec(Section):
     """tokenizer.json."""
     _blob: bytes = PrivateAttr(default=b"")
     """What it was read from: newer software, whose config has more keys, must not give a run another name."""
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """See `BaseModel`; what was changed is another blob."""
+        copy = super().model_copy(update=update, deep=deep)
+        if update:
+            copy._blob = b""
+        return copy
 
     def to_bytes(self) -> bytes:
         """The blob."""

@@ -34,6 +34,9 @@ _DEADLINE_SECONDS: Final = 2.0
 
 _AT_ONCE: Final = 8
 _LEASE_WAIT_MS: Final = 10_000
+_CORE: Final = "Internal error from Core"
+"""What grpc says on this side when the other one has answered before all was sent."""
+
 _TRACES: Final = ("Traceback", 'File "', ".py", "site-packages")
 
 
@@ -99,6 +102,8 @@ class Hostile:
             answer, sentence = "(ok)", ""
         except grpc.aio.AioRpcError as error:
             answer = refusal_name(error) or f"({error.code().name.lower()})"
+            if error.details() == _CORE:
+                answer = "(broken off)"
             sentence = f"{error.details()} {error.trailing_metadata()}"
         except asyncio.CancelledError:
             if is_dying():

@@ -103,7 +103,8 @@ def test_flipped_update_is_never_served_again_and_joiners_go_another_way(tmp_pat
     name = history(folder)[2].update_sha256
     flip(folder.blobs / name)
     with serving(folder) as run, volunteers(run, 1) as (anna,):
-        until(lambda: run.get(f"/blobs/{name}").status_code == 404)
+        until((folder.damaged / name).is_file)
+        assert run.get(f"/blobs/{name}").status_code == 404
         until(lambda: problems(run) == {})
         for held in (0, 1, 2):
             for blob in anna.lease(held_version=held, has_weights=True).catch_up:
