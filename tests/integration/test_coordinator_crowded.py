@@ -21,7 +21,7 @@ QUIET = ("evaluation.every_images=100000", "checkpoint.every_images=100000")
 ONE_LEASE = ("lease.probe_steps=2", "round.images=16", "server.max_waiting=1")
 
 METHODS = ("Join", "Lease", "Heartbeat", "SubmitOffset", "Release", "Submit", "Nothing")
-NUM_MUTATED = 1000
+NUM_MUTATED = 200
 
 
 @pytest.fixture
