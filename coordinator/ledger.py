@@ -70,7 +70,7 @@ class Ledger:
             with self._begin() as tx:
                 found = known.revision(tx)
             _check_revision(path, found, known, read_only=read_only)
-        except BaseException:
+        except BaseException:  # raised again; the file must not stay open
             self._engine.dispose()
             raise
         if found != known.newest:

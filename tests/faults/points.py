@@ -2,7 +2,7 @@
 
 A point lies where the platform can be asked what a process is about to do, so that nothing of ours is patched and the code
 knows of no test: at a file operation, in the middle of writing a file, at a transaction, at an event of the log. To add one,
-add a row here; `test_points_are_reached` fails for a row that no run passes.
+add a row here; `test_coordinator_killed_anywhere.py` and its like fail for a row that no run passes.
 """
 
 from __future__ import annotations
