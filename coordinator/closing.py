@@ -1,19 +1,26 @@
 """When a round closes: pure policy over what has come in and when.
 
     target reached, or all that is left is too little to lease and nobody is working   -> now
-    quorum reached after q seconds                                                     -> at q x (1 + round.grace)
+    quorum reached after q seconds                                                     -> at q x (1 + round.grace),
+                                                                                          two heartbeats later at least
     anything at all                                                                    -> at round.max_seconds
     nothing                                                                            -> not at all; the round waits
 
-The time is counted from the first lease of the round, so that a run nobody has joined does not close empty rounds.
+The time is counted from the first lease of the round, so that a run nobody has joined does not close empty rounds. Leases
+are sized to end together, so a quorum comes near the end of a round, and a worker that hangs costs its whole grace. It is
+short for that reason, yet long enough for everyone to hear of it by a heartbeat and to hand in what there is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
-from diffusion_at_home.config.run import RoundSection
+from diffusion_at_home.config.run import RunConfig
+
+_HEARD_HEARTBEATS: Final = 2
+"""Of a grace at least: everyone has heard of it after one."""
 
 
 class CloseReason(StrEnum):
@@ -46,17 +53,18 @@ class Progress:
         return max(0, self.target_images - self.accepted_images - self.leased_images)
 
 
-def closes_at(section: RoundSection, progress: Progress) -> float | None:
+def closes_at(config: RunConfig, progress: Progress) -> float | None:
     """When the round closes if nothing more comes in; None while that is not known."""
     if progress.started_at is None:
         return None
-    box = progress.started_at + section.max_seconds
+    box = progress.started_at + config.round.max_seconds
     if progress.quorum_at is None:
         return box
-    return min(box, progress.quorum_at + section.grace * (progress.quorum_at - progress.started_at))
+    share = config.round.grace * (progress.quorum_at - progress.started_at)
+    return min(box, progress.quorum_at + max(share, _HEARD_HEARTBEATS * config.lease.heartbeat_seconds))
 
 
-def close_reason(section: RoundSection, progress: Progress, now: float) -> CloseReason | None:
+def close_reason(config: RunConfig, progress: Progress, now: float) -> CloseReason | None:
     """Why the round closes now, or None if it does not."""
     if progress.accepted_images >= progress.target_images:
         return CloseReason.TARGET
@@ -64,7 +72,7 @@ def close_reason(section: RoundSection, progress: Progress, now: float) -> Close
         return None
     if progress.leased_images == 0 and progress.unleased_images < progress.min_lease_images:
         return CloseReason.EXHAUSTED
-    deadline = closes_at(section, progress)
+    deadline = closes_at(config, progress)
     if deadline is None or now < deadline:
         return None
     return CloseReason.TIME if progress.quorum_at is None else CloseReason.GRACE

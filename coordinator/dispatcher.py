@@ -196,12 +196,12 @@ class Dispatcher:
         return self._seconds_to_close(self.progress)
 
     def _seconds_to_close(self, progress: Progress) -> float | None:
-        deadline = closes_at(self._config.round, progress)
+        deadline = closes_at(self._config, progress)
         return None if self._round is None or deadline is None else max(0.0, deadline - self._clock.now())
 
     def close_reason(self) -> CloseReason | None:
         """Why the round should close now, or None."""
-        return close_reason(self._config.round, self.progress, self._clock.now()) if self._round else None
+        return close_reason(self._config, self.progress, self._clock.now()) if self._round else None
 
     def upcoming_shards(self) -> list[int]:
         """Indices of the shards that the next leases will probably take from."""

@@ -303,8 +303,8 @@ class RoundSection(Section):
     """Time box: a round that has anything closes after this long (seconds)."""
     quorum: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.6
     """Share of `images` whose arrival starts the grace."""
-    grace: Amount = 0.5
-    """Grace after the quorum, as a share of the time that the quorum took; the closing time is announced when it starts."""
+    grace: Amount = 0.15
+    """Grace after the quorum, as a share of the time that the quorum took, two heartbeats at least; announced at its start."""
     late_weight: Fraction = 0.0
     """Weight of a delta that missed its round by one version, in the next round; 0 refuses it (stale deltas diverge)."""
 

@@ -1,9 +1,9 @@
 """A soak: real training for an hour and more while everything fails now and then, against a run in which nothing does.
 
 Workers are real processes behind home lines. At seeded random times one of them or the coordinator is killed with -9, a line
-is cut or falls silent, a worker stands still for longer than its lease. Whoever was killed comes back after a while. Then the
-same run, undisturbed, trains as many images; both learn from the same data under the same schedule, and are compared by
-held-out loss at equal accepted images. At the end the disturbed run is replayed from its ledger.
+is cut or falls silent, a worker stands still for longer than its lease. Whoever was killed comes back after a while. Beside
+it, on the same machine, the same run trains undisturbed, until it has as many images; both learn from the same data under the
+same schedule, and are compared by held-out loss at equal accepted images. At the end the disturbed run is replayed.
 """
 
 from __future__ import annotations
@@ -50,13 +50,15 @@ def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     soak = load_toml(None, SoakSection, [*(_QUICK if quick else ()), *own])
     changes = [*(_QUICK_RUN if quick else ()), *(text for text in overrides if not text.startswith(_PREFIX))]
     with tempfile.TemporaryDirectory(prefix="dah-soak-") as scratch:
-        with Camp(Path(scratch) / "disturbed", soak.workers, changes) as camp:
+        with (
+            Camp(Path(scratch) / "calm", soak.workers, changes) as calm_camp,
+            Camp(Path(scratch) / "disturbed", soak.workers, changes) as camp,
+        ):
             chaos = Chaos(camp, seed=soak.seed, seconds_between=soak.seconds_between)
             chaos.rage(60 * soak.minutes)
             disturbed = camp.finish(evaluated_images=1)
+            calm = calm_camp.finish(evaluated_images=disturbed.losses[-1][0])
         replayed = replay(camp.folder)
-        with Camp(Path(scratch) / "calm", soak.workers, changes) as camp:
-            calm = camp.finish(evaluated_images=disturbed.losses[-1][0])
     assert replayed.images == disturbed.images, f"the ledger makes {replayed.images} images of {disturbed.images}"
     if soak.out is not None:
         soak.out.mkdir(parents=True, exist_ok=True)
