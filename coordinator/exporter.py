@@ -35,7 +35,7 @@ from diffusion_at_home.errors import DataError, IntegrityError, StorageError, st
 from diffusion_at_home.host_heap import give_back_heap
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model, model_family
-from diffusion_at_home.model.evaluation import held_out_loss
+from diffusion_at_home.model.evaluation import Pictures, held_out_loss
 from diffusion_at_home.outer.state import load_weights
 from diffusion_at_home.runspec import RunSpec
 from diffusion_at_home.wire.layout import Layout
@@ -83,7 +83,7 @@ class Exporter:
         self._problems = problems
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="export", initializer=give_way)
         self._changed = Bell()
-        self._held_out: tuple[Tensor, list[str]] | None = None
+        self._held_out: list[Pictures] = []
         with storage_errors(folder.exports):
             folder.exports.mkdir(exist_ok=True)
             folder.checkpoints.mkdir(exist_ok=True)
@@ -196,23 +196,23 @@ class Exporter:
         return evaluations, self._export(model, due.version, weights, evaluations, contributors)
 
     def _evaluate(self, model: DiffusionModel, version: Version, which: Weights, flat: Tensor) -> Evaluation:
-        images, captions = self._held_out_images()
         self._layout.load(model, flat)
         model.eval()
         section = self._spec.config.evaluation
         loss = held_out_loss(
-            model, images, captions, self._spec.config.objective, draws=section.draws, seed=_EVALUATION_SEED
+            model, self._held_out_pictures(), self._spec.config.objective, draws=section.draws, seed=_EVALUATION_SEED
         )
         return Evaluation(version.version, which, version.images, loss.mean, loss.bins)
 
-    def _held_out_images(self) -> tuple[Tensor, list[str]]:
-        if self._held_out is None:
-            entries = self._spec.data.held_out
-            samples = [s for entry in entries for s in read_shard(self._folder.held_out / entry.name, entry)]
-            samples = samples[: self._spec.config.evaluation.max_images]
-            manifest = self._spec.data
-            images = decode_images(samples, width=manifest.width, height=manifest.height, channels=manifest.channels)
-            self._held_out = images, [sample.caption for sample in samples]
+    def _held_out_pictures(self) -> list[Pictures]:
+        """Shard by shard."""
+        left = 0 if self._held_out else self._spec.config.evaluation.max_images
+        for entry in self._spec.data.held_out:
+            samples = read_shard(self._folder.held_out / entry.name, entry)[:left] if left else []
+            if samples:
+                images = decode_images(samples, entry.size, self._spec.data.channels)
+                self._held_out.append(Pictures(images, [sample.caption for sample in samples]))
+                left -= len(samples)
         return self._held_out
 
     def _export(

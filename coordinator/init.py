@@ -71,12 +71,18 @@ def _check_fit(config: RunConfig, manifest: DataManifest) -> None:
             f"model.latents.autoencoder = {config.model.latents.autoencoder!r}, but the data set in {config.data.path} "
             "holds pictures, not latents: set model.latents.autoencoder to 'none'"
         )
-    side, channels = config.model.image_size, config.model.channels
-    if (manifest.width, manifest.height, manifest.channels) != (side, side, channels):
+    side, unit = config.model.image_size, config.model.size_unit
+    if manifest.channels != config.model.channels:
         raise ConfigError(
-            f"the data set in {config.data.path} has {manifest.width} x {manifest.height} pixels of "
-            f"{manifest.channels} channels, the model {side} x {side} of {channels}: change model.image_size"
+            f"the data set in {config.data.path} has {manifest.channels} channels, the model {config.model.channels}: "
+            "change model.channels"
         )
+    for entry in (*manifest.train, *manifest.held_out):
+        if entry.width % unit or entry.height % unit or entry.width * entry.height > side**2:
+            raise ConfigError(
+                f"the data set in {config.data.path} has pictures of {entry.width} x {entry.height} pixels, the model takes "
+                f"multiples of {unit} up to the area of {side} x {side}: change model.image_size, or build the data again"
+            )
     if not manifest.held_out:
         raise ConfigError(
             f"the data set in {config.data.path} has no held-out shards: build it again, or change data.path"

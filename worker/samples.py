@@ -5,6 +5,7 @@ The order is a function of the run's seed and the lease's ranges alone; which sh
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 from collections import OrderedDict
@@ -35,6 +36,16 @@ class _Shard:
     num_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    """A sample."""
+
+    epoch: int
+    shard: int
+    position: int
+    """In the shard's file."""
+
+
 class LeaseSamples:
     """Reads the shards of one run."""
 
@@ -47,36 +58,48 @@ class LeaseSamples:
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
 
     def batches(self, ranges: Sequence[ShardRange], interrupt: threading.Event) -> Iterator[Batch]:
-        """The samples of `ranges` in order, batch_images at a time and the rest at the end.
+        """The samples of `ranges` in order, batch_images at a time and what is left of each size at its end.
 
+        A batch holds pictures of one size, so one is smaller where a shard of another size begins.
         Ends early if `interrupt` is set while a shard is waited for. Raises as `BlobFetcher.have`.
         """
         picks = self._picks(ranges)
         try:
-            while batch := list(itertools.islice(picks, self._batch_images)):
-                yield self._batch(batch, interrupt)
+            for _, same_size in itertools.groupby(picks, key=lambda pick: self._data.train[pick.shard].size):
+                while batch := list(itertools.islice(same_size, self._batch_images)):
+                    yield self._batch(batch, interrupt)
         except Interrupted:
             return
         except DataError as error:  # its digest is right: the fault is the operator's and not this machine's
             raise LeaseLost(f"a shard of the run cannot be read ({error})", "unreadable_shard") from None
 
-    def _picks(self, ranges: Sequence[ShardRange]) -> Iterator[tuple[int, int]]:
-        """(shard, position in its file) of each sample."""
+    def _picks(self, ranges: Sequence[ShardRange]) -> Iterator[_Pick]:
         for part in ranges:
             order = sample_order(self._seed, part.epoch, part.shard, self._data.train[part.shard].num_samples)
             for position in order[part.start : part.start + part.count]:
-                yield part.shard, position
+                yield _Pick(part.epoch, part.shard, position)
 
-    def _batch(self, picks: Sequence[tuple[int, int]], interrupt: threading.Event) -> Batch:
+    def _batch(self, picks: Sequence[_Pick], interrupt: threading.Event) -> Batch:
         images: list[Tensor] = []
         captions: list[str] = []
-        for index, group in itertools.groupby(picks, key=lambda pick: pick[0]):
-            shard = self._shard(index, interrupt)
-            positions = [position for _, position in group]
-            samples = [shard.samples[position] for position in positions]
-            images.append(self._decode(samples) if shard.images_NCHW is None else shard.images_NCHW[positions])
-            captions += [sample.caption for sample in samples]
+        for index, members in itertools.groupby(picks, key=lambda pick: pick.shard):
+            shard, group = self._shard(index, interrupt), list(members)
+            samples = [shard.samples[pick.position] for pick in group]
+            images.append(
+                decode_images(samples, self._data.train[index].size, self._data.channels)
+                if shard.images_NCHW is None
+                else shard.images_NCHW[[pick.position for pick in group]]
+            )
+            captions += [self._caption(pick, sample) for pick, sample in zip(group, samples, strict=True)]
         return Batch(torch.cat(images), captions)
+
+    def _caption(self, pick: _Pick, sample: Sample) -> str:
+        """One of the sample's captions, another in each epoch."""
+        if not sample.further_captions:
+            return sample.caption
+        text = f"dah-captions-1\n{self._seed}\n{pick.epoch}\n{pick.shard}\n{pick.position}"
+        drawn = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+        return (sample.caption, *sample.further_captions)[drawn % (1 + len(sample.further_captions))]
 
     def _shard(self, index: int, interrupt: threading.Event) -> _Shard:
         if index not in self._shards:
@@ -90,10 +113,9 @@ class LeaseSamples:
         entry = self._data.train[index]
         with self._blobs.have(BlobRef(entry.sha256, entry.size_bytes), interrupt) as path:
             samples = read_shard(path, entry)
-        decoded_bytes = 4 * self._data.channels * self._data.height * self._data.width * len(samples)
+        decoded_bytes = 4 * self._data.channels * entry.height * entry.width * len(samples)
         if entry.size_bytes + decoded_bytes > _MEMORY_BYTES // 4:
             return _Shard(samples, None, entry.size_bytes)
-        return _Shard(samples, self._decode(samples), entry.size_bytes + decoded_bytes)
-
-    def _decode(self, samples: Sequence[Sample]) -> Tensor:
-        return decode_images(samples, width=self._data.width, height=self._data.height, channels=self._data.channels)
+        return _Shard(
+            samples, decode_images(samples, entry.size, self._data.channels), entry.size_bytes + decoded_bytes
+        )

@@ -197,6 +197,12 @@ class ModelSection(Section):
         side = self.image_size // self.latents.factor
         return self.latents.channels, side, side
 
+    @property
+    def size_unit(self) -> int:
+        """The sides of pictures must be multiples of this (pixels)."""
+        unit = self.prx.patch_size if self.kind is ModelKind.PRX else 2 ** (len(self.unet.channels) - 1)
+        return unit * (self.latents.factor if self.in_latents else 1)
+
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
         if self.in_latents and self.image_size % self.latents.factor:

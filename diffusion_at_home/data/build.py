@@ -62,10 +62,8 @@ def build(source: str, out: Path) -> DataManifest:
         name=source,
         source=kind.description,
         license=kind.license,
-        width=kind.side,
-        height=kind.side,
-        train=_write(out, "train", kind.samples(held_out=False), kind.shard_samples),
-        held_out=_write(out, "held-out", kind.samples(held_out=True), kind.shard_samples),
+        train=_write(out, "train", kind, held_out=False),
+        held_out=_write(out, "held-out", kind, held_out=True),
     )
     manifest.save(out)
     return manifest
@@ -82,8 +80,8 @@ def _existing(source: str, out: Path) -> DataManifest:
     return manifest
 
 
-def _write(out: Path, split: str, samples: Iterable[Sample], shard_samples: int) -> tuple[ShardEntry, ...]:
-    stream, entries = iter(samples), list[ShardEntry]()
-    while batch := tuple(itertools.islice(stream, shard_samples)):
-        entries.append(write_shard(out / f"{split}-{len(entries):05d}.tar", batch))
+def _write(out: Path, split: str, kind: Source, *, held_out: bool) -> tuple[ShardEntry, ...]:
+    stream, entries = iter(kind.samples(held_out=held_out)), list[ShardEntry]()
+    while batch := tuple(itertools.islice(stream, kind.shard_samples)):
+        entries.append(write_shard(out / f"{split}-{len(entries):05d}.tar", batch, (kind.side, kind.side)))
     return tuple(entries)

@@ -9,7 +9,7 @@ from typing import Final
 
 from PIL import Image, ImageDraw, ImageFont
 
-from diffusion_at_home.data.manifest import DataManifest, ShardEntry, verify
+from diffusion_at_home.data.manifest import DataManifest, ShardEntry, Size, verify
 from diffusion_at_home.data.shards import Sample, decode_image, open_image, read_shard
 from diffusion_at_home.errors import DataError, storage_errors
 
@@ -27,8 +27,8 @@ class DataSummary:
     source: str
     licenses: dict[str, int]
     """Samples of each licence."""
-    width: int
-    height: int
+    sizes: dict[str, int]
+    """Samples of each bucket, as in "8x8"."""
     train_images: int
     train_shards: int
     held_out_images: int
@@ -44,9 +44,10 @@ def summarize(folder: Path) -> DataSummary:
     """Check every shard in `folder` and count. Raises `DataError`."""
     manifest = DataManifest.load(folder)
     verify(folder, manifest)
-    licenses, captions = Counter[str](), Counter[str]()
+    licenses, captions, sizes = Counter[str](), Counter[str](), Counter[str]()
     for entry in (*manifest.train, *manifest.held_out):
-        for sample in read_pictures(folder, entry, manifest):
+        sizes[f"{entry.width}x{entry.height}"] += entry.num_samples
+        for sample in read_pictures(folder, entry):
             licenses[sample.license] += 1
             captions[sample.caption] += 1
     size_bytes = sum(entry.size_bytes for entry in (*manifest.train, *manifest.held_out))
@@ -55,8 +56,7 @@ def summarize(folder: Path) -> DataSummary:
         digest=manifest.digest,
         source=manifest.source,
         licenses=dict(licenses),
-        width=manifest.width,
-        height=manifest.height,
+        sizes=dict(sizes.most_common()),
         train_images=manifest.num_train_images,
         train_shards=len(manifest.train),
         held_out_images=sum(entry.num_samples for entry in manifest.held_out),
@@ -71,9 +71,9 @@ def summarize(folder: Path) -> DataSummary:
 def contact_sheet(folder: Path, path: Path, *, columns: int = 8, rows: int = 5) -> int:
     """Draw the first pictures of `folder` with their captions into the PNG `path`; returns how many."""
     manifest = DataManifest.load(folder)
-    samples: list[Sample] = []
+    samples: list[tuple[Sample, Size]] = []
     for entry in manifest.train:
-        samples += read_pictures(folder, entry, manifest)
+        samples += [(sample, entry.size) for sample in read_pictures(folder, entry)]
         if len(samples) >= columns * rows:
             break
     samples = samples[: columns * rows]
@@ -81,10 +81,10 @@ def contact_sheet(folder: Path, path: Path, *, columns: int = 8, rows: int = 5) 
     pitch = (_CELL + _GAP, _CELL + _TEXT + _GAP)
     sheet = Image.new("RGB", (columns * pitch[0] + _GAP, used_rows * pitch[1] + _GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
-    for index, sample in enumerate(samples):
+    for index, (sample, size) in enumerate(samples):
         row, column = divmod(index, columns)
         place = (_GAP + column * pitch[0], _GAP + row * pitch[1])
-        sheet.paste(_thumbnail(sample, manifest), place)
+        sheet.paste(_thumbnail(sample, size), place)
         draw.text((place[0], place[1] + _CELL + 2), _fitted(sample.caption, font), fill="black", font=font)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,22 +92,22 @@ def contact_sheet(folder: Path, path: Path, *, columns: int = 8, rows: int = 5) 
     return len(samples)
 
 
-def read_pictures(folder: Path, entry: ShardEntry, manifest: DataManifest) -> list[Sample]:
-    """The samples of one shard, all of them pictures of the manifest's size. Raises `DataError`."""
+def read_pictures(folder: Path, entry: ShardEntry) -> list[Sample]:
+    """The samples of one shard, all of them pictures of its size. Raises `DataError`."""
     samples = read_shard(folder / entry.name, entry)
     for sample in samples:
         try:
-            open_image(sample, (manifest.width, manifest.height)).close()
+            open_image(sample, entry.size).close()
         except DataError as error:
             raise DataError(f"{folder / entry.name}: {error}") from None
     return samples
 
 
-def _thumbnail(sample: Sample, manifest: DataManifest) -> Image.Image:
-    rgb = decode_image(sample, (manifest.width, manifest.height), "RGB")
-    scale = _CELL / max(rgb.size)
-    size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
-    return rgb.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+def _thumbnail(sample: Sample, size: Size) -> Image.Image:
+    rgb = decode_image(sample, size, "RGB")
+    scale = _CELL / max(size)
+    shown = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
+    return rgb.resize(shown, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
 
 
 def _fitted(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

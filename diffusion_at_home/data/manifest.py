@@ -16,9 +16,14 @@ MANIFEST_NAME: Final = "manifest.json"
 MAX_SHARD_BYTES: Final = 4 * 2**30
 MAX_SHARD_SAMPLES: Final = 1_000_000
 MAX_SHARDS: Final = 1_000_000
+MAX_SIDE: Final = 8192
 _MAX_MANIFEST_BYTES: Final = 256 * 2**20
 
 _REMEDY: Final = "build the data set again with `dah data build`"
+
+
+Size = tuple[int, int]
+"""Width and height (pixels)."""
 
 
 class ShardEntry(Section):
@@ -32,10 +37,19 @@ class ShardEntry(Section):
     """Of the whole file."""
     num_samples: Annotated[int, Field(gt=0, le=MAX_SHARD_SAMPLES)]
     """Pictures, each with its caption."""
+    width: Annotated[int, Field(gt=0, le=MAX_SIDE)]
+    """Of each picture (pixels)."""
+    height: Annotated[int, Field(gt=0, le=MAX_SIDE)]
+    """Of each picture (pixels)."""
+
+    @property
+    def size(self) -> Size:
+        """The bucket: width and height of each picture."""
+        return self.width, self.height
 
 
 class DataManifest(Section):
-    """One data set of one size bucket."""
+    """One data set: shards of one size bucket each."""
 
     format: Literal[1] = 1
     """Of this file and of the shards."""
@@ -45,10 +59,6 @@ class DataManifest(Section):
     """Where the pictures come from."""
     license: Annotated[str, Field(min_length=1, max_length=200)]
     """SPDX identifier where there is one."""
-    width: Annotated[int, Field(gt=0, le=8192)]
-    """Pixels."""
-    height: Annotated[int, Field(gt=0, le=8192)]
-    """Pixels."""
     channels: Literal[1, 3] = 3
     """1 for grey, 3 for RGB."""
     train: Annotated[tuple[ShardEntry, ...], Field(min_length=1, max_length=MAX_SHARDS)]

@@ -1,7 +1,8 @@
 """The shard format: a WebDataset tar, made the same byte for byte each time, and read as if an enemy had made it.
 
 Every sample is three members in a row: `<key>.png` (or .jpg, .webp), `<key>.txt` (the caption, UTF-8), `<key>.json`
-(`source` and `license`). Reading extracts nothing to disk, knows plain files only (no link, no sparse file, no extended
+(`source` and `license`; `author` and the list `captions` of further captions, where there are any). All pictures of a shard
+have one size. Reading extracts nothing to disk, knows plain files only (no link, no sparse file, no extended
 header), and checks every declared size before it allocates anything.
 """
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import re
 import struct
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Self
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ValidationError
 
-from diffusion_at_home.data.manifest import ShardEntry
+from diffusion_at_home.data.manifest import ShardEntry, Size
 from diffusion_at_home.errors import DataError, storage_errors
 
 if TYPE_CHECKING:
@@ -65,10 +65,13 @@ class Sample:
     source: str
     """Where the picture comes from."""
     license: str
+    author: str = ""
+    further_captions: tuple[str, ...] = ()
+    """Others of the same picture, shorter or longer; training takes one of all at random."""
 
 
-def write_shard(path: Path, samples: Iterable[Sample]) -> ShardEntry:
-    """Write `samples` to `path`, durable and all or nothing. Raises `DataError` on a bad sample, `StorageError`."""
+def write_shard(path: Path, samples: Iterable[Sample], size: Size) -> ShardEntry:
+    """Write `samples` of `size` to `path`, durable and all or nothing. Raises `DataError` on a bad one, `StorageError`."""
     temporary, keys = path.with_suffix(".tmp"), set[str]()
     with storage_errors(path.parent), temporary.open("wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -84,7 +87,9 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> ShardEntry:
         temporary.replace(path)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return ShardEntry(name=path.name, sha256=sha256, size_bytes=size_bytes, num_samples=len(keys))
+    return ShardEntry(
+        name=path.name, sha256=sha256, size_bytes=size_bytes, num_samples=len(keys), width=size[0], height=size[1]
+    )
 
 
 def read_shard(path: Path, entry: ShardEntry) -> list[Sample]:
@@ -114,19 +119,20 @@ def read_shard(path: Path, entry: ShardEntry) -> list[Sample]:
     return [_sample(path, key, files) for key, files in parts.items()]
 
 
-def decode_images(samples: Sequence[Sample], *, width: int, height: int, channels: int) -> Tensor:
-    """The pictures of `samples`: fp32 (N, channels, height, width) in [-1, 1]. Raises `DataError` naming the sample."""
+def decode_images(samples: Sequence[Sample], size: Size, channels: int) -> Tensor:
+    """The pictures of `samples`, all of `size`: fp32 (N, channels, height, width) in [-1, 1]. Raises `DataError`."""
     import numpy as np  # noqa: PLC0415 -- writing and listing shards needs no torch
     import torch  # noqa: PLC0415
 
+    width, height = size
     pictures = np.empty((len(samples), height, width, channels), dtype=np.uint8)
     for index, sample in enumerate(samples):
-        picture = decode_image(sample, (width, height), "L" if channels == 1 else "RGB")
+        picture = decode_image(sample, size, "L" if channels == 1 else "RGB")
         pictures[index] = np.asarray(picture).reshape(height, width, channels)
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def open_image(sample: Sample, size: tuple[int, int]) -> Image.Image:
+def open_image(sample: Sample, size: Size) -> Image.Image:
     """The picture, of which only the header is read, and found to be of `size` (width, height). Raises `DataError`."""
     try:
         picture = Image.open(io.BytesIO(sample.image), formats=("PNG", "JPEG", "WEBP"))
@@ -139,7 +145,7 @@ def open_image(sample: Sample, size: tuple[int, int]) -> Image.Image:
     return picture
 
 
-def decode_image(sample: Sample, size: tuple[int, int], mode: str) -> Image.Image:
+def decode_image(sample: Sample, size: Size, mode: str) -> Image.Image:
     """The picture of `size` (width, height) in Pillow's `mode`. Raises `DataError`."""
     with open_image(sample, size) as picture:
         try:
@@ -149,7 +155,9 @@ def decode_image(sample: Sample, size: tuple[int, int], mode: str) -> Image.Imag
 
 
 def _add_sample(tar: tarfile.TarFile, sample: Sample) -> None:
-    facts = json.dumps({"license": sample.license, "source": sample.source}, sort_keys=True)
+    facts = _Facts(
+        license=sample.license, source=sample.source, author=sample.author, captions=sample.further_captions
+    ).model_dump_json(exclude_defaults=True)
     for suffix, data in ((sample.suffix, sample.image), ("txt", sample.caption.encode()), ("json", facts.encode())):
         if suffix not in _LIMITS or len(data) > _LIMITS[suffix]:
             raise DataError(
@@ -181,8 +189,10 @@ class _PlainMember(tarfile.TarInfo):
 class _Facts(BaseModel):
     """The .json of a sample."""
 
-    source: str
     license: str
+    source: str
+    author: str = ""
+    captions: tuple[str, ...] = ()
 
 
 def _member(path: Path, member: tarfile.TarInfo) -> tuple[str, str]:
@@ -213,4 +223,6 @@ def _sample(path: Path, key: str, files: dict[str, bytes]) -> Sample:
         caption=caption,
         source=facts.source,
         license=facts.license,
+        author=facts.author,
+        further_captions=facts.captions,
     )

@@ -3,13 +3,13 @@
 The training loss is noisy because its times and noise differ at every step; here both are fixed, so two versions of a
 run answer exactly the same questions, and a difference of a percent is a difference between the versions.
 
-Shapes: N held-out images, C channels, H height, W width, B images of a chunk.
+Shapes: N held-out images of one size, C channels, H height, W width, B images of a chunk.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,15 @@ from diffusion_at_home.model.base import DiffusionModel, Tokens
 from diffusion_at_home.model.objective import flow_loss
 
 _CHUNK_PIXELS = 2**16  # of all images that are denoised together: 1,024 of 8 x 8, 16 of 64 x 64, one of 256 x 256
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Held-out pictures of one size."""
+
+    images_NCHW: Tensor
+    """In [-1, 1]."""
+    captions: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,36 +46,42 @@ class HeldOutLoss:
 @torch.no_grad()
 def held_out_loss(
     model: DiffusionModel,
-    images_NCHW: Tensor,
-    captions: Sequence[str],
+    held_out: Sequence[Pictures],
     objective: ObjectiveSection,
     *,
     draws: int,
     seed: int,
     bins: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9),
 ) -> HeldOutLoss:
-    """The loss of `model` on `images_NCHW` (in [-1, 1]) under `captions`, at each time in `bins`, `draws` noises each.
+    """The loss of `model` on all of `held_out`, at each time in `bins`, `draws` noises each.
 
     Captions are not dropped. The noise comes from `seed` alone, and an image's noise of one draw is shared by all its
     times. A loss that is not finite is returned as inf, never skipped.
     """
-    assert len(images_NCHW) == len(captions) > 0
+    num_images = sum(len(pictures.captions) for pictures in held_out)
+    assert num_images > 0
     device = next(model.parameters()).device
-    chunk = max(1, _CHUNK_PIXELS // images_NCHW[0, 0].numel())
     generator = torch.Generator().manual_seed(seed)
-    tokens = model.tokenize(captions)
     totals = [0.0] * len(bins)
-    for _ in range(draws):
-        for start in range(0, len(images_NCHW), chunk):
-            x_BCHW = images_NCHW[start : start + chunk].float()
-            eps_BCHW = torch.randn(x_BCHW.shape, generator=generator).to(device)
-            part = Tokens(tokens.ids_BL[start : start + chunk], tokens.mask_BL[start : start + chunk])
-            for index, t in enumerate(bins):
-                t_B = torch.full((len(x_BCHW),), t, device=device)
-                loss_B = flow_loss(model, x_BCHW.to(device), part, t_B, eps_BCHW, objective)
-                totals[index] += loss_B.double().sum().item()
-    losses = tuple(_finite_or_inf(total / (draws * len(images_NCHW))) for total in totals)
-    return HeldOutLoss(mean=sum(losses) / len(losses), bins=losses, images=len(images_NCHW))
+    for pictures in held_out:
+        tokens = model.tokenize(pictures.captions)
+        for _ in range(draws):
+            for x_BCHW, part in _chunks(pictures.images_NCHW, tokens):
+                eps_BCHW = torch.randn(x_BCHW.shape, generator=generator).to(device)
+                for index, t in enumerate(bins):
+                    t_B = torch.full((len(x_BCHW),), t, device=device)
+                    loss_B = flow_loss(model, x_BCHW.to(device), part, t_B, eps_BCHW, objective)
+                    totals[index] += loss_B.double().sum().item()
+    losses = tuple(_finite_or_inf(total / (draws * num_images)) for total in totals)
+    return HeldOutLoss(mean=sum(losses) / len(losses), bins=losses, images=num_images)
+
+
+def _chunks(images_NCHW: Tensor, tokens: Tokens) -> Iterator[tuple[Tensor, Tokens]]:
+    """Images and tokens of as many as are denoised together."""
+    chunk = max(1, _CHUNK_PIXELS // images_NCHW[0, 0].numel())
+    for start in range(0, len(images_NCHW), chunk):
+        part = slice(start, start + chunk)
+        yield images_NCHW[part].float(), Tokens(tokens.ids_BL[part], tokens.mask_BL[part])
 
 
 def _finite_or_inf(loss: float) -> float:

@@ -55,7 +55,7 @@ def test_every_digit_is_there_once_and_every_sixth_is_held_out(digits: Path) -> 
 def test_the_pictures_are_exactly_those_of_the_source() -> None:
     samples = {sample.key: sample for held_out in (False, True) for sample in digit_samples(held_out=held_out)}
     in_order = [samples[f"digit-{index:04d}"] for index in range(len(samples))]
-    decoded = decode_images(in_order, width=8, height=8, channels=1)[:, 0]
+    decoded = decode_images(in_order, (8, 8), 1)[:, 0]
     assert ((decoded + 1) * 8).round().numpy().tolist() == (digits_arrays()[0] * 16).tolist()
 
 
@@ -174,7 +174,7 @@ def test_the_summary_counts_what_is_there(digits: Path) -> None:
     found = summarize(digits)
     assert (found.train_images, found.held_out_images) == (1501, 296)
     assert (found.train_shards, found.held_out_shards) == (13, 3)
-    assert (found.width, found.height, found.captions) == (8, 8, 10)
+    assert (found.sizes, found.captions) == ({"8x8": 1797}, 10)
     assert found.licenses == {"CC-BY-4.0": 1797}
     assert found.size_bytes == sum(path.stat().st_size for path in digits.glob("*.tar"))
     assert found.bytes_per_image == found.size_bytes / 1797
@@ -188,13 +188,13 @@ def test_the_contact_sheet_is_a_png_of_captioned_cells(digits: Path, tmp_path: P
         assert (sheet.format, sheet.mode, sheet.size) == ("PNG", "RGB", (4 * 128 + 8, 3 * 144 + 8))
         picture = sheet.crop((8, 8, 128, 128)).resize((8, 8), Image.Resampling.NEAREST)
     first = next(digit_samples(held_out=False))
-    wanted = decode_images([first], width=8, height=8, channels=1)
+    wanted = decode_images([first], (8, 8), 1)
     levels = ((wanted[0, 0] + 1) * 127.5).round().byte()
     assert list(picture.convert("L").tobytes()) == levels.flatten().tolist()
 
 
 def test_a_contact_sheet_of_few_pictures_is_small(copy: Path, tmp_path: Path) -> None:
-    few = write_shard(copy / "few.tar", list(digit_samples(held_out=True))[:5])
+    few = write_shard(copy / "few.tar", list(digit_samples(held_out=True))[:5], (8, 8))
     DataManifest.load(copy).model_copy(update={"train": (few,)}).save(copy)
     assert contact_sheet(copy, tmp_path / "sheet.png") == 5
     with Image.open(tmp_path / "sheet.png") as sheet:
@@ -202,8 +202,8 @@ def test_a_contact_sheet_of_few_pictures_is_small(copy: Path, tmp_path: Path) ->
 
 
 def test_pictures_of_another_size_than_the_manifest_says_are_named_by_shard_and_sample(copy: Path) -> None:
-    manifest = DataManifest.load(copy).model_copy(update={"width": 16, "height": 16})
+    entry = DataManifest.load(copy).train[0].model_copy(update={"width": 16, "height": 16})
     with pytest.raises(
         DataError, match=r"train-00000\.tar: sample digit-0000 has \(8, 8\) pixels instead of \(16, 16\)"
     ):
-        read_pictures(copy, manifest.train[0], manifest)
+        read_pictures(copy, entry)

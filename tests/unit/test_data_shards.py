@@ -30,6 +30,7 @@ from diffusion_at_home.data.shards import (
 from diffusion_at_home.errors import DataError
 
 SIDE = 6
+SIZE = (SIDE, SIDE)
 
 
 def png(side: int = SIDE, level: int = 0) -> bytes:
@@ -62,7 +63,12 @@ def refusal(path: Path, data: bytes, num_samples: int = 1) -> str:
     """What is said about a shard of these bytes, whose sha256 is as listed."""
     path.write_bytes(data)
     entry = ShardEntry(
-        name=path.name, sha256=hashlib.sha256(data).hexdigest(), size_bytes=max(1, len(data)), num_samples=num_samples
+        name=path.name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=max(1, len(data)),
+        num_samples=num_samples,
+        width=SIDE,
+        height=SIDE,
     )
     with pytest.raises(DataError) as refused:
         read_shard(path, entry)
@@ -77,7 +83,7 @@ def shard(tmp_path: Path) -> Path:
 
 def test_what_was_written_is_read_in_order(shard: Path) -> None:
     samples = [sample("b", caption="größer <3"), sample("a", suffix="webp"), sample("c-1_x", caption="")]
-    entry = write_shard(shard, samples)
+    entry = write_shard(shard, samples, SIZE)
     assert read_shard(shard, entry) == samples
     assert (entry.name, entry.size_bytes, entry.num_samples) == (shard.name, shard.stat().st_size, 3)
     assert entry.sha256 == hashlib.sha256(shard.read_bytes()).hexdigest()
@@ -86,12 +92,12 @@ def test_what_was_written_is_read_in_order(shard: Path) -> None:
 def test_the_same_samples_are_the_same_bytes(shard: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.tar"
     samples = [sample("a"), sample("b")]
-    assert write_shard(shard, samples).sha256 == write_shard(again, samples).sha256
+    assert write_shard(shard, samples, SIZE).sha256 == write_shard(again, samples, SIZE).sha256
     assert shard.read_bytes() == again.read_bytes()
 
 
 def test_stock_tar_reads_a_shard(shard: Path) -> None:
-    write_shard(shard, [sample("a")])
+    write_shard(shard, [sample("a")], SIZE)
     with tarfile.open(shard) as tar:
         assert tar.getnames() == ["a.png", "a.txt", "a.json"]
 
@@ -109,7 +115,7 @@ def test_stock_tar_reads_a_shard(shard: Path) -> None:
 )
 def test_a_bad_sample_is_not_written_and_no_shard_appears(shard: Path, bad: list[Sample]) -> None:
     with pytest.raises(DataError, match="sample"):
-        write_shard(shard, bad)
+        write_shard(shard, bad, SIZE)
     assert not shard.exists()
 
 
@@ -210,7 +216,7 @@ def test_what_is_no_tar_is_refused(shard: Path, data: bytes) -> None:
 
 
 def test_a_shard_that_is_missing_or_a_folder_is_named(tmp_path: Path, shard: Path) -> None:
-    entry = write_shard(shard, [sample()])
+    entry = write_shard(shard, [sample()], SIZE)
     with pytest.raises(DataError, match=r"shard .*gone\.tar is missing"):
         read_shard(tmp_path / "gone.tar", entry)
     with pytest.raises(DataError, match=str(tmp_path)):
@@ -218,7 +224,7 @@ def test_a_shard_that_is_missing_or_a_folder_is_named(tmp_path: Path, shard: Pat
 
 
 def decode(image: bytes) -> np.ndarray:
-    return decode_images([sample(image=image)], width=SIDE, height=SIDE, channels=3).numpy()
+    return decode_images([sample(image=image)], SIZE, 3).numpy()
 
 
 def test_levels_become_minus_one_to_one() -> None:
@@ -229,7 +235,7 @@ def test_levels_become_minus_one_to_one() -> None:
 
 
 def test_grey_pictures_have_one_channel() -> None:
-    assert decode_images([sample()], width=SIDE, height=SIDE, channels=1).shape == (1, 1, SIDE, SIDE)
+    assert decode_images([sample()], SIZE, 1).shape == (1, 1, SIDE, SIDE)
 
 
 def test_a_picture_of_another_size_is_refused_by_its_sample() -> None:
@@ -312,7 +318,9 @@ def test_a_damaged_picture_raises_nothing_but_data_error(kind: str) -> None:
 def test_a_damaged_shard_raises_nothing_but_data_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "damaged.tar"
     path.write_bytes(data)
-    entry = ShardEntry(name=path.name, sha256="0" * 64, size_bytes=max(1, len(data)), num_samples=2)
+    entry = ShardEntry(
+        name=path.name, sha256="0" * 64, size_bytes=max(1, len(data)), num_samples=2, width=SIDE, height=SIDE
+    )
     raises_data_error_or_nothing(lambda: read_shard(path, entry))
 
 
@@ -324,5 +332,5 @@ def test_a_header_of_any_content_raises_nothing_but_data_error(
     info = tarfile.TarInfo(name.replace(b"\0", b"").decode("latin-1")[:90])
     info.size, info.type = size, bytes([kind])
     path.write_bytes(good("a") + info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    entry = ShardEntry(name=path.name, sha256="0" * 64, size_bytes=2**20, num_samples=2)
+    entry = ShardEntry(name=path.name, sha256="0" * 64, size_bytes=2**20, num_samples=2, width=SIDE, height=SIDE)
     raises_data_error_or_nothing(lambda: read_shard(path, entry))

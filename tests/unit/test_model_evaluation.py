@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffusion_at_home.model.ema import ema_decay, ema_update
-from diffusion_at_home.model.evaluation import HeldOutLoss, held_out_loss
+from diffusion_at_home.model.evaluation import HeldOutLoss, Pictures, held_out_loss
 from diffusion_at_home.wire.layout import Layout
 from tests.unit.tiny_run import batches, captions, tiny_config, tiny_model
 from worker.step.compute import CPU
@@ -18,7 +18,7 @@ HELD_OUT = batches(1, images=12)[0]
 
 
 def loss_of(model: object, seed: int = 0) -> HeldOutLoss:
-    return held_out_loss(model, HELD_OUT.images_BCHW, captions(12), CONFIG.objective, draws=2, seed=seed)  # type: ignore[arg-type]
+    return held_out_loss(model, [Pictures(HELD_OUT.images_BCHW, captions(12))], CONFIG.objective, draws=2, seed=seed)  # type: ignore[arg-type]
 
 
 def test_held_out_loss_asks_the_same_questions_every_time() -> None:

@@ -13,10 +13,13 @@ from diffusion_at_home.wire.layout import Layout
 from worker.blobs import BlobRef
 from worker.grant import GrantReader
 
-SHARDS = tuple(ShardEntry(name=f"{n}.tar", sha256=f"{n}" * 64, size_bytes=500, num_samples=100) for n in range(2))
+SHARDS = tuple(
+    ShardEntry(name=f"{n}.tar", sha256=f"{n}" * 64, size_bytes=500, num_samples=100, width=8, height=8)
+    for n in range(2)
+)
 READER = GrantReader(
     load_toml(Path("configs/digits.toml"), RunConfig),
-    DataManifest(name="t", source="s", license="CC0-1.0", width=8, height=8, train=SHARDS),
+    DataManifest(name="t", source="s", license="CC0-1.0", train=SHARDS),
     Layout.of(nn.Linear(10, 10)),
 )
 

@@ -1,6 +1,6 @@
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,20 +46,24 @@ class Body(httpx2.SyncByteStream):
         yield self._data
 
 
-def sample(shard: int, position: int) -> Sample:
+def sample(shard: int, position: int, size: tuple[int, int] = (2, 2), further: tuple[str, ...] = ()) -> Sample:
     """A picture of one colour, which names shard and position."""
     png = io.BytesIO()
-    Image.new("RGB", (2, 2), (shard, position, 0)).save(png, "PNG")
-    return Sample(f"k{position}", png.getvalue(), "png", f"{shard}/{position}", "here", "CC0-1.0")
+    Image.new("RGB", size, (shard, position, 0)).save(png, "PNG")
+    return Sample(
+        f"k{position}", png.getvalue(), "png", f"{shard}/{position}", "here", "CC0-1.0", further_captions=further
+    )
 
 
 class Data:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sizes: Sequence[tuple[int, int]] = ((2, 2), (2, 2)), *further: str) -> None:
         train = tuple(
-            write_shard(folder / f"{shard}.tar", [sample(shard, position) for position in range(num)])
-            for shard, num in enumerate(NUM_SAMPLES)
+            write_shard(
+                folder / f"{shard}.tar", [sample(shard, position, size, further) for position in range(num)], size
+            )
+            for shard, (num, size) in enumerate(zip(NUM_SAMPLES, sizes, strict=True))
         )
-        self.manifest = DataManifest(name="t", source="here", license="CC0-1.0", width=2, height=2, train=train)
+        self.manifest = DataManifest(name="t", source="here", license="CC0-1.0", train=train)
         self.mirror = Mirror(folder, train)
         self.waits: list[RetryCall] = []
         blobs = BlobFetcher(
@@ -102,6 +106,21 @@ def test_samples_come_in_the_order_of_seed_epoch_and_range_with_their_pictures(d
     pictures = torch.cat([batch.images_BCHW for batch in batches])
     named = [f"{round(float(p[0, 0, 0] + 1) * 127.5)}/{round(float(p[1, 1, 1] + 1) * 127.5)}" for p in pictures]
     assert named == naive
+
+
+def test_batches_hold_pictures_of_one_size(tmp_path: Path) -> None:
+    data = Data(tmp_path, ((2, 4), (3, 2)))
+    batches = [tuple(batch.images_BCHW.shape) for batch in data.samples.batches(RANGES, data.interrupt)]
+    assert batches == [(2, 3, 2, 3), (4, 3, 4, 2), (4, 3, 4, 2), (2, 3, 4, 2), (1, 3, 2, 3)]
+
+
+def test_pictures_go_by_all_their_captions_in_turn_and_by_the_same_for_everyone(tmp_path: Path) -> None:
+    ranges = [ShardRange(epoch, shard=0, start=0, count=10) for epoch in range(40)]
+    data = Data(tmp_path, ((2, 2), (2, 2)), "short", "long")
+    captions = [caption for batch in data.samples.batches(ranges, data.interrupt) for caption in batch.captions]
+    assert captions == [c for batch in data.samples.batches(ranges, data.interrupt) for c in batch.captions]
+    shares = [sum(word in caption for caption in captions) / len(captions) for word in ("short", "long", "/")]
+    assert all(0.25 < share < 0.42 for share in shares)
 
 
 def test_batches_run_over_range_boundaries_and_only_the_last_is_smaller(data: Data) -> None:

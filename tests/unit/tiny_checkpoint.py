@@ -23,10 +23,10 @@ DATA = DataManifest(
     name="squares",
     source="drawn by a test",
     license="CC0-1.0",
-    width=4,
-    height=4,
-    train=(ShardEntry(name="train-00000.tar", sha256="1" * 64, size_bytes=10_240, num_samples=90),),
-    held_out=(ShardEntry(name="held-out-00000.tar", sha256="2" * 64, size_bytes=10_240, num_samples=10),),
+    train=(ShardEntry(name="train-00000.tar", sha256="1" * 64, size_bytes=10_240, num_samples=90, width=4, height=4),),
+    held_out=(
+        ShardEntry(name="held-out-00000.tar", sha256="2" * 64, size_bytes=10_240, num_samples=10, width=4, height=4),
+    ),
 )
 
 

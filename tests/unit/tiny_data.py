@@ -35,10 +35,8 @@ def build_tiny_data(folder: Path) -> DataManifest:
         name="squares",
         source="made for a test",
         license="CC0-1.0",
-        width=4,
-        height=4,
-        train=tuple(write_shard(folder / f"train-{i}.tar", _samples(n)) for i, n in enumerate(SHARD_SIZES)),
-        held_out=(write_shard(folder / "held-out-0.tar", _samples(8)),),
+        train=tuple(write_shard(folder / f"train-{i}.tar", _samples(n), (4, 4)) for i, n in enumerate(SHARD_SIZES)),
+        held_out=(write_shard(folder / "held-out-0.tar", _samples(8), (4, 4)),),
     )
     manifest.save(folder)
     return manifest

@@ -32,7 +32,7 @@ from diffusion_at_home.config.toml import Section, load_toml
 from diffusion_at_home.data.digits import DIGIT_WORDS, caption
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.digits_judge import DigitsJudge, DigitsScore
-from diffusion_at_home.model.evaluation import held_out_loss
+from diffusion_at_home.model.evaluation import Pictures, held_out_loss
 from diffusion_at_home.model.sampling import sample
 from diffusion_at_home.wire.layout import Layout
 
@@ -93,7 +93,7 @@ class Examiner:
         """Held-out loss of `weights`, fp32 (n,)."""
         self._layout.load(self._model, weights)
         images, captions = self._task.held_out_VCHW, self._task.held_out_captions
-        return held_out_loss(self._model, images, captions, self._config.objective, draws=4, seed=0).mean
+        return held_out_loss(self._model, [Pictures(images, captions)], self._config.objective, draws=4, seed=0).mean
 
     def score(self, weights: torch.Tensor) -> DigitsScore:
         """Judge pictures of `weights`, as many of each digit."""

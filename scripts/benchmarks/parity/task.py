@@ -36,9 +36,9 @@ class DigitsTask:
         trained, held_out = list(digit_samples(held_out=False)), list(digit_samples(held_out=True))
         captions = [sample.caption for sample in trained]
         return cls(
-            decode_images(trained, width=SIDE, height=SIDE, channels=3),
+            decode_images(trained, (SIDE, SIDE), 3),
             captions,
-            decode_images(held_out, width=SIDE, height=SIDE, channels=3),
+            decode_images(held_out, (SIDE, SIDE), 3),
             [sample.caption for sample in held_out],
             *digits_arrays(),
             train_tokenizer(captions, text),
