@@ -157,14 +157,6 @@ class Ledger:
             self._set_pool(tx, pool)
         return Changes(changes.ended, accepted, granted)
 
-    def grant(self, lease: Lease, pool: DataPool) -> Lease:
-        """Store a new lease and the pool that it was taken from; returns it with its number."""
-        return self.store(Changes(granted=[lease]), pool).granted[0]
-
-    def end_lease(self, lease_id: LeaseId, state: LeaseState, pool: DataPool) -> None:
-        """Store how an active lease ended, and the pool with its data back."""
-        self.store(Changes(ended=[(lease_id, state)]), pool)
-
     def lease(self, lease_id: LeaseId) -> Lease | None:
         """A lease by its number, which may be any that travels: those beyond SQLite's integers are of nobody."""
         if lease_id.bit_length() > 63:
@@ -181,10 +173,6 @@ class Ledger:
         rows = tables.leases.c
         query = sa.select(tables.leases).where(rows.state == LeaseState.MISSED, rows.base_version == base_version)
         return self._records(Lease, query)
-
-    def accept(self, contribution: Contribution, pool: DataPool) -> Contribution:
-        """Store a contribution, how its lease ended, and the pool with what it left undone; returns it with its number."""
-        return self.store(Changes(accepted=[contribution]), pool).accepted[0]
 
     def contribution_of(self, lease_id: LeaseId) -> Contribution | None:
         """What was accepted for a lease."""

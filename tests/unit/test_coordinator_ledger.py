@@ -15,6 +15,7 @@ from coordinator.records import Contribution, Lease, LeaseId, LeaseState, RoundS
 from diffusion_at_home.data.order import DataCursor, ShardRange
 from diffusion_at_home.errors import IntegrityError, StorageError
 from tests.unit.desk import ANNA, BERT, SHA, a_round, a_version, a_worker, new_ledger
+from tests.unit.one_change import accept, grant
 
 RANGES = (ShardRange(epoch=0, shard=1, start=0, count=10), ShardRange(epoch=0, shard=0, start=4, count=6))
 POOL = DataPool(DataCursor(0, 1, 10))
@@ -44,7 +45,7 @@ def a_contribution(lease: Lease, images: int = 10) -> Contribution:
 
 
 def test_everything_is_there_after_opening_it_again(ledger: Ledger, path: Path) -> None:
-    lease = ledger.grant(a_lease(), POOL)
+    lease = grant(ledger, a_lease(), POOL)
     again = Ledger(path)
     assert again.active_leases() == [lease] == [again.lease(lease.lease_id)]
     assert again.pool() == POOL
@@ -55,8 +56,8 @@ def test_everything_is_there_after_opening_it_again(ledger: Ledger, path: Path) 
 
 
 def test_contribution_its_lease_and_the_data_it_left_change_together(ledger: Ledger) -> None:
-    lease = ledger.grant(a_lease(), POOL)
-    stored = ledger.accept(a_contribution(lease), REST)
+    lease = grant(ledger, a_lease(), POOL)
+    stored = accept(ledger, a_contribution(lease), REST)
     assert stored.contribution_id == 1
     assert ledger.contribution_of(lease.lease_id) == stored
     assert ledger.active_leases() == []
@@ -64,32 +65,32 @@ def test_contribution_its_lease_and_the_data_it_left_change_together(ledger: Led
 
 
 def test_lease_that_has_a_contribution_takes_no_second_one_and_nothing_changes(ledger: Ledger) -> None:
-    lease = ledger.grant(a_lease(), POOL)
-    ledger.accept(a_contribution(lease), REST)
+    lease = grant(ledger, a_lease(), POOL)
+    accept(ledger, a_contribution(lease), REST)
     with pytest.raises(sa.exc.IntegrityError):
-        ledger.accept(a_contribution(lease), POOL)
+        accept(ledger, a_contribution(lease), POOL)
     assert len(ledger.contributions(1)) == 1
     assert ledger.pool() == REST
 
 
 def test_contributions_come_in_the_order_of_the_data_whatever_the_order_of_arrival(ledger: Ledger) -> None:
-    later = ledger.grant(a_lease((ShardRange(epoch=0, shard=10, start=0, count=16),)), POOL)
-    earlier = ledger.grant(a_lease((ShardRange(epoch=0, shard=2, start=0, count=16),)), POOL)
-    ledger.accept(a_contribution(later), POOL)
-    ledger.accept(a_contribution(earlier), POOL)
+    later = grant(ledger, a_lease((ShardRange(epoch=0, shard=10, start=0, count=16),)), POOL)
+    earlier = grant(ledger, a_lease((ShardRange(epoch=0, shard=2, start=0, count=16),)), POOL)
+    accept(ledger, a_contribution(later), POOL)
+    accept(ledger, a_contribution(earlier), POOL)
     assert [contribution.lease_id for contribution in ledger.contributions(1)] == [earlier.lease_id, later.lease_id]
 
 
 def test_number_of_a_lease_is_never_used_again(ledger: Ledger, path: Path) -> None:
-    first = ledger.grant(a_lease(), POOL)
+    first = grant(ledger, a_lease(), POOL)
     with sqlite3.connect(path) as raw:
         raw.execute("DELETE FROM leases")
     raw.close()
-    assert ledger.grant(a_lease(), POOL).lease_id > first.lease_id
+    assert grant(ledger, a_lease(), POOL).lease_id > first.lease_id
 
 
 def test_closing_fixes_a_round_and_its_version_closes_it(ledger: Ledger) -> None:
-    lease = ledger.grant(a_lease(), POOL)
+    lease = grant(ledger, a_lease(), POOL)
     ledger.close_round(1, "time", [lease.lease_id], REST)
     closing = ledger.latest_round()
     assert closing is not None
@@ -111,8 +112,8 @@ def test_worker_that_joins_again_keeps_its_first_join(ledger: Ledger) -> None:
 
 
 def test_totals_are_sums_of_what_is_there(ledger: Ledger) -> None:
-    lease, _ = ledger.grant(a_lease(), POOL), ledger.grant(a_lease(), POOL)
-    ledger.accept(a_contribution(lease), POOL)
+    lease, _ = grant(ledger, a_lease(), POOL), grant(ledger, a_lease(), POOL)
+    accept(ledger, a_contribution(lease), POOL)
     ledger.publish(a_version(1))
     assert ledger.totals() == Totals(
         contributions=1, contributors=1, uplink_bytes=100, downlink_bytes=10, joined=3, active_leases=1
@@ -122,10 +123,10 @@ def test_totals_are_sums_of_what_is_there(ledger: Ledger) -> None:
 
 def test_reader_sees_what_a_writer_has_stored_and_cannot_write(ledger: Ledger, path: Path) -> None:
     reader = Ledger(path, read_only=True)
-    lease = ledger.grant(a_lease(), POOL)
+    lease = grant(ledger, a_lease(), POOL)
     assert reader.active_leases() == [lease]
     with pytest.raises(StorageError, match="readonly"):
-        reader.grant(a_lease(), POOL)
+        grant(reader, a_lease(), POOL)
     reader.close()
 
 

@@ -27,6 +27,7 @@ from coordinator.records import Contribution, Lease, LeaseId, LeaseState
 from diffusion_at_home.data.order import DataCursor, ShardRange
 from diffusion_at_home.errors import IntegrityError, StorageError
 from tests.unit.desk import ANNA, SHA, a_round, new_ledger
+from tests.unit.one_change import accept, grant
 from tests.unit.tiny_run import REPOSITORY
 
 Rows = dict[str, list[Any]]
@@ -63,8 +64,8 @@ def path(tmp_path: Path) -> Path:
         ledger.open_round(a_round(1))
         pool, data = DataPool(DataCursor(0, 1, 4)), (ShardRange(epoch=0, shard=2, start=0, count=16),)
         for _ in range(3):
-            lease = ledger.grant(Lease(LeaseId(0), ANNA, 0, data, 7, 16, 1e-3, LeaseState.ACTIVE, 1), pool)
-        ledger.accept(Contribution(0, LeaseId(1), ANNA, 1, data[0], SHA, 100, 10, 10.0, 0.5, 1000, 1), pool)
+            lease = grant(ledger, Lease(LeaseId(0), ANNA, 0, data, 7, 16, 1e-3, LeaseState.ACTIVE, 1), pool)
+        accept(ledger, Contribution(0, LeaseId(1), ANNA, 1, data[0], SHA, 100, 10, 10.0, 0.5, 1000, 1), pool)
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("DELETE FROM leases WHERE lease_id = ?", (lease.lease_id,))
     return path
