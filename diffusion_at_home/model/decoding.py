@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Final
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderDC, AutoencoderKL
 from torch import Tensor
 
 from diffusion_at_home.config.run import LatentsSection
@@ -38,15 +38,16 @@ class Decoder:
         self._sd_scale = sd_scale
 
     @cached_property
-    def autoencoder(self) -> AutoencoderKL:
-        """As it is exported: its shift is a number, since `PRXPipeline` adds it."""
+    def autoencoder(self) -> AutoencoderKL | AutoencoderDC:
+        """As it is exported: its shift is a number if it has one, since `PRXPipeline` adds it."""
         found = load_autoencoder(self._section)
         if self._sd_scale:
             found = restate(found)
-        found.register_to_config(shift_factor=found.config.shift_factor or 0.0)
+        if found.config.get("shift_factor", 0.0) is None:
+            found.register_to_config(shift_factor=0.0)
         return found.eval()
 
-    def adopt(self, autoencoder: AutoencoderKL) -> None:
+    def adopt(self, autoencoder: AutoencoderKL | AutoencoderDC) -> None:
         """Decode with the autoencoder of a loaded pipeline from now on."""
         self.__dict__["autoencoder"] = autoencoder.eval()
 
@@ -54,22 +55,25 @@ class Decoder:
     def __call__(self, latents_BCHW: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in float32 on the CPU, about [-1, 1], not clipped; computed where the latents are."""
         autoencoder = self.autoencoder.to(latents_BCHW.device)
-        factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
-        chunk = max(1, _CHUNK_PIXELS // (latents_BCHW.shape[-1] * latents_BCHW.shape[-2] * factor**2))
-        z_BCHW = (
-            latents_BCHW.to(autoencoder.dtype) / autoencoder.config.scaling_factor + autoencoder.config.shift_factor
-        )
+        chunk = max(1, _CHUNK_PIXELS // (latents_BCHW[0, 0].numel() * self._section.factor**2))
+        scale, shift = autoencoder.config.scaling_factor, autoencoder.config.get("shift_factor") or 0.0
+        z_BCHW = latents_BCHW.to(autoencoder.dtype) / scale + shift
         return torch.cat([autoencoder.decode(part, return_dict=False)[0].float().cpu() for part in z_BCHW.split(chunk)])
 
 
 @torch.no_grad()
-def restate(autoencoder: AutoencoderKL, scale: float = SD_SCALE) -> AutoencoderKL:
+def restate(autoencoder: AutoencoderKL | AutoencoderDC, scale: float = SD_SCALE) -> AutoencoderKL:
     """An autoencoder of the same scaled latents and pictures, whose scale is `scale` and whose shift is 0.
 
     The 1 x 1 convolutions on both sides of the latents take over the difference: with r = (old scale) / `scale`, the new
-    latents are z' = r (z - shift). `autoencoder` itself if nothing is to do, else a copy. Raises `ConfigError` if it has
-    no such convolutions.
+    latents are z' = r (z - shift). `autoencoder` itself if nothing is to do, else a copy. Raises `ConfigError` if it is
+    no AutoencoderKL, or has no such convolutions.
     """
+    if not isinstance(autoencoder, AutoencoderKL):
+        raise ConfigError(
+            f"the autoencoder is an {type(autoencoder).__name__}, model.kind = 'unet' takes an AutoencoderKL: change "
+            "model.latents.autoencoder"
+        )
     old, shift = autoencoder.config.scaling_factor, autoencoder.config.shift_factor or 0.0
     if old == scale and not shift:
         return autoencoder

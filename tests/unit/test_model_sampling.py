@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderDC
 from torch import Tensor
 
+from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.decoding import SD_SCALE, Decoder, restate
 from diffusion_at_home.model.sampling import draw, sample
@@ -122,6 +124,22 @@ def test_a_restated_autoencoder_has_the_same_scaled_latents_and_pictures(tmp_pat
         latents = torch.randn(2, 4, 2, 3, generator=torch.Generator().manual_seed(0))
         decoded = [each.decode(z).sample for each, z in ((old, latents / 1.5 + 0.25), (new, latents / scale))]
     assert torch.allclose(*decoded, atol=1e-5)
+
+
+def test_what_cannot_be_restated_is_refused_with_the_key_to_change(tmp_path: Path) -> None:
+    compressing = AutoencoderDC(
+        latent_channels=4,
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+    )
+    bare = save_autoencoder(tmp_path, **SHIFTED, use_quant_conv=False, use_post_quant_conv=False)
+    for autoencoder in (compressing, bare):
+        with pytest.raises(ConfigError, match=r"model\.latents\.autoencoder"):
+            restate(autoencoder)
 
 
 def test_an_autoencoder_of_the_right_scale_is_left_alone(tmp_path: Path) -> None:
