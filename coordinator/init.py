@@ -19,7 +19,7 @@ from diffusion_at_home.data.shards import read_shard
 from diffusion_at_home.errors import ConfigError, storage_errors
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
-from diffusion_at_home.model.text import train_tokenizer
+from diffusion_at_home.model.text import run_tokenizer
 from diffusion_at_home.outer.state import RunState
 from diffusion_at_home.runspec import RunSpec
 from diffusion_at_home.wire.layout import Layout
@@ -97,7 +97,7 @@ def _fill(folder: RunFolder, config: RunConfig, manifest: DataManifest) -> RunSp
         run_id=f"{config.run.name}-{secrets.token_hex(4)}",
         config=config,
         data=manifest,
-        tokenizer=train_tokenizer(captions, config.model.text).decode(),
+        tokenizer=run_tokenizer(captions, config.model.text).decode(),
     )
     spec_sha256 = blobs.add_bytes(spec.to_bytes())
     for entry in manifest.train:

@@ -36,6 +36,8 @@ image = pipe({prompt}, {call}).images[0]
 The default weights are `{default_weights}`; `variant="{other_weights}"` loads the other set (`ema` is the average over the last
 rounds, `raw` the last version itself). The default is the one with the lower held-out loss.
 
+{single_file}
+
 ## How good it is
 Loss on pictures that nobody trained on: {losses}. By time t of the default weights (0 is the picture, 1 is noise): {bins}.
 
@@ -66,8 +68,8 @@ The weights are safetensors; nothing here is code.
 """
 
 
-def model_card(manifest: CheckpointManifest, prompt: str) -> str:
-    """The card in Markdown, for a checkpoint whose example is `prompt`."""
+def model_card(manifest: CheckpointManifest, prompt: str, single_file: str) -> str:
+    """The card in Markdown, for a checkpoint whose example is `prompt`; `single_file` says for whom there is one file."""
     other = "raw" if manifest.default_weights == "ema" else "ema"
     losses = ", ".join(f"{which} {_number(loss)}" for which, loss in sorted(manifest.held_out_loss.items()))
     return _CARD.format(
@@ -79,6 +81,7 @@ def model_card(manifest: CheckpointManifest, prompt: str) -> str:
         prompt=repr(prompt),
         call=", ".join(f"{key}={value!r}" for key, value in manifest.call.items()),
         default_weights=manifest.default_weights,
+        single_file=single_file,
         other_weights=other,
         losses=losses,
         bins=", ".join(_number(loss) for loss in manifest.held_out_bins),

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -26,6 +26,8 @@ from diffusion_at_home.checkpoint.manifest import (
     DataOrigin,
     FileEntry,
 )
+from diffusion_at_home.checkpoint.older_readers import for_transformers_4
+from diffusion_at_home.checkpoint.single_file import HOW_TO_DRAW, obstacle, write_single_file
 from diffusion_at_home.errors import storage_errors
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.outer.state import sync_folder, writing_safetensors
@@ -33,8 +35,6 @@ from diffusion_at_home.runspec import RunSpec
 from diffusion_at_home.wire.layout import Layout
 
 Which = Literal["raw", "ema"]
-
-_PIPELINE_FILES: Final = ("model_index.json", "tokenizer/tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +77,15 @@ def export(
         model.eval()
         variant = "raw" if facts.default_weights == "ema" else "ema"
         model.pipeline().save_pretrained(draft, safe_serialization=True, variant=variant)
+        shutil.rmtree(draft / "vae", ignore_errors=True)  # the same for both: loaders take the file without a variant
         layout.load(model, default)
         model.pipeline().save_pretrained(draft, safe_serialization=True)
-        _name_stock_tokenizer(draft)
+        for_transformers_4(draft)
+        single_file = _single_file(facts, model, draft)
         draw_grid(model, facts.spec.config, draft / "grid.png")
         manifest = _manifest(model, layout, facts)
         prompt = next(iter(facts.spec.config.checkpoint.grid_prompts), "a picture")
-        (draft / "README.md").write_text(model_card(manifest, prompt), encoding="utf-8")
+        (draft / "README.md").write_text(model_card(manifest, prompt, single_file), encoding="utf-8")
         manifest = manifest.model_copy(update={"files": _files(draft)})
         (draft / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         _sync(draft)
@@ -92,12 +94,15 @@ def export(
     return manifest
 
 
-def _name_stock_tokenizer(folder: Path) -> None:
-    """Transformers 5 writes a class name that transformers 4 does not know; the older name works in both."""
-    for name in _PIPELINE_FILES:
-        path = folder / name
-        text = path.read_text(encoding="utf-8")
-        path.write_text(text.replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), encoding="utf-8")
+def _single_file(facts: CheckpointFacts, model: DiffusionModel, folder: Path) -> str:
+    """Write the default weights as one file too, where there are programs that read it; returns what the card says of it."""
+    config, pipeline = facts.spec.config, model.pipeline()
+    why_not = obstacle(config.model, pipeline.tokenizer, getattr(pipeline, "vae", None))
+    if why_not is not None:
+        return f"There is no single file for A1111 and ComfyUI, because {why_not}."
+    name = f"{facts.name}.safetensors"
+    write_single_file(pipeline, folder / name, config.run.title or config.run.name)
+    return f"`{name}` is the default weights in fp16 as A1111 and ComfyUI name them. {HOW_TO_DRAW}."
 
 
 def _manifest(model: DiffusionModel, layout: Layout, facts: CheckpointFacts) -> CheckpointManifest:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.model.base import DiffusionModel
-from diffusion_at_home.model.sampling import sample
+from diffusion_at_home.model.sampling import draw
 
 _SMALLEST_CELL: Final = 64
 _LARGEST_CELL: Final = 256
@@ -21,16 +21,16 @@ _LABEL_WIDTH: Final = 180
 
 def draw_grid(model: DiffusionModel, config: RunConfig, path: Path) -> None:
     """Draw `checkpoint.grid_columns` pictures for each of `checkpoint.grid_prompts` into the PNG `path`."""
-    section, side = config.checkpoint, config.model.image_size
+    section = config.checkpoint
     prompts = section.grid_prompts or ("",)
     captions = [prompt for prompt in prompts for _ in range(section.grid_columns)]
-    pictures = sample(
+    pictures = draw(
         model,
         captions,
         steps=section.sampling_steps,
         guidance_scale=section.guidance_scale,
         seed=config.run.seed,
-        size=(config.model.channels, side, side),
+        size=config.model.sample_shape,
     )
     compose_grid(pictures, prompts, section.grid_columns).save(path, format="PNG")
 
@@ -43,10 +43,10 @@ def compose_grid(pictures_BCHW: Tensor, labels: Sequence[str], columns: int) -> 
     cell = (round(pictures_BCHW.shape[-1] * scale), round(pictures_BCHW.shape[-2] * scale))
     width = _LABEL_WIDTH + columns * (cell[0] + _GAP) + _GAP
     grid = Image.new("RGB", (width, len(labels) * (cell[1] + _GAP) + _GAP), "white")
-    draw, font = ImageDraw.Draw(grid), ImageFont.load_default(size=14)
+    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(size=14)
     for row, label in enumerate(labels):
         top = _GAP + row * (cell[1] + _GAP)
-        draw.text((8, top + cell[1] // 2), label, fill="black", font=font, anchor="lm")
+        pen.text((8, top + cell[1] // 2), label, fill="black", font=font, anchor="lm")
         for column in range(columns):
             picture = to_image(pictures_BCHW[row * columns + column])
             resampling = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import Field, model_validator
 
@@ -51,6 +51,10 @@ class InnerKind(StrEnum):
     ADAMW = "adamw"
     MUON = "muon"
     GRADIENT = "gradient"
+
+
+OWN: Final = "own"
+"""What is made from the run's own data."""
 
 
 class ModelKind(StrEnum):
@@ -98,10 +102,12 @@ class DataSection(Section):
 
 
 class TextEncoderSection(Section):
-    """The text encoder and its tokenizer, both trained from nothing with the run: T5 for prx, CLIP for unet."""
+    """The text encoder, trained from nothing with the run, T5 for prx and CLIP for unet, and its tokenizer."""
 
+    tokenizer: str = OWN
+    """own trains a byte-level BPE on the run's captions; else a tokenizer.json with the special tokens of CLIP or T5 (path)."""
     vocab_size: Positive = 512
-    """Most tokens the byte-level BPE tokenizer may have (entries)."""
+    """Most tokens the tokenizer may have (entries)."""
     hidden_size: Positive = 64
     """Width of the encoder (features)."""
     layers: Positive = 1

@@ -17,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, SchedulerMixin
+
+    from diffusion_at_home.config.run import Prediction
+    from diffusion_at_home.model.decoding import Decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,11 @@ class Tokens:
 class DiffusionModel(nn.Module, ABC):
     """A denoiser with its text encoder."""
 
+    prediction: Prediction
+    """What `forward` returns; set by the family."""
+    decoder: Decoder | None = None
+    """Makes pictures of what is denoised; None where that is pictures."""
+
     @abstractmethod
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Captions to tokens on the CPU, as the exported pipeline makes them; the empty one is unconditional."""
@@ -40,6 +48,10 @@ class DiffusionModel(nn.Module, ABC):
     @abstractmethod
     def forward(self, x_BCHW: Tensor, t_B: Tensor, tokens: Tokens) -> Tensor:
         """The network's raw output, (B, C, H, W), for noisy input `x_BCHW` at times `t_B` in [0, 1]."""
+
+    @abstractmethod
+    def scheduler(self) -> SchedulerMixin:
+        """A new scheduler, as the exported pipeline has it."""
 
     @abstractmethod
     def pipeline(self) -> DiffusionPipeline:

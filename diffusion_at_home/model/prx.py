@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from diffusion_at_home.config.run import ModelSection, ObjectiveSection, Prediction
 from diffusion_at_home.errors import ConfigError
-from diffusion_at_home.model.autoencoder import load_autoencoder
 from diffusion_at_home.model.base import DiffusionModel, Tokens
+from diffusion_at_home.model.decoding import Decoder
 from diffusion_at_home.model.text import build_t5, clean_caption, load_tokenizer, tokens_of
 
 _PLAIN_CALL_SIZES = (256, 512, 1024)  # the sizes for which the stock pipeline has bins of aspect ratios
@@ -48,8 +48,10 @@ class Prx(DiffusionModel):
                 f"objective.prediction to '{wanted.value}'"
             )
         self._config = config
+        self.prediction = wanted
+        self.decoder = Decoder(config.latents) if config.in_latents else None
         self.tokenizer = load_tokenizer(tokenizer_json, config.text)
-        self.text_encoder = build_t5(config.text, len(self.tokenizer))
+        self.text_encoder = build_t5(config.text, self.tokenizer)
         shape = config.prx
         self.transformer = PRXTransformer2DModel(
             in_channels=config.sample_shape[0],
@@ -94,22 +96,28 @@ class Prx(DiffusionModel):
         """See `DiffusionModel.blocks`."""
         return [*self.text_encoder.encoder.block, *self.transformer.blocks]
 
+    def scheduler(self) -> FlowMatchEulerDiscreteScheduler:
+        """See `DiffusionModel.scheduler`; an unshifted time grid, as in training."""
+        return FlowMatchEulerDiscreteScheduler()
+
     def pipeline(self) -> DiffusionPipeline:
-        """See `DiffusionModel.pipeline`; noise of unit scale and an unshifted time grid, as in training."""
+        """See `DiffusionModel.pipeline`; noise of unit scale, as in training."""
         parts = {
             "transformer": self.transformer,
-            "scheduler": FlowMatchEulerDiscreteScheduler(),
+            "scheduler": self.scheduler(),
             "text_encoder": self.text_encoder,
             "tokenizer": self.tokenizer,
             "default_sample_size": self._config.image_size,
         }
-        if self._config.in_latents:
-            return PRXPipeline(vae=load_autoencoder(self._config.latents), **parts)
+        if self.decoder is not None:
+            return PRXPipeline(vae=self.decoder.autoencoder, **parts)
         return PRXPixelPipeline(prompt_max_tokens=self._config.text.max_tokens, noise_scale=1.0, **parts)
 
     def adopt(self, pipeline: DiffusionPipeline) -> None:
         """See `DiffusionModel.adopt`."""
         self.transformer, self.text_encoder = pipeline.transformer, pipeline.text_encoder
+        if self.decoder is not None:
+            self.decoder.adopt(pipeline.vae)
 
     def pipeline_call(self) -> dict[str, Any]:
         """See `DiffusionModel.pipeline_call`; the pipelines have resolution bins for some sizes only."""

@@ -1,30 +1,23 @@
-"""Pictures from a model: Euler's method on the rectified flow, with classifier-free guidance, for many captions.
+"""Pictures from a model: its exported scheduler on the rectified flow, with classifier-free guidance, for many captions.
 
-The exported pipeline draws one prompt a call when guidance is on; this is the same arithmetic for a batch, so that
-grids and evaluations cost little and show exactly what a downloader will get (a test compares the two).
+The stock pipelines draw one prompt a call when guidance is on (prx) or only one size; this is the same arithmetic for a
+batch, so that grids and evaluations cost little and show exactly what a downloader will get (tests compare the two).
 
-Shapes: B pictures, C channels, H height, W width, S steps.
+Shapes: B pictures, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion_at_home.config.run import Prediction
 from diffusion_at_home.model.base import DiffusionModel, Tokens
 from diffusion_at_home.model.objective import T_MIN
 
-_NUM_TRAIN_TIMESTEPS = 1000  # the scheduler's resolution: its last step before 0 starts at t = 1 / 1000
-_CHUNK_PIXELS = 2**16  # of all pictures that are denoised together: 1,024 of 8 x 8, 16 of 64 x 64, one of 256 x 256
-
-
-def time_grid(steps: int) -> Tensor:
-    """The S + 1 times (float32) of `steps` Euler steps from 1 down to 0, as the exported scheduler sets them."""
-    t_S = np.linspace(_NUM_TRAIN_TIMESTEPS, 1, steps) / _NUM_TRAIN_TIMESTEPS
-    return torch.from_numpy(np.append(t_S, 0.0)).float()
+_CHUNK_ELEMENTS = 2**16  # H x W of all that is denoised together: 1,024 of 8 x 8, 16 of 64 x 64, one of 256 x 256
 
 
 def sample(
@@ -36,40 +29,64 @@ def sample(
     seed: int,
     size: tuple[int, int, int],
 ) -> Tensor:
-    """Draw one picture a caption, of `size` = (C, H, W): float32 (B, C, H, W) on the CPU, about [-1, 1], not clipped.
+    """Draw one sample a caption in the model's own space: float32 (B, C, H, W) on the CPU, not clipped.
 
-    `model` must predict samples. Guidance is w of Ho & Salimans 2022 (arXiv:2207.12598) in Imagen's form, 1 being none;
-    it is applied where the pipeline applies it, on the predicted sample. The noise is drawn on the CPU and is a
-    function of `seed` and the number of captions.
+    `size` is (C, H, W): of pictures, about [-1, 1], or of latents, which `draw` decodes. Guidance is w of Ho & Salimans
+    2022 (arXiv:2207.12598) in Imagen's form, 1 being none; it is applied where the pipelines apply it, on the network's
+    output. The noise is drawn on the CPU and is a function of `seed` and the number of captions.
     """
+    assert captions
     assert guidance_scale >= 1
-    device = next(model.parameters()).device
     noise_BCHW = torch.randn(len(captions), *size, generator=torch.Generator().manual_seed(seed))
-    chunk = max(1, _CHUNK_PIXELS // (size[1] * size[2]))
-    pictures = [
-        _euler(model, noise.to(device), list(captions[start : start + chunk]), time_grid(steps), guidance_scale).cpu()
+    chunk = max(1, _CHUNK_ELEMENTS // (size[1] * size[2]))
+    device = next(model.parameters()).device
+    samples = [
+        _denoise(model, noise.to(device), list(captions[start : start + chunk]), steps, guidance_scale).cpu()
         for start, noise in zip(range(0, len(captions), chunk), torch.split(noise_BCHW, chunk), strict=True)
     ]
-    return torch.cat(pictures) if pictures else noise_BCHW
+    return torch.cat(samples)
+
+
+def draw(
+    model: DiffusionModel,
+    captions: Sequence[str],
+    *,
+    steps: int,
+    guidance_scale: float,
+    seed: int,
+    size: tuple[int, int, int],
+) -> Tensor:
+    """Draw one picture a caption: `sample`, decoded where the model works on latents.
+
+    float32 (B, C, H, W) on the CPU, about [-1, 1], not clipped; `size` is that of `sample`. Raises `ConfigError` if the
+    autoencoder cannot be loaded.
+    """
+    samples_BCHW = sample(model, captions, steps=steps, guidance_scale=guidance_scale, seed=seed, size=size)
+    if model.decoder is None:
+        return samples_BCHW
+    return model.decoder(samples_BCHW.to(next(model.parameters()).device))
 
 
 @torch.no_grad()
-def _euler(model: DiffusionModel, x_BCHW: Tensor, captions: list[str], t_S1: Tensor, guidance_scale: float) -> Tensor:
+def _denoise(model: DiffusionModel, x_BCHW: Tensor, captions: list[str], steps: int, guidance_scale: float) -> Tensor:
     guided = guidance_scale > 1
     tokens = model.tokenize(captions + [""] * len(captions) if guided else captions)
-    for t, t_next in zip(t_S1[:-1].tolist(), t_S1[1:].tolist(), strict=True):
-        sample_BCHW = _predict(model, x_BCHW, t, tokens)
+    scheduler = model.scheduler()
+    scheduler.set_timesteps(steps, device=x_BCHW.device)
+    for timestep in scheduler.timesteps:
+        t = timestep.float() / scheduler.config.num_train_timesteps
+        output_BCHW = _predict(model, x_BCHW, t, tokens)
         if guided:
-            conditional_BCHW, unconditional_BCHW = sample_BCHW.chunk(2)
-            sample_BCHW = unconditional_BCHW + guidance_scale * (conditional_BCHW - unconditional_BCHW)
-        v_BCHW = (x_BCHW - sample_BCHW) / max(t, T_MIN)
-        x_BCHW = x_BCHW + (t_next - t) * v_BCHW
+            conditional_BCHW, unconditional_BCHW = output_BCHW.chunk(2)
+            output_BCHW = unconditional_BCHW + guidance_scale * (conditional_BCHW - unconditional_BCHW)
+        if model.prediction is Prediction.SAMPLE:
+            output_BCHW = (x_BCHW - output_BCHW) / t.clamp(min=T_MIN)
+        x_BCHW = scheduler.step(output_BCHW, timestep, x_BCHW, return_dict=False)[0]
     return x_BCHW
 
 
-def _predict(model: DiffusionModel, x_BCHW: Tensor, t: float, tokens: Tokens) -> Tensor:
-    """The predicted sample for every row of `tokens`, of which there are one or two for each row of `x_BCHW`."""
+def _predict(model: DiffusionModel, x_BCHW: Tensor, t: Tensor, tokens: Tokens) -> Tensor:
+    """The network's output for every row of `tokens`, of which there are one or two for each row of `x_BCHW`."""
     rows = len(tokens.ids_BL)
-    t_R = torch.full((rows,), t, device=x_BCHW.device)
-    predicted_RCHW: Tensor = model(x_BCHW.repeat(rows // len(x_BCHW), 1, 1, 1), t_R, tokens)
-    return predicted_RCHW.float()
+    output_RCHW: Tensor = model(x_BCHW.repeat(rows // len(x_BCHW), 1, 1, 1), t.expand(rows), tokens)
+    return output_RCHW.float()

@@ -1,11 +1,12 @@
-"""Text: the byte-level BPE tokenizer and the encoders, T5 or CLIP-shaped, all made from nothing.
+"""Text: the byte-level BPE tokenizer and the encoders, T5 or CLIP-shaped, all made from nothing unless the operator chooses.
 
 Owns the path from a caption to the encoder's input. Its invariant: a caption gives the same tokens in training, in the
 exported pipeline and on every machine, so the tokenizer travels as the bytes of one tokenizer.json and each family cleans
 captions exactly as its pipeline cleans a prompt. Every byte has a token, so there is no text that cannot be encoded. Every
 caption ends in `</s>`: the empty one is one token long, never none.
 
-Refuses tokenizer bytes that are not such a tokenizer or do not fit the config; JSON is parsed, nothing is unpickled.
+Refuses tokenizer bytes that are not such a tokenizer or do not fit the config; JSON is parsed, nothing is unpickled. A tokenizer
+that the operator chose has other special tokens (`chosen_tokenizer.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import ftfy
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from diffusion_at_home.config.run import TextEncoderSection
+from diffusion_at_home.config.run import OWN, TextEncoderSection
 from diffusion_at_home.errors import ConfigError, DataError
 from diffusion_at_home.model.base import Tokens
+from diffusion_at_home.model.chosen_tokenizer import load_chosen_tokenizer, read_chosen_tokenizer
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 """T5's special tokens; their ids are 0, 1 and 2, as T5 has them."""
@@ -39,6 +41,14 @@ def clean_caption(text: str) -> str:
     text = ftfy.fix_text(text)
     text = html.unescape(html.unescape(text))
     return text.strip()
+
+
+def run_tokenizer(captions: Iterable[str], config: TextEncoderSection) -> bytes:
+    """The tokenizer.json (UTF-8) that `config` asks for: trained on `captions`, or the chosen one, which looks at none.
+
+    Raises `ConfigError` if the chosen one does not fit or the vocabulary is too small, `StorageError`.
+    """
+    return train_tokenizer(captions, config) if config.tokenizer == OWN else read_chosen_tokenizer(config)
 
 
 def train_tokenizer(captions: Iterable[str], config: TextEncoderSection) -> bytes:
@@ -82,8 +92,10 @@ def placeholder_tokenizer(config: TextEncoderSection) -> bytes:
 def load_tokenizer(data: bytes, config: TextEncoderSection) -> PreTrainedTokenizerFast:
     """The tokenizer whose tokenizer.json is `data`, cutting and padding to `config.max_tokens`.
 
-    Raises `DataError` if the bytes are no tokenizer, or not one that `train_tokenizer` could have made for `config`.
+    Raises `DataError` if the bytes are no tokenizer, or not one that `run_tokenizer` could have made for `config`.
     """
+    if config.tokenizer != OWN:
+        return load_chosen_tokenizer(data, config)
     if len(data) > _MAX_TOKENIZER_BYTES:
         raise DataError(f"the tokenizer has {len(data)} bytes, over the limit of {_MAX_TOKENIZER_BYTES}: {_REMEDY}")
     try:
@@ -110,8 +122,8 @@ def load_tokenizer(data: bytes, config: TextEncoderSection) -> PreTrainedTokeniz
     )
 
 
-def build_t5(config: TextEncoderSection, vocab_size: int) -> T5EncoderModel:
-    """A T5 v1.1 encoder of random weights, drawn from torch's global generator.
+def build_t5(config: TextEncoderSection, tokenizer: PreTrainedTokenizerFast) -> T5EncoderModel:
+    """A T5 v1.1 encoder of random weights for `tokenizer`, drawn from torch's global generator.
 
     Its MLP is twice as wide as the encoder, gated. There is no dropout: a lease must be recomputable from its seed.
 
@@ -120,7 +132,7 @@ def build_t5(config: TextEncoderSection, vocab_size: int) -> T5EncoderModel:
     _check_heads(config)
     return T5EncoderModel(
         T5Config(
-            vocab_size=vocab_size,
+            vocab_size=len(tokenizer),
             d_model=config.hidden_size,
             d_kv=config.hidden_size // config.heads,
             d_ff=2 * config.hidden_size,
@@ -128,21 +140,23 @@ def build_t5(config: TextEncoderSection, vocab_size: int) -> T5EncoderModel:
             num_heads=config.heads,
             feed_forward_proj="gated-gelu",
             dropout_rate=0.0,
-            pad_token_id=_SPECIAL_TOKENS.index(PAD),
-            eos_token_id=_SPECIAL_TOKENS.index(EOS),
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
     )
 
 
-def build_clip(config: TextEncoderSection, vocab_size: int) -> CLIPTextModel:
-    """A text encoder of random weights, shaped as Stable Diffusion 1.x has it; weights from torch's global generator.
+def build_clip(config: TextEncoderSection, tokenizer: PreTrainedTokenizerFast) -> CLIPTextModel:
+    """A text encoder of random weights for `tokenizer`, shaped as Stable Diffusion 1.x has it.
+
+    The weights are drawn from torch's global generator.
 
     Raises `ConfigError` if the heads do not divide the width.
     """
     _check_heads(config)
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=vocab_size,
+            vocab_size=len(tokenizer),
             hidden_size=config.hidden_size,
             intermediate_size=4 * config.hidden_size,
             projection_dim=config.hidden_size,
@@ -150,15 +164,15 @@ def build_clip(config: TextEncoderSection, vocab_size: int) -> CLIPTextModel:
             num_attention_heads=config.heads,
             max_position_embeddings=config.max_tokens,
             attention_dropout=0.0,
-            pad_token_id=_SPECIAL_TOKENS.index(PAD),
-            bos_token_id=_SPECIAL_TOKENS.index(EOS),
-            eos_token_id=_SPECIAL_TOKENS.index(EOS),
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.eos_token_id if tokenizer.bos_token is None else tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
     )
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tokens:
-    """Captions to tokens; L is always the tokenizer's `model_max_length`, the last token of a caption is `</s>`."""
+    """Captions to tokens; L is always the tokenizer's `model_max_length`, the last token of a caption is the end token."""
     encoded = tokenizer(
         captions,
         padding="max_length",

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from diffusion_at_home.config.run import ModelSection, ObjectiveSection, Prediction
 from diffusion_at_home.errors import ConfigError
-from diffusion_at_home.model.autoencoder import load_autoencoder
 from diffusion_at_home.model.base import DiffusionModel, Tokens
+from diffusion_at_home.model.decoding import Decoder
 from diffusion_at_home.model.text import build_clip, load_tokenizer, tokens_of
 
 _NUM_TRAIN_TIMESTEPS = 1000
@@ -30,6 +30,8 @@ class UNet(DiffusionModel):
     Raises `ConfigError` if the objective asks for anything but velocities, `DataError` on a bad tokenizer.
     """
 
+    decoder: Decoder
+
     def __init__(self, config: ModelSection, objective: ObjectiveSection, tokenizer_json: bytes) -> None:
         super().__init__()
         if objective.prediction is not Prediction.VELOCITY:
@@ -38,8 +40,10 @@ class UNet(DiffusionModel):
                 "objective.prediction to 'velocity'"
             )
         self._config = config
+        self.prediction = Prediction.VELOCITY
+        self.decoder = Decoder(config.latents, sd_scale=True)
         self.tokenizer = load_tokenizer(tokenizer_json, config.text)
-        self.text_encoder = build_clip(config.text, len(self.tokenizer))
+        self.text_encoder = build_clip(config.text, self.tokenizer)
         shape, (channels, side, _) = config.unet, config.sample_shape
         attended = len(shape.channels) - 1
         self.unet = UNet2DConditionModel(
@@ -78,19 +82,23 @@ class UNet(DiffusionModel):
         parts = [part for stage in stages for part in (*stage.resnets, *getattr(stage, "attentions", ()))]
         return [*self.text_encoder.encoder.layers, *parts]
 
+    def scheduler(self) -> UniPCMultistepScheduler:
+        """See `DiffusionModel.scheduler`; the pipeline does not take `FlowMatchEulerDiscreteScheduler`."""
+        return UniPCMultistepScheduler(
+            num_train_timesteps=_NUM_TRAIN_TIMESTEPS,
+            prediction_type="flow_prediction",
+            use_flow_sigmas=True,
+            steps_offset=1,  # the pipeline insists; flow sigmas do not look at it
+        )
+
     def pipeline(self) -> DiffusionPipeline:
         """See `DiffusionModel.pipeline`."""
         return StableDiffusionPipeline(
-            vae=load_autoencoder(self._config.latents),
+            vae=self.decoder.autoencoder,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             unet=self.unet,
-            scheduler=UniPCMultistepScheduler(
-                num_train_timesteps=_NUM_TRAIN_TIMESTEPS,
-                prediction_type="flow_prediction",
-                use_flow_sigmas=True,
-                steps_offset=1,  # the pipeline insists; flow sigmas do not look at it
-            ),
+            scheduler=self.scheduler(),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -99,6 +107,7 @@ class UNet(DiffusionModel):
     def adopt(self, pipeline: DiffusionPipeline) -> None:
         """See `DiffusionModel.adopt`."""
         self.unet, self.text_encoder = pipeline.unet, pipeline.text_encoder
+        self.decoder.adopt(pipeline.vae)
 
     def pipeline_call(self) -> dict[str, Any]:
         """See `DiffusionModel.pipeline_call`: nothing."""

@@ -1,4 +1,4 @@
-"""A checkpoint needs nothing of ours: stock diffusers loads it and draws in a process that cannot import our code.
+"""A checkpoint of any family needs nothing of ours: stock diffusers draws with it in a process that cannot import our code.
 
 That process sees the standard library and one folder, with links to the installed distributions that these four and
 their requirements name: diffusers and transformers, which a checkpoint is made for; torch, which both need and neither
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,16 +20,22 @@ import torch
 from diffusers import DiffusionPipeline
 from packaging.requirements import Requirement
 from PIL import Image
+from safetensors.torch import load_file
 
 from diffusion_at_home.checkpoint.manifest import load_manifest
-from tests.unit.tiny_checkpoint import PROMPT, export_tiny
+from tests.unit.tiny_checkpoint import PROMPT, export_tiny, tiny_facts, tiny_spec
+from tests.unit.tiny_families import FAMILIES, LATENTS, PIXELS, SIDE, UNET, family_overrides, save_autoencoder
 
 NEEDED = ("diffusers", "transformers", "torch", "ftfy")
 ABSENT = ("diffusion_at_home", "coordinator", "worker", "accelerate", "bitsandbytes", "grpc", "sqlalchemy")
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.LoraLoaderMixin. is deprecated:FutureWarning"
+)  # PRXPipeline's own base
+
 SCRIPT = """
 import importlib, json, sys
-site, folder, out, prompt, call = sys.argv[1:]
+site, folders, out, prompt, calls = sys.argv[1:]
 sys.path.insert(0, site)
 
 found = []
@@ -41,11 +48,14 @@ for name in ABSENT:
 
 import torch
 from diffusers import DiffusionPipeline
-for variant in (None, "raw"):
-    pipeline = DiffusionPipeline.from_pretrained(folder, variant=variant)
-    picture = pipeline(prompt, generator=torch.Generator().manual_seed(3), **json.loads(call)).images[0]
-    picture.save(f"{out}/{variant}.png")
-print(json.dumps({"found": found, "pipeline": type(pipeline).__name__, "path": sys.path}))
+pipelines = {}
+for family, call in json.loads(calls).items():
+    for variant in (None, "raw"):
+        pipeline = DiffusionPipeline.from_pretrained(f"{folders}/{family}", variant=variant)
+        picture = pipeline(prompt, generator=torch.Generator().manual_seed(3), **call).images[0]
+        picture.save(f"{out}/{family}-{variant}.png")
+    pipelines[family] = type(pipeline).__name__
+print(json.dumps({"found": found, "pipelines": pipelines, "path": sys.path}))
 """
 
 
@@ -73,9 +83,14 @@ def link_into(site: Path, distribution: importlib.metadata.Distribution) -> None
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    export_tiny(folder)
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint of each family, whose autoencoder is gone: what a downloader has is all there is."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    autoencoder = tmp_path_factory.mktemp("autoencoder")
+    save_autoencoder(autoencoder, scaling_factor=1.5, shift_factor=0.25)
+    for family in FAMILIES:
+        export_tiny(folder / family, tiny_facts(spec=tiny_spec(*family_overrides(family, autoencoder))))
+    shutil.rmtree(autoencoder)
     return folder
 
 
@@ -86,20 +101,20 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(checkpoint: Path, out: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def told(checkpoints: Path, out: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the clean process says of itself."""
     site = tmp_path_factory.mktemp("site")
     for distribution in closure(NEEDED).values():
         link_into(site, distribution)
     script = f"ABSENT = {ABSENT}\n{SCRIPT}"
-    call = json.dumps(load_manifest(checkpoint).call)
+    calls = json.dumps({family: load_manifest(checkpoints / family).call for family in FAMILIES})
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", script, site, checkpoint, out, PROMPT, call],
+        [sys.executable, "-I", "-S", "-c", script, site, checkpoints, out, PROMPT, calls],
         capture_output=True,
         text=True,
         check=False,
         cwd=out,
-        timeout=240,
+        timeout=600,
         env={"HOME": str(out), "HF_HUB_OFFLINE": "1", "PATH": ""},
     )
     assert done.returncode == 0, done.stderr
@@ -113,21 +128,49 @@ def test_the_clean_process_cannot_import_our_code_or_what_only_we_need(told: dic
     assert not any(str(Path(__file__).parents[2]) in place for place in told["path"])
 
 
-def test_it_is_a_pipeline_of_stock_diffusers(told: dict[str, Any]) -> None:
-    assert told["pipeline"] == "PRXPixelPipeline"
+def test_they_are_pipelines_of_stock_diffusers(told: dict[str, Any]) -> None:
+    assert told["pipelines"] == {
+        PIXELS: "PRXPixelPipeline",
+        LATENTS: "PRXPipeline",
+        UNET: "StableDiffusionPipeline",
+    }
 
 
 @pytest.mark.parametrize("variant", [None, "raw"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.usefixtures("told")
-def test_it_draws_there_what_it_draws_here(checkpoint: Path, out: Path, variant: str | None) -> None:
-    pipeline = DiffusionPipeline.from_pretrained(checkpoint, variant=variant)
-    call = load_manifest(checkpoint).call
+def test_they_draw_there_what_they_draw_here(checkpoints: Path, out: Path, family: str, variant: str | None) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(checkpoints / family, variant=variant)
+    call = load_manifest(checkpoints / family).call
     here = pipeline(PROMPT, generator=torch.Generator().manual_seed(3), **call).images[0]
-    with Image.open(out / f"{variant}.png") as there:
-        assert (there.mode, there.size) == ("RGB", (4, 4))
+    side = 4 if family == PIXELS else SIDE
+    with Image.open(out / f"{family}-{variant}.png") as there:
+        assert (there.mode, there.size) == ("RGB", (side, side))
         assert there.tobytes() == here.tobytes()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.usefixtures("told")
-def test_the_two_sets_of_weights_draw_differently(out: Path) -> None:
-    assert (out / "None.png").read_bytes() != (out / "raw.png").read_bytes()
+def test_the_two_sets_of_weights_draw_differently(out: Path, family: str) -> None:
+    assert (out / f"{family}-None.png").read_bytes() != (out / f"{family}-raw.png").read_bytes()
+
+
+def test_a_clip_text_encoder_is_named_as_transformers_4_names_it_and_read_all_the_same(checkpoints: Path) -> None:
+    files = sorted((checkpoints / UNET / "text_encoder").glob("*.safetensors"))
+    assert [path.name for path in files] == ["model.raw.safetensors", "model.safetensors"]
+    for path, variant in zip(files, ("raw", None), strict=True):
+        saved = load_file(path)
+        assert all(name.startswith("text_model.") for name in saved)
+        read = DiffusionPipeline.from_pretrained(checkpoints / UNET, variant=variant).text_encoder.state_dict()
+        assert len(read) == len(saved)
+        for name, tensor in read.items():
+            assert torch.equal(saved[f"text_model.{name.removeprefix('text_model.')}"], tensor)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_has_its_autoencoder_once_and_a_grid_of_pictures(checkpoints: Path, family: str) -> None:
+    kept = sorted(path.name for path in (checkpoints / family).glob("vae/*.safetensors"))
+    assert kept == ([] if family == PIXELS else ["diffusion_pytorch_model.safetensors"])
+    with Image.open(checkpoints / family / "grid.png") as grid:
+        assert grid.size == (180 + 2 * 68 + 4, 2 * 68 + 4)  # cells of 64 pixels
+    assert "There is no single file for A1111 and ComfyUI" in (checkpoints / family / "README.md").read_text()

@@ -13,6 +13,7 @@ from diffusion_at_home.config.toml import load_toml
 from diffusion_at_home.errors import HardwareError
 from diffusion_at_home.model.text import placeholder_tokenizer
 from tests.integration.command_line import dah
+from tests.unit.tiny_families import FAMILIES, PIXELS, family_overrides
 from tests.unit.tiny_run import REPOSITORY, tiny_config, tiny_tokenizer
 from worker.memory.choice import GIB, Machine
 from worker.memory.measure import Need, measure
@@ -101,6 +102,19 @@ def test_plan_for_several_devices_divides_the_model() -> None:
 def test_with_blocks_on_the_host_860_million_parameters_train_within_2_gib() -> None:
     plan = StepPlan(WeightKind.STOCHASTIC, checkpointing=True, release=True, offload=Offload.BLOCKS)
     assert need("sd-unet", plan).device_bytes <= 2.0 * GIB
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_bucket_of_the_same_area_needs_no_more_memory_than_the_square(family: str) -> None:
+    overrides = (*family_overrides(family, Path("no autoencoder")), "inner.batch_images=2")
+    config = tiny_config(*overrides, "model.image_size=16" if family == PIXELS else "model.image_size=128")
+    channels, side, _ = config.model.sample_shape
+    assert side == 16
+    square, wide, tall = (
+        measure(config, tiny_tokenizer(config), StepPlan(), autocast=True, shape=(channels, *size)).device_bytes
+        for size in ((16, 16), (8, 32), (20, 12))
+    )
+    assert max(wide, tall) <= 1.03 * square
 
 
 def test_plan_answers_as_json_and_as_a_table() -> None:

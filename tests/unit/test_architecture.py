@@ -30,6 +30,7 @@ OWNERS = {
     "cryptography": ("diffusion_at_home/identity.py",),
     "diffusers": (
         "diffusion_at_home/model/",
+        "diffusion_at_home/checkpoint/single_file.py",
         "diffusion_at_home/checkpoint/stock.py",
         "diffusion_at_home/demo/score.py",
     ),
@@ -63,8 +64,12 @@ OWNERS = {
     "starlette": ("coordinator/web/",),
     "structlog": ("diffusion_at_home/events.py",),
     "tenacity": ("diffusion_at_home/checkpoint/download.py",),
-    "tokenizers": ("diffusion_at_home/model/text.py",),
-    "transformers": ("diffusion_at_home/model/", "diffusion_at_home/checkpoint/stock.py"),
+    "tokenizers": ("diffusion_at_home/model/text.py", "diffusion_at_home/model/chosen_tokenizer.py"),
+    "transformers": (
+        "diffusion_at_home/model/",
+        "diffusion_at_home/checkpoint/single_file.py",
+        "diffusion_at_home/checkpoint/stock.py",
+    ),
     "typer": ("diffusion_at_home/cli/",),
     "uvicorn": ("coordinator/web/",),
 }

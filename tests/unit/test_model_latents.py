@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline
+from diffusers import DiffusionPipeline
 
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.model.autoencoder import load_autoencoder
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.wire.layout import Layout
+from tests.unit.tiny_families import LATENTS, SIDE, UNET, family_overrides, save_autoencoder
 from tests.unit.tiny_run import CAPTIONS, spread_weights, tiny_config, tiny_model
 from worker.step.compute import CPU
 from worker.step.masters import WeightKind
@@ -20,36 +21,17 @@ from worker.step.one_device import OneDevice
 from worker.step.plan import StepPlan
 from worker.trainer import Batch, LeaseTrainer
 
-SIDE = 64
-"""Pixels; an eighth of it in latents."""
-
-FAMILIES = {
-    "unet": (
-        "model.kind='unet'",
-        "model.unet.channels=[32, 64]",
-        "model.unet.layers=1",
-        "model.unet.heads=2",
-        "model.unet.groups=8",
-    ),
-    "prx": ("model.kind='prx'",),
-}
-
 
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("autoencoder")
-    kinds = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
-    vae = AutoencoderKL(
-        block_out_channels=[8, 8, 8, 8], norm_num_groups=4, latent_channels=4, shift_factor=0.0, **kinds
-    )
-    vae.save_pretrained(folder)
+    save_autoencoder(folder)
     return folder
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=(LATENTS, UNET))
 def config(request: pytest.FixtureRequest, autoencoder: Path) -> RunConfig:
-    latents = (f"model.latents.autoencoder='{autoencoder}'", "objective.prediction='velocity'", "inner.clip='tensor'")
-    return tiny_config(f"model.image_size={SIDE}", *FAMILIES[request.param], *latents, "inner.batch_images=2")
+    return tiny_config(*family_overrides(request.param, autoencoder))
 
 
 @pytest.fixture

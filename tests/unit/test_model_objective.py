@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 
 from diffusion_at_home.config.run import ObjectiveSection, Prediction
@@ -23,6 +23,9 @@ class Halver(DiffusionModel):
 
     def forward(self, x_BCHW: Tensor, t_B: Tensor, tokens: Tokens) -> Tensor:  # noqa: ARG002
         return x_BCHW / 2 + t_B[:, None, None, None]
+
+    def scheduler(self) -> SchedulerMixin:
+        raise NotImplementedError
 
     def pipeline(self) -> DiffusionPipeline:
         raise NotImplementedError

@@ -60,8 +60,19 @@ class Need:
         return 2 * self.vector_bytes + self.residual_bytes + devices * self.offloaded_bytes
 
 
-def measure(config: RunConfig, tokenizer_json: bytes, plan: StepPlan, *, autocast: bool) -> Need:
-    """Take one step of `plan` on one device's share of a batch; `autocast`: the device computes fp32 in bf16."""
+def measure(
+    config: RunConfig,
+    tokenizer_json: bytes,
+    plan: StepPlan,
+    *,
+    autocast: bool,
+    shape: tuple[int, int, int] | None = None,
+) -> Need:
+    """Take one step of `plan` on one device's share of a batch.
+
+    `autocast`: the device computes fp32 in bf16. `shape`: (C, H, W) of what is denoised; None is the run's square, of which
+    no bucket is larger.
+    """
     gc.collect()
     compute = Compute(torch.device("cpu"), autocast)
     with _mesh(plan) as mesh, FakeTensorMode(), MemoryTracker() as tracker:
@@ -85,7 +96,7 @@ def measure(config: RunConfig, tokenizer_json: bytes, plan: StepPlan, *, autocas
             parameter.register_post_accumulate_grad_hook(_marker(tracker, homes[Holds.GRADIENTS]))  # type: ignore[no-untyped-call]
         tracker.forget_peak()
         tracker.flops = 0
-        drawn = _share(config, plan.devices)
+        drawn = _share(config, plan.devices, shape or config.model.sample_shape)
         stepper.accumulate(drawn)
         stepper.update(config.inner.batch_images)
     peak = tracker.peak
@@ -124,9 +135,9 @@ def _mesh(plan: StepPlan) -> Iterator[DeviceMesh | None]:
         distributed.destroy_process_group()
 
 
-def _share(config: RunConfig, devices: int) -> Drawn:
+def _share(config: RunConfig, devices: int, shape: tuple[int, int, int]) -> Drawn:
     num_images = -(-config.inner.batch_images // devices)
-    x_BCHW = torch.empty(num_images, *config.model.sample_shape)
+    x_BCHW = torch.empty(num_images, *shape)
     some_B = torch.empty(num_images)
     return Drawn(x_BCHW, ["a caption"] * num_images, some_B, torch.empty_like(x_BCHW), some_B.clone())
 
