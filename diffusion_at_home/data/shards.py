@@ -12,9 +12,7 @@ import hashlib
 import io
 import os
 import re
-import struct
 import tarfile
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Self
 from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ValidationError
 
+from diffusion_at_home.data.decoder_errors import DECODER_ERRORS
 from diffusion_at_home.data.manifest import ShardEntry, Size
 from diffusion_at_home.errors import DataError, storage_errors
 
@@ -34,20 +33,6 @@ MAX_IMAGE_BYTES: Final = 64 * 2**20
 MAX_TEXT_BYTES: Final = 64 * 2**10
 
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-_DECODER_ERRORS: Final = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-)
-"""What Pillow raises on bytes that are no picture, depending on where it stumbles."""
 _LIMITS: Final = {**dict.fromkeys(IMAGE_SUFFIXES, MAX_IMAGE_BYTES), "txt": MAX_TEXT_BYTES, "json": MAX_TEXT_BYTES}
 
 
@@ -138,7 +123,7 @@ def open_image(sample: Sample, size: Size) -> Image.Image:
         picture = Image.open(io.BytesIO(sample.image), formats=("PNG", "JPEG", "WEBP"))
     except UnidentifiedImageError:
         raise DataError(f"sample {sample.key} is not a picture") from None
-    except _DECODER_ERRORS as error:
+    except DECODER_ERRORS as error:
         raise DataError(f"sample {sample.key} is not a picture ({error})") from None
     if picture.size != size:
         raise DataError(f"sample {sample.key} has {picture.size} pixels instead of {size}")
@@ -150,7 +135,7 @@ def decode_image(sample: Sample, size: Size, mode: str) -> Image.Image:
     with open_image(sample, size) as picture:
         try:
             return picture.convert(mode)
-        except _DECODER_ERRORS as error:
+        except DECODER_ERRORS as error:
             raise DataError(f"sample {sample.key} is a damaged picture ({error})") from None
 
 
