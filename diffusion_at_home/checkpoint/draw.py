@@ -8,9 +8,10 @@ from typing import Final
 import torch
 from PIL import Image
 
+from diffusion_at_home.checkpoint.manifest import weights_named
 from diffusion_at_home.checkpoint.stock import load_pipeline
 from diffusion_at_home.checkpoint.verify import verify
-from diffusion_at_home.errors import ConfigError, storage_errors
+from diffusion_at_home.errors import storage_errors
 
 _SMALLEST_SIDE: Final = 256
 """Smaller pictures are enlarged, unsmoothed, so that a person can see them."""
@@ -21,9 +22,7 @@ def draw(
 ) -> tuple[int, int]:
     """Draw `prompt` into `out`; returns the picture's own size. Raises `IntegrityError`, `ConfigError`, `StorageError`."""
     manifest = verify(folder)
-    if variant is not None and variant not in ("raw", "ema"):
-        raise ConfigError(f"--variant {variant!r} must be raw or ema")
-    chosen = None if variant == manifest.default_weights else variant
+    chosen = None if weights_named(variant) == manifest.default_weights else variant
     pipeline = load_pipeline(folder, chosen)
     changes = {"num_inference_steps": steps, "guidance_scale": guidance}
     call = {**manifest.call, **{key: value for key, value in changes.items() if value is not None}}

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from diffusion_at_home.config.run import Name
 from diffusion_at_home.config.toml import Section, first_mistake
-from diffusion_at_home.errors import IntegrityError
+from diffusion_at_home.errors import ConfigError, IntegrityError
 
 MANIFEST_NAME: Final = "manifest.json"
 MAX_MANIFEST_BYTES: Final = 16 * 2**20
@@ -158,3 +158,12 @@ def load_manifest(folder: Path) -> CheckpointManifest:
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise IntegrityError(f"{path} is larger than any manifest: do not use this checkpoint")
     return parse_manifest(path.read_bytes(), str(path))
+
+
+def weights_named(variant: str | None) -> Weights | None:
+    """What --variant means. Raises `ConfigError`."""
+    match variant:
+        case None | "raw" | "ema":
+            return variant
+        case _:
+            raise ConfigError(f"--variant {variant!r} must be raw or ema")

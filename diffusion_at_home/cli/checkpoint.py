@@ -1,4 +1,4 @@
-"""`dah checkpoint`: what a downloader needs. Nothing here touches our model code: a checkpoint stands on its own."""
+"""`dah checkpoint`: what a downloader needs. All but `evaluate` keep off our model code: a checkpoint stands on its own."""
 
 from __future__ import annotations
 
@@ -98,3 +98,67 @@ def sample(
 
     size = draw(folder, prompt, out, seed=seed, steps=steps, guidance=guidance, variant=variant)
     emit({"picture": str(out), "width": size[0], "height": size[1]}, as_json)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A downloaded checkpoint.")],
+    data: Annotated[Path, typer.Option(help="Data set that its pictures are compared with.")],
+    encoder: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a vision model to compare by; a small one is trained on DATA if left out."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for sheets, history and animation.")] = Path("evaluation"),
+    variant: Annotated[str | None, typer.Option(help="raw or ema; the default weights if left out.")] = None,
+    pictures: Annotated[int, typer.Option(min=10, max=100_000, help="Pictures to draw of trained captions.")] = 100,
+    real: Annotated[int, typer.Option(min=100, max=100_000, help="Most real pictures to compare with.")] = 2048,
+    candidates: Annotated[int, typer.Option(min=2, max=100_000, help="Real pictures to choose among.")] = 100,
+    steps: Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps instead of the run's.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=1.0, help="Guidance instead of the run's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of captions and noise: the same one asks the same.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw with CHECKPOINT and judge the pictures by the real ones of a data set. It is verified first."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from diffusion_at_home.checkpoint.manifest import weights_named
+
+    weights = weights_named(variant)
+    from diffusion_at_home.evaluation.evaluate import EvaluationPlan, evaluate
+
+    plan = EvaluationPlan(
+        checkpoint=folder,
+        data=data,
+        out=out,
+        encoder=encoder,
+        weights=weights,
+        pictures=pictures,
+        real=real,
+        candidates=candidates,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+    )
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        result = evaluate(plan, tell)
+    if as_json:
+        emit({**result.to_json(), "out": str(out)}, as_json)
+        return
+    from rich.table import Table
+
+    table = Table(
+        "", "drawn", "floor", "ceiling", title=f"{result.checkpoint} ({result.weights}), {result.images:,} images"
+    )
+    for name, *figures in result.rows():
+        table.add_row(name, *("-" if figure is None else f"{figure:.4g}" for figure in figures))
+    Console().print(table)
+    emit({"encoder": result.encoder, "encoder_sha256": result.encoder_sha256, "out": str(out)}, as_json)

@@ -19,8 +19,8 @@ from diffusion_at_home.checkpoint.stock import load_pipeline
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.data.digits import DIGIT_WORDS, caption, digits_arrays
 from diffusion_at_home.errors import IntegrityError
+from diffusion_at_home.evaluation.digits_judge import DigitsJudge, DigitsScore
 from diffusion_at_home.model.build import build_model
-from diffusion_at_home.model.digits_judge import DigitsJudge, DigitsScore
 from diffusion_at_home.model.sampling import sample
 
 _SEED = 0

@@ -44,6 +44,7 @@ def test_the_tree_has_the_commands_of_the_design() -> None:
         ("checkpoint", "download"),
         ("checkpoint", "verify"),
         ("checkpoint", "sample"),
+        ("checkpoint", "evaluate"),
     }
     assert wanted <= set(PAGES)
 

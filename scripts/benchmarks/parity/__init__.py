@@ -30,8 +30,8 @@ from benchmarks.parity.training import Outcome, fleet, one_node
 from diffusion_at_home.config.run import Count, Positive, Rate, RunConfig
 from diffusion_at_home.config.toml import Section, load_toml
 from diffusion_at_home.data.digits import DIGIT_WORDS, caption
+from diffusion_at_home.evaluation.digits_judge import DigitsJudge, DigitsScore
 from diffusion_at_home.model.build import build_model
-from diffusion_at_home.model.digits_judge import DigitsJudge, DigitsScore
 from diffusion_at_home.model.evaluation import Pictures, held_out_loss
 from diffusion_at_home.model.sampling import sample
 from diffusion_at_home.wire.layout import Layout

@@ -4,7 +4,7 @@ Owns everything that needs scikit-learn (the extra 'digits'), which is imported 
 the real digits and keeps some of them back, so that each figure comes with a floor (real digits that the judge has not
 seen: nobody can do better) and a ceiling (uniform noise: nobody should do worse). No pretrained network is downloaded.
 
-The Frechet distance (Heusel et al. 2017, arXiv:1706.08500, eq. 6) is taken in the hidden layer of a small network that
+The Frechet distance is taken in the hidden layer of a small network that
 has learnt to name the digits. Like FID it falls as the number of pictures grows: compare figures of equal numbers only.
 
 Shapes: N images, H height, W width, F features.
@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from diffusion_at_home.data.digits import DIGIT_WORDS
 from diffusion_at_home.errors import DataError
+from diffusion_at_home.evaluation.distances import Floats, Gaussian, frechet_distance
 
-Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
 _FEATURES = 64  # hidden units; the covariance needs several times as many images
@@ -39,18 +39,6 @@ class DigitsScore:
     """Squared distance between the Gaussians fitted to the features (no unit); 0 is the judge's own training set."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Gaussian:
-    mean: Floats
-    """(F,)"""
-    covariance: Floats
-    """(F, F)"""
-
-    @classmethod
-    def fit(cls, features_NF: Floats) -> Self:
-        return cls(features_NF.mean(axis=0), np.cov(features_NF, rowvar=False, dtype=np.float64))
-
-
 class DigitsJudge:
     """A classifier and a feature space made from real digits; built by `train`, deterministic in its seed."""
 
@@ -58,7 +46,7 @@ class DigitsJudge:
         self._classifier = classifier
         self._network = network
         self._held_out = held_out
-        self._real = _Gaussian.fit(real_NF)
+        self._real = Gaussian.fit(real_NF)
 
     @classmethod
     def train(cls, images_NHW: npt.NDArray[Any], labels_N: npt.NDArray[Any], seed: int) -> DigitsJudge:
@@ -98,7 +86,7 @@ class DigitsJudge:
     def _judge(self, flat_NP: Floats, labels_N: Labels) -> DigitsScore:
         with _one_thread():
             read_N = self._classifier.predict(flat_NP)
-        distance = _frechet_distance(_Gaussian.fit(_features(self._network, flat_NP)), self._real)
+        distance = frechet_distance(Gaussian.fit(_features(self._network, flat_NP)), self._real)
         return DigitsScore(class_accuracy=float((read_N == labels_N).mean()), frechet_distance=distance)
 
 
@@ -110,19 +98,6 @@ def digit_labels(captions: Sequence[str]) -> Labels:
     if unknown is not None:
         raise DataError(f"the caption {unknown!r} does not end in a digit's name: judge captions of the digits only")
     return np.array([values[word] for word in words], dtype=np.int64)
-
-
-def _frechet_distance(a: _Gaussian, b: _Gaussian) -> float:
-    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
-
-    tr (S_a S_b)^(1/2) is the sum of the square roots of the eigenvalues of S_a^(1/2) S_b S_a^(1/2), which is symmetric,
-    so that no general matrix needs a square root; tiny eigenvalues that rounding made negative count as zero.
-    """
-    values_F, vectors_FF = np.linalg.eigh(a.covariance)
-    root_FF = (vectors_FF * np.sqrt(values_F.clip(min=0))) @ vectors_FF.T
-    cross_F = np.linalg.eigvalsh(root_FF @ b.covariance @ root_FF).clip(min=0)
-    distance = np.square(a.mean - b.mean).sum() + np.trace(a.covariance) + np.trace(b.covariance)
-    return max(0.0, float(distance - 2 * np.sqrt(cross_F).sum()))
 
 
 def _flat(images_NHW: npt.NDArray[Any]) -> Floats:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from scipy.linalg import sqrtm  # type: ignore[import-untyped]
 
 from diffusion_at_home.data.digits import DIGIT_WORDS, caption, digits_arrays
 from diffusion_at_home.errors import DataError
-from diffusion_at_home.model.digits_judge import DigitsJudge, _frechet_distance, _Gaussian, digit_labels
+from diffusion_at_home.evaluation.digits_judge import DigitsJudge, digit_labels
 
 IMAGES, LABELS = digits_arrays()
 
@@ -49,20 +47,6 @@ def test_verdict_is_a_function_of_the_seed(judge: DigitsJudge) -> None:
     assert DigitsJudge.train(IMAGES, LABELS, seed=0).judge(IMAGES[:200], LABELS[:200]) == judge.judge(
         IMAGES[:200], LABELS[:200]
     )
-
-
-def features(seed: int) -> npt.NDArray[np.float64]:
-    generator = np.random.default_rng(seed)
-    return generator.normal(size=(50, 8)) @ generator.normal(size=(8, 8)) + seed
-
-
-def test_frechet_distance_is_the_formula_with_a_general_matrix_root() -> None:
-    a, b = _Gaussian.fit(features(1)), _Gaussian.fit(features(2))
-    root = sqrtm(a.covariance @ b.covariance).real
-    naive = np.square(a.mean - b.mean).sum() + np.trace(a.covariance + b.covariance - 2 * root)
-    assert _frechet_distance(a, b) == pytest.approx(naive)
-    assert _frechet_distance(b, a) == pytest.approx(naive)
-    assert _frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
 
 
 def test_picture_that_is_not_finite_is_refused(judge: DigitsJudge) -> None:

@@ -1,0 +1,1 @@
+"""Judging what a checkpoint draws; see `evaluate.py`."""
