@@ -4,4 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh
+case "$*" in *emoji*) ./scripts/packages.sh fonts-noto-color-emoji unicode-data libfribidi0 ;; esac
 exec .venv/bin/dah demo "$@"

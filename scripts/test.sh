@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh
+./scripts/packages.sh fonts-noto-color-emoji unicode-data libfribidi0
 bin=.venv/bin
 $bin/ruff format --check .
 $bin/ruff check .
