@@ -3,7 +3,7 @@
 The hash is of 20 bytes. Eight say the *structure*: which of the 8 x 8 lowest frequencies of the luma are clearly positive,
 the DCT hash of C. Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), but for the
 threshold, which is his median there. On 1,440 emoji on white, 205 of a million pairs came within 4 bits of each other
-by it, 10 also in colour; by the differences of neighbouring pixels (dHash) it was 788 and 233.
+by it, 8 also in colour; by the differences of neighbouring pixels (dHash) it was 788 and 233.
 Twelve say the *colour*: the mean RGB of the four quarters, without which a red and a green heart are the same picture.
 """
 
@@ -39,7 +39,7 @@ _FLAT: Final = 10
 """A coefficient below 1/10 of the mean magnitude is a 0: those of a symmetric picture vanish, and their signs are noise."""
 
 _MAX_DISTANCE: Final = 16
-_KEY_BITS: Final = 14
+_KEY_BITS: Final = 12
 _MULTIPLIER: Final = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio: Fibonacci hashing (Knuth, The Art of Computer Programming 3, section 6.4)."""
 _WORD: Final = 2**64 - 1
@@ -47,10 +47,10 @@ _WORD: Final = 2**64 - 1
 
 def picture_hash(picture: Image.Image) -> PictureHash:
     """The hash of an L or RGB picture of any size. Its luma may be shifted and scaled without changing the structure."""
-    luma = picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-    coefficients = _BASIS @ np.asarray(luma, dtype=np.int64) @ _BASIS.T
+    small = picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0).convert("RGB")
+    coefficients = _BASIS @ np.asarray(small.convert("L"), dtype=np.int64) @ _BASIS.T
     signs = _FLAT * coefficients.size * coefficients > np.abs(coefficients).sum()
-    colour = picture.convert("RGB").resize((2, 2), Image.Resampling.BOX).tobytes()
+    colour = small.resize((2, 2), Image.Resampling.BOX).tobytes()
     return PictureHash(np.packbits(signs).tobytes() + colour)
 
 
@@ -61,7 +61,8 @@ class DuplicateIndex:
     differ. The answer is exact. The 64 bits are dealt out to max_distance + 1 bands: two structures that differ in fewer
     bits agree in one band at least, so only pictures that share a band need to be compared.
 
-    A picture takes 20 bytes and 4 more for each band. Which of several near pictures stays depends on their order alone.
+    A picture takes 20 bytes and 4 more for each band, and what growing arrays keep spare: 57 in all were measured with 5
+    bands and 400,000 pictures. Which of several near pictures stays depends on their order alone.
     """
 
     def __init__(self, max_distance: int, max_colour_difference: int = MAX_COLOUR_DIFFERENCE) -> None:
