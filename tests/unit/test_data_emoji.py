@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from matplotlib import get_data_path
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, features
 
 from diffusion_at_home.data.combinations import new_combinations
 from diffusion_at_home.data.sources.emoji import FONT, NAMES, SIDE, EmojiSource, read_names
@@ -183,3 +183,9 @@ def test_half_a_font_is_said_to_be_none(tmp_path: Path) -> None:
     half.write_bytes(FONT.read_bytes()[:4000])
     with pytest.raises(DataError, match=r"half\.ttf is no"):
         list(EmojiSource(font=half).read("0-1"))
+
+
+def test_without_the_library_that_joins_emoji_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "check", lambda _: False)  # Pillow's
+    with pytest.raises(DataError, match=r"FriBiDi.*apt-get install .*libfribidi0"):
+        EmojiSource()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_what_hugging_face_writes_is_read_with_all_that_is_known(tmp_path: Path)
         day=pa.array([1, 2], pa.date32()),
         embedding=[[1.0, 2.0], None],
     )
-    first, second = read(ParquetSource(write(tmp_path, rows), name="paintings", default_license="CC-BY-4.0"))
+    first, second = read(ParquetSource(write(tmp_path, rows)))
     assert first == Raw(
         name="train.parquet/0",
         image=b"picture 0",
@@ -59,7 +60,7 @@ def test_what_hugging_face_writes_is_read_with_all_that_is_known(tmp_path: Path)
         scores={"aesthetic": 5.5, "nsfw": 0.0},
     )
     assert isinstance(second, Raw)
-    assert (second.license, second.source) == ("CC-BY-4.0", "paintings, train.parquet/1")
+    assert (second.license, second.source) == ("", "")  # the build has words for these
     assert second.scores == {"nsfw": 1.0}
 
 
@@ -143,6 +144,21 @@ def test_a_bad_row_costs_one_row(tmp_path: Path) -> None:
     assert items[5].captions == ()
 
 
+def test_a_path_that_is_not_utf8_costs_nothing(tmp_path: Path) -> None:
+    path = pa.Array.from_buffers(pa.string(), 1, [None, *pa.array([b"\xff.png"], pa.binary()).buffers()[1:]])
+    image = pa.StructArray.from_arrays([pa.array([b"x"]), path], ["bytes", "path"])
+    (only,) = read(ParquetSource(write(tmp_path, pa.table({"my.image": image, "text": ["a"]}))))
+    assert isinstance(only, Raw)
+    assert only.image == b"x"
+
+
+def test_names_that_differ_in_case_alone_are_two(tmp_path: Path) -> None:
+    path = write(tmp_path, table(1, Image=[b"other"], Text=["other"]))
+    (only,) = read(ParquetSource(path, image_column="Image", caption_columns=["text"]))
+    assert isinstance(only, Raw)
+    assert (only.image, only.captions) == (b"other", ("caption 0",))
+
+
 def test_a_picture_over_the_limit_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, pa.table({"image": [bytes(MAX_IMAGE_BYTES + 1), b"x"], "text": ["a", "b"]}))
     first, second = read(ParquetSource(path))
@@ -203,3 +219,9 @@ def test_a_file_that_changed_is_named(tmp_path: Path) -> None:
 def test_the_notes_that_hugging_face_leaves_in_a_schema_do_no_harm(tmp_path: Path) -> None:
     notes = {b"huggingface": json.dumps({"info": {"features": {"image": {"_type": "Image"}}}}).encode()}
     assert len(read(ParquetSource(write(tmp_path, table(3).replace_schema_metadata(notes))))) == 3
+
+
+def test_without_pyarrow_it_is_said_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"pip install 'diffusion-at-home\[parquet\]'"):
+        ParquetSource(tmp_path)

@@ -93,7 +93,7 @@ def test_what_img2dataset_writes_is_read_with_all_that_is_known(tmp_path: Path) 
         scores={"punsafe": 0.1, "width": 9.0},
     )
     assert isinstance(second, Raw)
-    assert (second.license, second.source, second.held_out) == ("unknown", "00000, 00000.tar/000000002", None)
+    assert (second.license, second.source, second.held_out) == ("", "", None)  # the build has words for these
 
 
 @pytest.mark.parametrize("how", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])

@@ -1,7 +1,7 @@
 """What the columns beside a picture mean, as img2dataset, LAION and Hugging Face data sets call them.
 
 A record is a mapping of names to plain values that somebody else wrote: nothing in it is believed to have a type or a length.
-Names are compared without regard to case. Every number becomes a score, also those that nobody asks for; text that no name
+Their names are compared without regard to case. Every number becomes a score, also those that nobody asks for; text that no name
 explains is left out.
 """
 
@@ -40,7 +40,7 @@ class Facts:
     license: str
     author: str
     scores: dict[str, float]
-    """By name in lower case; all finite."""
+    """By name; all finite."""
 
 
 def read_facts(
@@ -53,7 +53,7 @@ def read_facts(
         caption_names: lower case, the main one first.
         captions: found elsewhere; they come first.
     """
-    named = {clean(name).lower(): value for name, value in record.items()}
+    named = {name.lower(): value for name, value in record.items()}
     found = [clean(caption) for caption in captions]
     for name in caption_names:
         found.extend(_texts(named.get(name)))
@@ -62,7 +62,7 @@ def read_facts(
         url=_first(named, URL_NAMES),
         license=_first(named, LICENSE_NAMES),
         author=_first(named, AUTHOR_NAMES),
-        scores=_scores(named),
+        scores=_scores(record),
     )
 
 
@@ -73,7 +73,7 @@ def clean(text: str) -> str:
 
 def plain_name(text: str) -> str:
     """A name that a data set may have, as near to `text` as can be."""
-    return _OTHER_THAN_PLAIN.sub("-", text.lower()).strip("-.")[:64] or "pictures"
+    return _OTHER_THAN_PLAIN.sub("-", text.lower()).strip("-._")[:63] or "pictures"
 
 
 def _texts(value: object) -> list[str]:
@@ -92,12 +92,12 @@ def _first(named: Mapping[str, object], names: Sequence[str]) -> str:
     return ""
 
 
-def _scores(named: Mapping[str, object]) -> dict[str, float]:
+def _scores(record: Mapping[str, object]) -> dict[str, float]:
     scores: dict[str, float] = {}
-    for name, value in named.items():
+    for name, value in record.items():
         number = _number(value) if len(name) <= MAX_WORDS else None
         if number is not None and len(scores) < MAX_SCORES:
-            scores[name] = number
+            scores[clean(name)] = number
     return scores
 
 

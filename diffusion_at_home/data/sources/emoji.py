@@ -93,7 +93,7 @@ class EmojiSource(Source):
             skin_tones: also the five variants of hands and people.
             flags: also those of countries and regions.
             held_out_one_in: of the names with a word, at most one in so many is held out, all of them new combinations of
-                words; 0 leaves holding out to the build.
+                words. At least 2; 0 leaves holding out to the build.
 
         Raises:
             DataError: something is missing; the sentence says how to install it.

@@ -1,10 +1,13 @@
 """Data sets in parquet files, as Hugging Face has them (extra 'parquet'): a column of encoded pictures, and columns of text.
 
 The picture is a struct of `bytes` and `path` (the Image feature of Hugging Face's `datasets`) or plain bytes; `columns.py` knows
-what other columns are called. A unit is one row group, of which a few rows at a time are in memory.
+what other columns are called. A unit is one row group. A file whose footer cannot be read is one unit, which cannot be read.
 
-Only this module imports pyarrow, and only when called. A file whose footer cannot be read is one unit, which cannot be
-read. What a page may unpack to is Arrow's to bound (2 GiB); what a picture may be is bounded here.
+Of a row group a few rows at a time are unpacked, but Arrow reads a page whole, and its writer ends none before 1,024 rows:
+memory is about twice that of so many pictures, or of a row group where it has fewer (100 as `datasets` writes them). What a
+page may unpack to is Arrow's to bound (2 GiB); what a picture may be is bounded here.
+
+Only this module imports pyarrow, and only when called.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ class Layout:
     """Which columns of a file are read, by name."""
 
     image: str
+    image_bytes: str
+    """The column within it that is read, in parquet's dotted form; the `path` beside it is not."""
     captions: tuple[str, ...]
     """The main one first."""
     others: tuple[str, ...]
@@ -49,23 +54,13 @@ class Layout:
 class ParquetSource(Source):
     """One parquet file, or all in a folder and the folders in it."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        name: str = "",
-        default_license: str = "unknown",
-        url: str = "",
-        image_column: str = "",
-        caption_columns: Sequence[str] = (),
-    ) -> None:
+    license = "various"
+
+    def __init__(self, path: Path, *, image_column: str = "", caption_columns: Sequence[str] = ()) -> None:
         """Look for the files.
 
         Args:
             path: a .parquet, or a folder.
-            name: of the data set; otherwise that of the path.
-            default_license: of pictures without a column that names theirs.
-            url: where people find the data set.
             image_column: otherwise found by type and name.
             caption_columns: the main one first; otherwise found by name.
 
@@ -73,12 +68,12 @@ class ParquetSource(Source):
             DataError: there is none, or pyarrow is missing.
         """
         _pyarrow()
-        self.name = name or plain_name(path.stem)
-        self.license = default_license
-        self.description = f"Parquet data set {path.name}{f' ({url})' if url else ''}"
+        path = path.resolve()
+        self.name = plain_name(path.stem if path.is_file() else path.name)
+        self.description = f"the parquet data set {path.name}"
         self._image_column = image_column
         self._caption_columns = tuple(caption_columns)
-        self._folder = path if path.is_dir() else path.parent
+        self._folder = path.parent if path.is_file() else path
         self._files = (path.name,) if path.is_file() else _find(path)
 
     def units(self) -> Sequence[str]:
@@ -114,41 +109,15 @@ class ParquetSource(Source):
                 batches = parquet.iter_batches(
                     batch_size=_batch_rows(parquet.metadata.row_group(group)),
                     row_groups=[group],
-                    columns=[layout.image, *layout.captions, *layout.others],
+                    columns=[layout.image_bytes, *layout.captions, *layout.others],
                     use_threads=False,
                 )
                 for batch in batches:
                     for index in range(batch.num_rows):
-                        yield self._row(batch, index, layout, f"{file}/{row}")
+                        yield _row(batch, index, layout, f"{file}/{row}")
                         row += 1
         except (arrow.ArrowException, OSError, ValueError, LookupError) as error:
             raise DataError(f"row group {group} of {path} cannot be read ({_sentence(error)})") from None
-
-    def _row(self, batch: Any, index: int, layout: Layout, name: str) -> Raw | Refused:
-        image = batch.column(layout.image)[index].as_py()
-        if isinstance(image, dict):
-            image = image.get("bytes")
-        if not isinstance(image, bytes) or not image:
-            return Refused(name, Reason.UNREADABLE, "the file has no bytes for it")
-        if len(image) > MAX_IMAGE_BYTES:
-            return Refused(name, Reason.TOO_LARGE, f"{len(image)} bytes, over the limit of {MAX_IMAGE_BYTES}")
-        try:
-            record = {column: batch.column(column)[index].as_py() for column in (*layout.captions, *layout.others)}
-        except UnicodeDecodeError:
-            return Refused(name, Reason.UNREADABLE, "its text is not UTF-8")
-        if sum(len(value) for value in record.values() if isinstance(value, str)) > MAX_TEXT_BYTES:
-            return Refused(name, Reason.TOO_LARGE, f"its text has over {MAX_TEXT_BYTES} characters")
-        facts = read_facts(record, caption_names=[column.lower() for column in layout.captions])
-        return Raw(
-            name=name,
-            image=image,
-            captions=facts.captions,
-            source=facts.url or f"{self.name}, {name}",
-            license=facts.license or self.license,
-            author=facts.author,
-            url=facts.url,
-            scores=facts.scores,
-        )
 
 
 def find_layout(schema: Any, path: str, image_column: str = "", caption_columns: Sequence[str] = ()) -> Layout:
@@ -160,18 +129,50 @@ def find_layout(schema: Any, path: str, image_column: str = "", caption_columns:
     pictures = {name.lower(): name for name, kind in types.items() if _holds_pictures(kind)}
     named = [pictures[name] for name in IMAGE_NAMES if name in pictures]
     image = image_column or (named[0] if named else next(iter(pictures.values()), "") if len(pictures) == 1 else "")
-    if image not in pictures.values():
+    if image not in types or not _holds_pictures(types[image]):
         what = f"no column {image!r} of pictures" if image else f"{'several' if pictures else 'no'} columns of pictures"
         raise DataError(f"{path} has {what}, {there}: say which one with image_column")
     texts = {name.lower(): name for name, kind in types.items() if _holds_text(kind)}
     captions = tuple(caption_columns) or tuple(texts[name] for name in CAPTION_NAMES if name in texts)
-    missing = [name for name in captions if name not in texts.values()]
+    missing = [name for name in captions if name not in types or not _holds_text(types[name])]
     if missing or not captions:
         what = f"no column {missing[0]!r} of text" if missing else "no column with a name that captions have"
         raise DataError(f"{path} has {what}, {there}: say which ones with caption_columns")
     facts = [texts[name] for name in (*URL_NAMES, *LICENSE_NAMES, *AUTHOR_NAMES) if name in texts]
     numbers = [name for name, kind in types.items() if _holds_numbers(kind)][:MAX_SCORES]
-    return Layout(image, captions, tuple(name for name in (*facts, *numbers) if name not in captions))
+    return Layout(
+        image=image,
+        image_bytes=f"{image}.bytes" if _pyarrow().types.is_struct(types[image]) else image,
+        captions=captions,
+        others=tuple(name for name in (*facts, *numbers) if name not in captions),
+    )
+
+
+def _row(batch: Any, index: int, layout: Layout, name: str) -> Raw | Refused:
+    image = batch.column(layout.image)[index].as_py()
+    if isinstance(image, dict):
+        image = image.get("bytes")
+    if not isinstance(image, bytes) or not image:
+        return Refused(name, Reason.UNREADABLE, "the file has no bytes for it")
+    if len(image) > MAX_IMAGE_BYTES:
+        return Refused(name, Reason.TOO_LARGE, f"{len(image)} bytes, over the limit of {MAX_IMAGE_BYTES}")
+    try:
+        record = {column: batch.column(column)[index].as_py() for column in (*layout.captions, *layout.others)}
+    except UnicodeDecodeError:
+        return Refused(name, Reason.UNREADABLE, "its text is not UTF-8")
+    if sum(len(value) for value in record.values() if isinstance(value, str)) > MAX_TEXT_BYTES:
+        return Refused(name, Reason.TOO_LARGE, f"its text has over {MAX_TEXT_BYTES} characters")
+    facts = read_facts(record, caption_names=[column.lower() for column in layout.captions])
+    return Raw(
+        name=name,
+        image=image,
+        captions=facts.captions,
+        source=facts.url,
+        license=facts.license,
+        author=facts.author,
+        url=facts.url,
+        scores=facts.scores,
+    )
 
 
 def _find(folder: Path) -> tuple[str, ...]:

@@ -35,32 +35,15 @@ _COMPRESSED: Final = ("*.tar.gz", "*.tgz", "*.tar.zst", "*.tar.xz", "*.tar.bz2")
 class WebDatasetSource(Source):
     """One tar, or all in a folder and the folders in it."""
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        name: str = "",
-        default_license: str = "unknown",
-        url: str = "",
-        unit_samples: int = _UNIT_SAMPLES,
-    ) -> None:
-        """Look for the tars.
+    license = "various"
 
-        Args:
-            path: a .tar, or a folder.
-            name: of the data set; otherwise that of the path.
-            default_license: of pictures whose .json names none.
-            url: where people find the data set.
-            unit_samples: samples in a unit.
-
-        Raises:
-            DataError: there is none, or one is compressed.
-        """
-        self.name = name or plain_name(path.stem)
-        self.license = default_license
-        self.description = f"WebDataset {path.name}{f' ({url})' if url else ''}"
+    def __init__(self, path: Path, *, unit_samples: int = _UNIT_SAMPLES) -> None:
+        """Look for the tars: a .tar, or a folder. Raises `DataError` if there is none, or one is compressed."""
+        path = path.resolve()
+        self.name = plain_name(path.stem if path.is_file() else path.name)
+        self.description = f"the WebDataset {path.name}"
         self._unit_samples = unit_samples
-        self._folder = path if path.is_dir() else path.parent
+        self._folder = path.parent if path.is_file() else path
         self._tars = _find(path)
 
     def units(self) -> Sequence[str]:
@@ -86,7 +69,7 @@ class WebDatasetSource(Source):
                     name = f"{tar}/{key[:MAX_WORDS]}"
                     if key in seen:
                         yield Refused(name, Reason.UNREADABLE, "its name came before")
-                    elif item := _sample(file, name, group, self):
+                    elif item := _sample(file, name, group):
                         seen.add(key)
                         yield item
         except DamagedTar as error:
@@ -155,7 +138,7 @@ def _key(member: Member) -> str:
     return _split(member.name)[0]
 
 
-def _sample(file: BinaryIO, name: str, members: Iterator[Member], source: WebDatasetSource) -> Raw | Refused | None:
+def _sample(file: BinaryIO, name: str, members: Iterator[Member]) -> Raw | Refused | None:
     """What the members of one key make; None where they are of another kind than pictures and their texts."""
     parts: dict[str, bytes] = {}
     refused = None
@@ -177,10 +160,10 @@ def _sample(file: BinaryIO, name: str, members: Iterator[Member], source: WebDat
         return refused
     if "image" not in parts:
         return Refused(name, Reason.UNREADABLE, f"it has .{', .'.join(sorted(parts))} and no picture")
-    return _raw(name, parts, source)
+    return _raw(name, parts)
 
 
-def _raw(name: str, parts: dict[str, bytes], source: WebDatasetSource) -> Raw | Refused:
+def _raw(name: str, parts: dict[str, bytes]) -> Raw | Refused:
     try:
         record = json.loads(parts["json"]) if parts.get("json") else {}
         caption = parts["txt"].decode() if "txt" in parts else ""
@@ -193,8 +176,8 @@ def _raw(name: str, parts: dict[str, bytes], source: WebDatasetSource) -> Raw | 
         name=name,
         image=parts["image"],
         captions=facts.captions,
-        source=facts.url or f"{source.name}, {name}",
-        license=facts.license or source.license,
+        source=facts.url,
+        license=facts.license,
         author=facts.author,
         url=facts.url,
         scores=facts.scores,
