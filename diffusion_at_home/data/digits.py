@@ -1,6 +1,6 @@
 """The data set that needs no download: 1,797 real handwritten digits of 8 x 8 pixels, from scikit-learn (extra 'digits').
 
-Nothing but `digits_arrays` and `digit_samples` imports scikit-learn, and only when called.
+scikit-learn is imported when the pictures are asked for.
 """
 
 from __future__ import annotations
@@ -47,21 +47,26 @@ def digits_arrays() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
 
 
 def digit_samples(*, held_out: bool) -> Iterator[Sample]:
-    """The digits of one split, in the source's order: RGB PNGs whose 17 grey levels are exact."""
+    """The digits of one split, in the source's order: RGB PNGs whose 17 grey levels are exact. Raises `DataError`."""
+    return (sample for sample, is_held_out in all_digits() if is_held_out == held_out)
+
+
+def all_digits() -> Iterator[tuple[Sample, bool]]:
+    """All digits in the source's order, each with whether it is held out. Raises `DataError`."""
     pictures_NHW, digits_N = digits_arrays()
     seen = [0] * len(DIGIT_WORDS)
     for index, (picture_HW, digit) in enumerate(zip(pictures_NHW, digits_N.tolist(), strict=True)):
         is_held_out = seen[digit] % _HELD_OUT_EVERY == _HELD_OUT_EVERY - 1
         seen[digit] += 1
-        if is_held_out == held_out:
-            yield Sample(
-                key=f"digit-{index:04d}",
-                image=_png(picture_HW),
-                suffix="png",
-                caption=caption(digit),
-                source=SOURCE,
-                license=LICENSE,
-            )
+        sample = Sample(
+            key=f"digit-{index:04d}",
+            image=_png(picture_HW),
+            suffix="png",
+            caption=caption(digit),
+            source=SOURCE,
+            license=LICENSE,
+        )
+        yield sample, is_held_out
 
 
 def _png(picture_HW: npt.NDArray[np.float64]) -> bytes:

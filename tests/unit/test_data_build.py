@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from diffusion_at_home.data.inspect import contact_sheet, read_pictures, summari
 from diffusion_at_home.data.manifest import MANIFEST_NAME, DataManifest, verify
 from diffusion_at_home.data.shards import decode_images, read_shard, write_shard
 from diffusion_at_home.errors import ConfigError, DataError, StorageError
+from tests.unit.picture_folder import contents
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +33,14 @@ def copy(digits: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(digits, tmp_path / "digits"))
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+SHARDS_SHA256 = "92c20d4c8e73c8158014edb3b5864232b144f94e8258080b8d8ca462cce22bc4"
+"""Of the sha256 (hex) of all shards of the digits, in order: every run of them so far was trained on these."""
+
+
+def test_the_digits_are_what_they_always_were(digits: Path) -> None:
+    manifest = DataManifest.load(digits)
+    names = "".join(entry.sha256 for entry in (*manifest.train, *manifest.held_out))
+    assert hashlib.sha256(names.encode()).hexdigest() == SHARDS_SHA256
 
 
 def test_building_twice_gives_the_same_bytes(digits: Path, tmp_path: Path) -> None:
@@ -141,7 +149,8 @@ def test_no_data_set_is_said_to_be_made_with_the_command(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("source", "hint"), [("digit", "did you mean 'digits'?"), ("pokemon!", "known sources are digits")]
+    ("source", "hint"),
+    [("digit", "did you mean 'digits'?"), ("xyz", "name a file or folder, or one of digits, emoji")],
 )
 def test_an_unknown_source_names_the_nearest(source: str, hint: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
