@@ -22,12 +22,18 @@ def demo(
     config: Annotated[Path, typer.Option(help="The run's config.")] = Path("configs/digits.toml"),
     workers: Annotated[int, typer.Option(min=1, max=64, help="Worker processes.")] = 3,
     images: Annotated[int | None, typer.Option(min=1, help="Images to train instead of run.total_images.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for everything; an unfinished demo in it goes on.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for everything; an unfinished demo in it goes on. runs/demo-NAME of the config if left out."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object at the end.")] = False,
 ) -> None:
-    """Build the digits, launch a coordinator and workers, train from random weights, and draw with the result."""
+    """Build the data set, launch a coordinator and workers, train from random weights, draw with the result and judge it.
+
+    configs/digits.toml takes minutes, configs/emoji.toml about an hour.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -56,9 +62,13 @@ def demo(
             )
 
         result = run_demo(
-            DemoPlan(config, out, workers, images), say=lambda sentence: console.print(f"- {sentence}"), show=show
+            DemoPlan(config, out or Path("runs") / f"demo-{config.stem}", workers, images),
+            say=lambda sentence: console.print(f"- {sentence}"),
+            show=show,
         )
-    emit(dataclasses.asdict(result), as_json)
+    plain = dataclasses.asdict(result)
+    quality = plain.pop("quality")
+    emit({**plain, **quality}, as_json)
 
 
 def _line(status: Status) -> str:

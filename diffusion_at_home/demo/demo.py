@@ -15,6 +15,8 @@ import httpx2
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.toml import load_toml
 from diffusion_at_home.demo.fleet import Fleet, check, wait_for_address
+from diffusion_at_home.demo.forecast import Forecast
+from diffusion_at_home.demo.judges import JUDGES
 from diffusion_at_home.demo.step import dah
 from diffusion_at_home.errors import StopProcess
 
@@ -66,14 +68,8 @@ class DemoResult:
     seconds: float
     """From the start of the processes to the last checkpoint."""
     val_loss: float
-    class_accuracy: float
-    class_accuracy_floor: float
-    """Of real digits: the best there is."""
-    class_accuracy_ceiling: float
-    """Of noise."""
-    frechet_distance: float
-    frechet_distance_floor: float
-    frechet_distance_ceiling: float
+    quality: dict[str, float]
+    """What the judge of this data set found; see `demo.judges`."""
     parameters: int
     uplink_bytes_per_parameter: float
     """Of one contribution."""
@@ -111,16 +107,19 @@ def run_demo(plan: DemoPlan, *, say: Callable[[str], None], show: Callable[[Stat
         say("downloading and verifying the checkpoint")
         shutil.rmtree(plan.checkpoint, ignore_errors=True)
         dah("checkpoint", "download", url, "--which", "latest", "--out", str(plan.checkpoint))
-    say("drawing digits with stock diffusers and judging them")
+    say("drawing with the downloaded checkpoint and judging the pictures")
     return _result(plan, status, seconds)
 
 
 def _prepare(plan: DemoPlan, say: Callable[[str], None]) -> None:
     config = load_toml(plan.config, RunConfig)
-    if config.data.path.name != "digits":
-        raise StopProcess(f"{plan.config} trains on {config.data.path}: the demo knows how to build digits only")
+    source = config.data.path.name
+    if source not in JUDGES:
+        raise StopProcess(
+            f"{plan.config} trains on {config.data.path}: the demo builds what needs no download, {' or '.join(JUDGES)}"
+        )
     plan.out.mkdir(parents=True, exist_ok=True)
-    dah("data", "build", "digits", str(plan.data))
+    dah("data", "build", source, str(plan.data), "--set", f"base={config.model.image_size}")
     if (plan.run / "ledger.sqlite").is_file():
         say(f"going on with the run in {plan.run}")
         return
@@ -129,7 +128,7 @@ def _prepare(plan: DemoPlan, say: Callable[[str], None]) -> None:
         overrides.append(f"run.total_images={plan.images}")
     pairs = [part for override in overrides for part in ("--set", override)]
     dah("coordinator", "init", str(plan.run), "--config", str(plan.config), *pairs)
-    say(f"made a data set of real handwritten digits and a new run in {plan.run}")
+    say(f"made the data set {source!r} and a new run in {plan.run}")
 
 
 def _worker_command(plan: DemoPlan, number: int, url: str) -> Sequence[str]:
@@ -145,11 +144,13 @@ def _worker_command(plan: DemoPlan, number: int, url: str) -> Sequence[str]:
 
 
 def _train(fleet: Fleet, url: str, say: Callable[[str], None], show: Callable[[Status], None]) -> Status:
-    evaluated = -1
+    evaluated, forecast = -1, Forecast()
     with httpx2.Client(base_url=url, timeout=30) as client:
         while True:
             status: Status = client.get("/status.json").raise_for_status().json()
             show(status)
+            if sentence := forecast.sentence(status["images"], status["total_images"], time.monotonic()):
+                say(sentence)
             newest = status["evaluations"][-1] if status["evaluations"] else None
             if newest is not None and newest["version"] > evaluated:
                 evaluated = newest["version"]
@@ -163,10 +164,10 @@ def _train(fleet: Fleet, url: str, say: Callable[[str], None], show: Callable[[S
 
 def _result(plan: DemoPlan, status: Status, seconds: float) -> DemoResult:
     from diffusion_at_home.checkpoint.manifest import load_manifest  # noqa: PLC0415 -- torch only when it is needed
-    from diffusion_at_home.demo.score import score_digits  # noqa: PLC0415
 
     manifest = load_manifest(plan.checkpoint)
-    scored = score_digits(plan.checkpoint)
+    judge = JUDGES[load_toml(plan.config, RunConfig).data.path.name]
+    quality = judge(plan.checkpoint, plan.data, plan.out)
     shutil.copyfile(plan.checkpoint / "grid.png", plan.grid)
     latest = status["checkpoints"][-1]
     return DemoResult(
@@ -176,12 +177,7 @@ def _result(plan: DemoPlan, status: Status, seconds: float) -> DemoResult:
         workers=status["workers"],
         seconds=round(seconds, 1),
         val_loss=latest["held_out_loss"],
-        class_accuracy=scored.score.class_accuracy,
-        class_accuracy_floor=scored.floor.class_accuracy,
-        class_accuracy_ceiling=scored.ceiling.class_accuracy,
-        frechet_distance=scored.score.frechet_distance,
-        frechet_distance_floor=scored.floor.frechet_distance,
-        frechet_distance_ceiling=scored.ceiling.frechet_distance,
+        quality=quality,
         parameters=manifest.parameters,
         uplink_bytes_per_parameter=status["uplink_bytes"] / status["contributions"] / manifest.parameters,
         downlink_bytes_per_parameter=status["downlink_bytes"] / status["rounds"] / manifest.parameters,
