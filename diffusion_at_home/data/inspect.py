@@ -69,14 +69,8 @@ def summarize(folder: Path) -> DataSummary:
 
 
 def contact_sheet(folder: Path, path: Path, *, columns: int = 8, rows: int = 5) -> int:
-    """Draw the first pictures of `folder` with their captions into the PNG `path`; returns how many."""
-    manifest = DataManifest.load(folder)
-    samples: list[tuple[Sample, Size]] = []
-    for entry in manifest.train:
-        samples += [(sample, entry.size) for sample in read_pictures(folder, entry)]
-        if len(samples) >= columns * rows:
-            break
-    samples = samples[: columns * rows]
+    """Draw pictures of every size in `folder` with their captions into the PNG `path`; returns how many."""
+    samples = _first_of_each_size(folder, DataManifest.load(folder), columns * rows)
     used_rows = -(-len(samples) // columns)
     pitch = (_CELL + _GAP, _CELL + _TEXT + _GAP)
     sheet = Image.new("RGB", (columns * pitch[0] + _GAP, used_rows * pitch[1] + _GAP), "white")
@@ -101,6 +95,17 @@ def read_pictures(folder: Path, entry: ShardEntry) -> list[Sample]:
         except DataError as error:
             raise DataError(f"{folder / entry.name}: {error}") from None
     return samples
+
+
+def _first_of_each_size(folder: Path, manifest: DataManifest, count: int) -> list[tuple[Sample, Size]]:
+    """At most `count` pictures, as many of each size, if there are so many."""
+    sizes = dict.fromkeys(entry.size for entry in manifest.train)
+    found: dict[Size, list[Sample]] = {size: [] for size in sizes}
+    share = -(-count // len(sizes))
+    for entry in manifest.train:
+        if len(found[entry.size]) < share:
+            found[entry.size] += read_pictures(folder, entry)
+    return [(sample, size) for size in sizes for sample in found[size][:share]][:count]
 
 
 def _thumbnail(sample: Sample, size: Size) -> Image.Image:

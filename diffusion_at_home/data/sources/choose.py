@@ -58,20 +58,16 @@ def _emoji(settings: BuildSettings) -> Source:
     return EmojiSource(skin_tones=settings.skin_tones, flags=settings.flags)
 
 
-def _folder(path: Path, settings: BuildSettings) -> Source:  # noqa: ARG001 -- as the others
-    return FolderSource(path)
-
-
-def _webdataset(path: Path, settings: BuildSettings) -> Source:
+def _webdataset(path: Path) -> Source:
     from diffusion_at_home.data.sources.webdataset import WebDatasetSource  # noqa: PLC0415
 
-    return WebDatasetSource(path, default_license=settings.license)
+    return WebDatasetSource(path)
 
 
-def _parquet(path: Path, settings: BuildSettings) -> Source:
+def _parquet(path: Path) -> Source:
     from diffusion_at_home.data.sources.parquet import ParquetSource  # noqa: PLC0415
 
-    return ParquetSource(path, default_license=settings.license)
+    return ParquetSource(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +79,8 @@ class _Named:
 
 
 NAMED: Final = {"digits": _Named(_digits, DigitsSettings), "emoji": _Named(_emoji, EmojiSettings)}
-KINDS: Final[dict[str, Callable[[Path, BuildSettings], Source]]] = {
-    "folder": _folder,
+KINDS: Final[dict[str, Callable[[Path], Source]]] = {
+    "folder": FolderSource,
     "webdataset": _webdataset,
     "parquet": _parquet,
 }
@@ -108,7 +104,7 @@ def choose(source: str, config: Path | None, overrides: Sequence[str]) -> tuple[
         kind, place = _detected(source), source
     elif not Path(place).exists():
         raise ConfigError(f"{place} does not exist: name a file or folder")
-    return KINDS[kind](Path(place), settings), settings
+    return KINDS[kind](Path(place)), settings
 
 
 def _detected(place: str) -> str:
