@@ -19,7 +19,7 @@ from torch import Tensor
 from diffusion_at_home.evaluation.augment import FULL, augment
 from diffusion_at_home.evaluation.small_network import SmallNetwork
 
-STEPS: Final = 300
+STEPS: Final = 200
 _BATCH: Final = 128
 _LEARNING_RATE: Final = 2e-3
 _TEMPERATURE: Final = 0.15

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffusion_at_home.checkpoint.verify import verify
+from diffusion_at_home.cli.checkpoint import evaluate as judge
 from diffusion_at_home.data.shards import decode_images, read_shard
 from diffusion_at_home.errors import ConfigError, DataError, IntegrityError
 from diffusion_at_home.evaluation.evaluate import EvaluationPlan, evaluate
@@ -70,13 +71,15 @@ def test_a_checkpoint_is_judged_and_the_judgement_written_down(root: Path, tmp_p
             picture.load()
 
 
-def test_people_get_a_table_with_floors_and_ceilings(root: Path, tmp_path: Path) -> None:
-    given = [word for word in words(root, tmp_path) if word != "--json"]
-    answer = dah(*given)
-    assert (answer.code, answer.err) == (0, "")
-    assert "tiny-000000100 (ema), 100 images" in answer.out
-    assert "floor" in answer.out
-    assert "kernel distance" in answer.out
+def test_people_get_a_table_with_floors_and_ceilings(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge(root / "checkpoint", root / "data", encoder=root / "encoder", out=tmp_path, pictures=10, steps=1)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "tiny-000000100 (ema), 100 images" in said.out
+    assert "floor" in said.out
+    assert "kernel distance" in said.out
 
 
 def plan(root: Path, out: Path) -> EvaluationPlan:
