@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -155,8 +156,11 @@ class BuildFolder:
         return manifest
 
     def forget_parts(self) -> None:
-        """Delete what was only there to make the data set."""
+        """Delete what was only there to make the data set, once that is on the disk. Raises `StorageError`."""
         if self.parts.exists():
+            with storage_errors(self.root), (self.root / MANIFEST_NAME).open("rb") as manifest:
+                os.fsync(manifest.fileno())
+            sync_folder(self.root)
             shutil.rmtree(self.parts, ignore_errors=True)  # the data set is whole without
 
     def _begun(self) -> Identity | None:

@@ -96,7 +96,8 @@ def test_a_reader_that_dies_is_an_error_and_what_was_read_stays(pictures: Path, 
     readers(build)[0].kill()
     said, error = build.communicate(timeout=SECONDS)
     assert (build.returncode, said) == (HardwareError.exit_code, "")
-    (line,) = error.splitlines()
+    *progress, line = error.splitlines()
+    assert all(told.startswith("- ") for told in progress), error
     assert line.startswith(
         "dah: a process that read pictures has died, perhaps for want of memory: run the same command"
     )
