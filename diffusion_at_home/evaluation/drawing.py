@@ -1,20 +1,17 @@
 """A checkpoint, verified and loaded by stock diffusers, that draws for captions and answers for its held-out loss.
 
-In pixels many captions are drawn at once by `sample`, with the pipeline's own networks and arithmetic; in latents the pipeline
-draws them one by one. `dah checkpoint sample` draws the same way.
+Many captions are drawn at once by `model.sampling.draw`, with the pipeline's own networks and arithmetic.
 
 Shapes: N pictures, C channels, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -28,7 +25,7 @@ from diffusion_at_home.errors import IntegrityError
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.evaluation import HeldOutLoss, Pictures, held_out_loss
-from diffusion_at_home.model.sampling import sample
+from diffusion_at_home.model.sampling import draw
 
 _TOGETHER: Final = 20
 """Captions whose noise is drawn from one seed; another number would be other questions."""
@@ -51,15 +48,11 @@ class Artist:
     def __init__(
         self,
         weights: Weights,
-        pipeline: DiffusionPipeline,
         model: DiffusionModel,
         config: RunConfig,
-        call: Mapping[str, Any],
     ) -> None:
         self.weights = weights
-        self._pipeline = pipeline
         self._model = model
-        self._call = call
         self._config = config
         self.steps = config.checkpoint.sampling_steps
         self.guidance = config.checkpoint.guidance_scale
@@ -77,7 +70,7 @@ class Artist:
         tokenizer = (folder / "tokenizer" / "tokenizer.json").read_bytes()
         model = build_model(config.model, config.objective, tokenizer, config.run.seed)
         model.adopt(pipeline)
-        return cls(weights, pipeline, model.eval(), config, manifest.call)
+        return cls(weights, model.eval(), config)
 
     def draw(
         self, captions: Sequence[str], *, steps: int, guidance: float, seed: int, tell: Callable[[int], None]
@@ -90,9 +83,16 @@ class Artist:
         parts = [torch.empty(0, 3, side, side)]
         for start in range(0, len(captions), _TOGETHER):
             part = captions[start : start + _TOGETHER]
-            # Every batch is as long as the others, so that no picture depends on how many are asked for.
-            filled = [*part, *[""] * (_TOGETHER - len(part))] if not self._config.model.in_latents else part
-            parts.append(self._batch(filled, steps, guidance, seed + start)[: len(part)].expand(-1, 3, -1, -1))
+            drawn_NCHW = draw(
+                self._model,
+                # Every batch is as long as the others, so that no picture depends on how many are asked for.
+                [*part, *[""] * (_TOGETHER - len(part))],
+                steps=steps,
+                guidance_scale=guidance,
+                seed=seed + start,
+                size=self._config.model.sample_shape,
+            )
+            parts.append(drawn_NCHW[: len(part)].expand(-1, 3, -1, -1))
             tell(start + len(part))
         return torch.cat(parts).clamp(-1, 1)
 
@@ -116,15 +116,3 @@ class Artist:
             return None
         draws = self._config.evaluation.draws
         return held_out_loss(self._model, pictures, self._config.objective, draws=draws, seed=_LOSS_SEED, bins=TIMES)
-
-    def _batch(self, captions: Sequence[str], steps: int, guidance: float, seed: int) -> Tensor:
-        if not self._config.model.in_latents:
-            shape = self._config.model.sample_shape
-            return sample(self._model, captions, steps=steps, guidance_scale=guidance, seed=seed, size=shape)
-        call = {**self._call, "num_inference_steps": steps, "guidance_scale": guidance}
-        drawn = [
-            self._pipeline(caption, generator=torch.Generator().manual_seed(seed + index), **call).images[0]
-            for index, caption in enumerate(captions)
-        ]
-        levels_NHWC = torch.from_numpy(np.stack([np.asarray(picture.convert("RGB")) for picture in drawn]))
-        return levels_NHWC.permute(0, 3, 1, 2).float() / 127.5 - 1

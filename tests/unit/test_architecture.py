@@ -33,7 +33,6 @@ OWNERS = {
         "diffusion_at_home/checkpoint/single_file.py",
         "diffusion_at_home/checkpoint/stock.py",
         "diffusion_at_home/demo/score.py",
-        "diffusion_at_home/evaluation/drawing.py",
     ),
     "ftfy": ("diffusion_at_home/model/text.py",),
     "grpc": (

@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_at_home.data.build import build
 from diffusion_at_home.data.build_settings import BuildSettings
-from diffusion_at_home.data.sources.choose import DigitsSettings, choose
+from diffusion_at_home.data.sources.choose import DigitsSettings, ParquetSettings, choose
 from diffusion_at_home.data.sources.folder import FolderSource
 from diffusion_at_home.data.sources.webdataset import WebDatasetSource
 from diffusion_at_home.errors import ConfigError
@@ -45,6 +45,13 @@ def test_a_folder_of_pictures_is_found(tmp_path: Path, words: str) -> None:
 def test_tars_are_found(tmp_path: Path, words: str) -> None:
     write_tar(tmp_path / "a.tar", 1)
     assert isinstance(choose(words.format(tmp_path), None, [])[0], WebDatasetSource)
+
+
+def test_columns_of_a_parquet_file_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").touch()
+    _, settings = choose(f"{tmp_path}", None, ["image_column='photo'", "caption_columns=['what', 'why']"])
+    assert isinstance(settings, ParquetSettings)
+    assert (settings.image_column, settings.caption_columns) == ("photo", ("what", "why"))
 
 
 def test_a_folder_with_pictures_beside_tars_can_be_said_to_be_one(tmp_path: Path) -> None:

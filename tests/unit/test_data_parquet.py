@@ -99,7 +99,11 @@ def test_columns_are_those_that_were_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "options", "words"),
     [
-        ({"text": ["a"]}, {}, "no columns of pictures, its columns are text: say which one with image_column"),
+        (
+            {"text": ["a"]},
+            {},
+            "no columns of pictures, its columns are text: say which one with --set image_column=NAME",
+        ),
         ({"a": [b"x"], "b": [b"y"], "text": ["a"]}, {}, "several columns of pictures"),
         (
             {"image": [b"x"], "label": ["a"]},

@@ -42,6 +42,15 @@ class EmojiSettings(BuildSettings):
     """Whether those of countries and regions are taken too."""
 
 
+class ParquetSettings(BuildSettings):
+    """For columns whose names nobody would guess."""
+
+    image_column: str = ""
+    """Column of pictures; empty finds it by type and name."""
+    caption_columns: tuple[str, ...] = ()
+    """Columns of captions, the main one first; empty finds them by name."""
+
+
 # What is not asked for is not loaded: some sources need a library that is not everywhere.
 
 
@@ -58,16 +67,21 @@ def _emoji(settings: BuildSettings) -> Source:
     return EmojiSource(skin_tones=settings.skin_tones, flags=settings.flags)
 
 
-def _webdataset(path: Path) -> Source:
+def _folder(path: Path, settings: BuildSettings) -> Source:  # noqa: ARG001 -- as the others
+    return FolderSource(path)
+
+
+def _webdataset(path: Path, settings: BuildSettings) -> Source:  # noqa: ARG001 -- as the others
     from diffusion_at_home.data.sources.webdataset import WebDatasetSource  # noqa: PLC0415
 
     return WebDatasetSource(path)
 
 
-def _parquet(path: Path) -> Source:
+def _parquet(path: Path, settings: BuildSettings) -> Source:
     from diffusion_at_home.data.sources.parquet import ParquetSource  # noqa: PLC0415
 
-    return ParquetSource(path)
+    assert isinstance(settings, ParquetSettings)
+    return ParquetSource(path, image_column=settings.image_column, caption_columns=settings.caption_columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +92,20 @@ class _Named:
     settings: type[BuildSettings]
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Of what lies at a path."""
+
+    make: Callable[[Path, BuildSettings], Source]
+    settings: type[BuildSettings]
+
+
 NAMED: Final = {"digits": _Named(_digits, DigitsSettings), "emoji": _Named(_emoji, EmojiSettings)}
-KINDS: Final[dict[str, Callable[[Path], Source]]] = {
-    "folder": FolderSource,
-    "webdataset": _webdataset,
-    "parquet": _parquet,
+KINDS: Final = {
+    "folder": _Kind(_folder, BuildSettings),
+    "webdataset": _Kind(_webdataset, BuildSettings),
+    "parquet": _Kind(_parquet, ParquetSettings),
 }
-"""Of what has a path."""
 
 
 def choose(source: str, config: Path | None, overrides: Sequence[str]) -> tuple[Source, BuildSettings]:
@@ -98,13 +119,13 @@ def choose(source: str, config: Path | None, overrides: Sequence[str]) -> tuple[
         named = NAMED[source]
         settings = load_toml(config, named.settings, overrides)
         return named.make(settings), settings
-    settings = load_toml(config, BuildSettings, overrides)
     kind, colon, place = source.partition(":")
     if not colon or kind not in KINDS:
         kind, place = _detected(source), source
     elif not Path(place).exists():
         raise ConfigError(f"{place} does not exist: name a file or folder")
-    return KINDS[kind](Path(place)), settings
+    settings = load_toml(config, KINDS[kind].settings, overrides)
+    return KINDS[kind].make(Path(place), settings), settings
 
 
 def _detected(place: str) -> str:

@@ -131,13 +131,13 @@ def find_layout(schema: Any, path: str, image_column: str = "", caption_columns:
     image = image_column or (named[0] if named else next(iter(pictures.values()), "") if len(pictures) == 1 else "")
     if image not in types or not _holds_pictures(types[image]):
         what = f"no column {image!r} of pictures" if image else f"{'several' if pictures else 'no'} columns of pictures"
-        raise DataError(f"{path} has {what}, {there}: say which one with image_column")
+        raise DataError(f"{path} has {what}, {there}: say which one with --set image_column=NAME")
     texts = {name.lower(): name for name, kind in types.items() if _holds_text(kind)}
     captions = tuple(caption_columns) or tuple(texts[name] for name in CAPTION_NAMES if name in texts)
     missing = [name for name in captions if name not in types or not _holds_text(types[name])]
     if missing or not captions:
         what = f"no column {missing[0]!r} of text" if missing else "no column with a name that captions have"
-        raise DataError(f"{path} has {what}, {there}: say which ones with caption_columns")
+        raise DataError(f"{path} has {what}, {there}: say which ones with --set caption_columns=['NAME']")
     facts = [texts[name] for name in (*URL_NAMES, *LICENSE_NAMES, *AUTHOR_NAMES) if name in texts]
     numbers = [name for name, kind in types.items() if _holds_numbers(kind)][:MAX_SCORES]
     return Layout(
