@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -26,6 +27,37 @@ Size = tuple[int, int]
 """Width and height (pixels)."""
 
 
+class AutoencoderKind(StrEnum):
+    """A class of diffusers."""
+
+    KL = "AutoencoderKL"
+    DC = "AutoencoderDC"
+    """Deterministic: its posterior has no spread."""
+
+
+class LatentSpace(Section):
+    """What an autoencoder makes of pictures, as pipelines take it: (posterior - shift_factor) x scaling_factor."""
+
+    kind: AutoencoderKind
+    autoencoder: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """sha256 of its weights (hex), see `model.autoencoder.weights_digest`."""
+    channels: Annotated[int, Field(gt=0, le=1024)]
+    factor: Annotated[int, Field(gt=0, le=256)]
+    """Pixels on a side for each element of latents."""
+    scaling_factor: Annotated[float, Field(gt=0)]
+    """By which the autoencoder's own latents are multiplied, so that their variance is about 1."""
+    shift_factor: float
+    """What is subtracted before."""
+
+
+class Latents(Section):
+    """What makes a data set one of latents."""
+
+    space: LatentSpace
+    pictures: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Digest of the data set that was encoded."""
+
+
 class ShardEntry(Section):
     """One shard."""
 
@@ -38,9 +70,9 @@ class ShardEntry(Section):
     num_samples: Annotated[int, Field(gt=0, le=MAX_SHARD_SAMPLES)]
     """Pictures, each with its caption."""
     width: Annotated[int, Field(gt=0, le=MAX_SIDE)]
-    """Of each picture (pixels)."""
+    """Of each picture (pixels), also where the shard holds its latents."""
     height: Annotated[int, Field(gt=0, le=MAX_SIDE)]
-    """Of each picture (pixels)."""
+    """Of each picture (pixels), also where the shard holds its latents."""
 
     @property
     def size(self) -> Size:
@@ -60,7 +92,9 @@ class DataManifest(Section):
     license: Annotated[str, Field(min_length=1, max_length=200)]
     """SPDX identifier where there is one."""
     channels: Literal[1, 3] = 3
-    """1 for grey, 3 for RGB."""
+    """Of the pictures: 1 for grey, 3 for RGB."""
+    latents: Latents | None = None
+    """Of a data set of latents, whose shards are as in `data/latents.py`; without it they are as in `data/shards.py`."""
     train: Annotated[tuple[ShardEntry, ...], Field(min_length=1, max_length=MAX_SHARDS)]
     """What is trained on."""
     held_out: Annotated[tuple[ShardEntry, ...], Field(max_length=MAX_SHARDS)] = ()
@@ -73,6 +107,14 @@ class DataManifest(Section):
             raise ValueError("two shards have one name")
         return self
 
+    @model_validator(mode="after")
+    def _latents_are_whole(self) -> Self:
+        factor = self.latents.space.factor if self.latents else 1
+        for entry in (*self.train, *self.held_out):
+            if entry.width % factor or entry.height % factor:
+                raise ValueError(f"{entry.width} x {entry.height} pixels of {entry.name} are no multiples of {factor}")
+        return self
+
     @property
     def num_train_images(self) -> int:
         """Samples in all train shards."""
@@ -81,7 +123,7 @@ class DataManifest(Section):
     @property
     def digest(self) -> str:
         """sha256 (hex) of the manifest's canonical JSON: it names the data set."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
 
     @classmethod
     def load(cls, folder: Path) -> DataManifest:
@@ -101,7 +143,7 @@ class DataManifest(Section):
         path = folder / MANIFEST_NAME
         with storage_errors(folder):
             temporary = path.with_suffix(".tmp")
-            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(self.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
             temporary.replace(path)
 
 
