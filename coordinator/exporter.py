@@ -30,6 +30,7 @@ from coordinator.versions import Versions
 from diffusion_at_home import events
 from diffusion_at_home.checkpoint.export import CheckpointFacts, export
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, Contributor
+from diffusion_at_home.config.run import ModelSection
 from diffusion_at_home.data.latents import read_latents
 from diffusion_at_home.data.manifest import ShardEntry
 from diffusion_at_home.data.shards import decode_images, read_shard
@@ -184,7 +185,7 @@ class Exporter:
     def _do(self, due: _Due, contributors: tuple[Contributor, ...]) -> tuple[list[Evaluation], Checkpoint | None]:
         config = self._spec.config
         # Built each time: evaluations are rare, and a model kept would be a quarter of the coordinator's memory.
-        model = build_model(config.model, config.objective, self._spec.tokenizer.encode(), config.run.seed)
+        model = build_model(self._model_section(), config.objective, self._spec.tokenizer.encode(), config.run.seed)
         if Layout.of(model).digest != self._layout.digest:
             raise IntegrityError(
                 "this software builds another model than the run's: use the software that made the run"
@@ -196,6 +197,14 @@ class Exporter:
         if not due.checkpoint:
             return evaluations, None
         return evaluations, self._export(model, due.version, weights, evaluations, contributors)
+
+    def _model_section(self) -> ModelSection:
+        """The run's, with the run's own copy of the autoencoder."""
+        section = self._spec.config.model
+        if not section.in_latents:
+            return section
+        latents = section.latents.model_copy(update={"autoencoder": str(self._folder.autoencoder)})
+        return section.model_copy(update={"latents": latents})
 
     def _evaluate(self, model: DiffusionModel, version: Version, which: Weights, flat: Tensor) -> Evaluation:
         self._layout.load(model, flat)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from coordinator.blobs import BlobStore
 from coordinator.data_fit import check_fit
@@ -15,7 +16,7 @@ from coordinator.run_layout import run_layout
 from coordinator.versions import first_version
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.data.latents import read_texts
-from diffusion_at_home.data.manifest import DataManifest, verify
+from diffusion_at_home.data.manifest import AUTOENCODER_NAME, DataManifest, verify
 from diffusion_at_home.data.order import DataCursor
 from diffusion_at_home.errors import ConfigError, storage_errors
 from diffusion_at_home.model.base import DiffusionModel
@@ -72,10 +73,14 @@ def _fill(folder: RunFolder, config: RunConfig, manifest: DataManifest) -> RunSp
     captions = (text.caption for entry in manifest.train for text in read_texts(data, manifest, entry))
     spec = RunSpec(
         run_id=f"{config.run.name}-{secrets.token_hex(4)}",
-        config=config,
+        config=_without_place(config),
         data=manifest,
         tokenizer=train_tokenizer(captions, config.model.text).decode(),
     )
+    if manifest.latents is not None:
+        folder.autoencoder.mkdir()
+        for file in manifest.latents.files:
+            shutil.copyfile(data / AUTOENCODER_NAME / file.name, folder.autoencoder / file.name)
     spec_sha256 = blobs.add_bytes(spec.to_bytes())
     for entry in manifest.train:
         blobs.add_copy(data / entry.name, entry.sha256)
@@ -92,6 +97,15 @@ def _fill(folder: RunFolder, config: RunConfig, manifest: DataManifest) -> RunSp
     ledger.publish(version)
     ledger.close()
     return spec
+
+
+def _without_place(config: RunConfig) -> RunConfig:
+    """`config` with the run's own copy of the autoencoder for that in one of the operator's folders."""
+    section = config.model.latents
+    if not config.model.in_latents or not Path(section.autoencoder).is_dir():
+        return config
+    model = config.model.model_copy(update={"latents": section.model_copy(update={"autoencoder": AUTOENCODER_NAME})})
+    return config.model_copy(update={"model": model})
 
 
 def _model(spec: RunSpec) -> DiffusionModel:

@@ -96,13 +96,11 @@ def encode(
     as_json: Json = False,
 ) -> None:
     """Make a data set of latents in OUT of the one of PICTURES. One that was broken off is gone on with."""
-    from functools import partial
-
     import torch
 
     from diffusion_at_home.data.encode import encode as encode_data
     from diffusion_at_home.data.manifest import DataManifest
-    from diffusion_at_home.model.autoencoder import encode_pictures, latent_space, open_autoencoder
+    from diffusion_at_home.model.autoencoder import encoder_of, open_autoencoder
 
     source = DataManifest.load(pictures)
     opened = open_autoencoder(autoencoder, named_by="--autoencoder")
@@ -111,11 +109,7 @@ def encode(
         total = sum(entry.num_samples for entry in (*source.train, *source.held_out))
         task = progress.add_task("encoding", total=total)
         made = encode_data(
-            pictures,
-            out,
-            space=latent_space(opened),
-            encoder=partial(encode_pictures, opened),
-            on_samples=lambda samples: progress.advance(task, samples),
+            pictures, out, encoder_of(opened), on_samples=lambda samples: progress.advance(task, samples)
         )
     entries = (*made.train, *made.held_out)
     emit(

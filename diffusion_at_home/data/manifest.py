@@ -13,6 +13,8 @@ from diffusion_at_home.config.toml import Section, first_mistake
 from diffusion_at_home.errors import DataError, storage_errors
 
 MANIFEST_NAME: Final = "manifest.json"
+AUTOENCODER_NAME: Final = "autoencoder"
+"""Folder in a data set of latents."""
 
 MAX_SHARD_BYTES: Final = 4 * 2**30
 MAX_SHARD_SAMPLES: Final = 1_000_000
@@ -50,12 +52,22 @@ class LatentSpace(Section):
     """What is subtracted before."""
 
 
+class AutoencoderFile(Section):
+    """One file of the autoencoder, below `AUTOENCODER_NAME` in the data set's folder."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
 class Latents(Section):
     """What makes a data set one of latents."""
 
     space: LatentSpace
     pictures: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Digest of the data set that was encoded."""
+    files: Annotated[tuple[AutoencoderFile, ...], Field(max_length=100)] = ()
+    """The autoencoder's, as diffusers saves it: whoever has the data set can decode it."""
 
 
 class ShardEntry(Section):
@@ -150,13 +162,18 @@ class DataManifest(Section):
 def verify(folder: Path, manifest: DataManifest) -> None:
     """Check every shard in `folder` against `manifest`. Raises `DataError` that names the first bad one."""
     for entry in (*manifest.train, *manifest.held_out):
-        path = folder / entry.name
-        if not path.is_file():
-            raise DataError(f"shard {path} is missing: {_REMEDY}")
-        size_bytes = path.stat().st_size
-        if size_bytes != entry.size_bytes:
-            raise DataError(f"shard {path} has {size_bytes} bytes instead of {entry.size_bytes}: {_REMEDY}")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != entry.sha256:
-            raise DataError(f"shard {path} is corrupt (its sha256 is not the manifest's): {_REMEDY}")
+        _verify_file("shard", folder / entry.name, entry)
+    for file in manifest.latents.files if manifest.latents else ():
+        _verify_file("file", folder / AUTOENCODER_NAME / file.name, file)
+
+
+def _verify_file(what: str, path: Path, entry: ShardEntry | AutoencoderFile) -> None:
+    if not path.is_file():
+        raise DataError(f"{what} {path} is missing: {_REMEDY}")
+    size_bytes = path.stat().st_size
+    if size_bytes != entry.size_bytes:
+        raise DataError(f"{what} {path} has {size_bytes} bytes instead of {entry.size_bytes}: {_REMEDY}")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != entry.sha256:
+        raise DataError(f"{what} {path} is corrupt (its sha256 is not the manifest's): {_REMEDY}")

@@ -9,7 +9,9 @@ Shapes: B images, C channels, H height, W width; the latents' sides are those of
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeAlias
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL
@@ -17,11 +19,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from diffusion_at_home.config.run import LatentsSection
+from diffusion_at_home.data.encode import Encoder
 from diffusion_at_home.data.latents import Posterior
 from diffusion_at_home.data.manifest import AutoencoderKind, LatentSpace
 from diffusion_at_home.errors import ConfigError
+from diffusion_at_home.outer.state import writing_safetensors
 
-Autoencoder = AutoencoderKL | AutoencoderDC
+Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC
 
 _KINDS: Final[dict[AutoencoderKind, type[Autoencoder]]] = {
     AutoencoderKind.KL: AutoencoderKL,
@@ -56,6 +60,8 @@ def open_autoencoder(name: str, *, named_by: str) -> Autoencoder:
         ) from None
     if kind is AutoencoderKind.KL and autoencoder.config.shift_factor is None:
         autoencoder.register_to_config(shift_factor=0.0)  # the pipelines add it: it must be a number
+    if Path(name).is_dir():
+        autoencoder.register_to_config(_name_or_path=Path(name).name)  # where it lay here is nobody's business
     autoencoder.eval().requires_grad_(False)
     return autoencoder
 
@@ -109,6 +115,16 @@ def decode_latents(autoencoder: Autoencoder, latents_BCHW: Tensor) -> Tensor:
     shift, scale = _shift(autoencoder), autoencoder.config.scaling_factor
     decoded_BCHW: Tensor = autoencoder.decode(latents_BCHW.to(autoencoder.device) / scale + shift).sample
     return decoded_BCHW.cpu()
+
+
+def encoder_of(autoencoder: Autoencoder) -> Encoder:
+    """What makes a data set of latents."""
+
+    def save(folder: Path) -> None:
+        with writing_safetensors():
+            autoencoder.save_pretrained(folder, safe_serialization=True)
+
+    return Encoder(latent_space(autoencoder), partial(encode_pictures, autoencoder), save)
 
 
 def _shift(autoencoder: Autoencoder) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from diffusers import AutoencoderKL
 
 from diffusion_at_home.data.encode import encode
 from diffusion_at_home.data.manifest import DataManifest
-from diffusion_at_home.model.autoencoder import encode_pictures, latent_space, open_autoencoder
+from diffusion_at_home.model.autoencoder import encoder_of, open_autoencoder
 from tests.unit.tiny_data import build_tiny_data
 
 CHANNELS = 2
@@ -37,12 +36,7 @@ def encode_tiny_data(root: Path) -> DataManifest:
     build_tiny_data(root / "pictures")
     save_tiny_autoencoder(root / "autoencoder")
     autoencoder = open_autoencoder(str(root / "autoencoder"), named_by="a test")
-    return encode(
-        root / "pictures",
-        root / "latents",
-        space=latent_space(autoencoder),
-        encoder=partial(encode_pictures, autoencoder),
-    )
+    return encode(root / "pictures", root / "latents", encoder_of(autoencoder))
 
 
 def latent_overrides(root: Path) -> tuple[str, ...]:
