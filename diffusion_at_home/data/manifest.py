@@ -41,9 +41,11 @@ class LatentSpace(Section):
     """What an autoencoder makes of pictures, as pipelines take it: (posterior - shift_factor) x scaling_factor."""
 
     kind: AutoencoderKind
+    """The autoencoder's class."""
     autoencoder: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """sha256 of its weights (hex), see `model.autoencoder.weights_digest`."""
     channels: Annotated[int, Field(gt=0, le=1024)]
+    """Of the latents."""
     factor: Annotated[int, Field(gt=0, le=256)]
     """Pixels on a side for each element of latents."""
     scaling_factor: Annotated[float, Field(gt=0)]
@@ -56,14 +58,18 @@ class AutoencoderFile(Section):
     """One file of the autoencoder, below `AUTOENCODER_NAME` in the data set's folder."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+    """Plain: no folders."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of the whole file (hex)."""
     size_bytes: Annotated[int, Field(ge=0)]
+    """Of the whole file."""
 
 
 class Latents(Section):
     """What makes a data set one of latents."""
 
     space: LatentSpace
+    """Where they lie."""
     pictures: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Digest of the data set that was encoded."""
     files: Annotated[tuple[AutoencoderFile, ...], Field(max_length=100)] = ()
