@@ -30,6 +30,9 @@ from coordinator.versions import Versions
 from diffusion_at_home import events
 from diffusion_at_home.checkpoint.export import CheckpointFacts, export
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, Contributor
+from diffusion_at_home.config.run import ModelSection
+from diffusion_at_home.data.latents import read_latents
+from diffusion_at_home.data.manifest import ShardEntry
 from diffusion_at_home.data.shards import decode_images, read_shard
 from diffusion_at_home.errors import DataError, IntegrityError, StorageError, storage_errors
 from diffusion_at_home.host_heap import give_back_heap
@@ -182,7 +185,7 @@ class Exporter:
     def _do(self, due: _Due, contributors: tuple[Contributor, ...]) -> tuple[list[Evaluation], Checkpoint | None]:
         config = self._spec.config
         # Built each time: evaluations are rare, and a model kept would be a quarter of the coordinator's memory.
-        model = build_model(config.model, config.objective, self._spec.tokenizer.encode(), config.run.seed)
+        model = build_model(self._model_section(), config.objective, self._spec.tokenizer.encode(), config.run.seed)
         if Layout.of(model).digest != self._layout.digest:
             raise IntegrityError(
                 "this software builds another model than the run's: use the software that made the run"
@@ -194,6 +197,14 @@ class Exporter:
         if not due.checkpoint:
             return evaluations, None
         return evaluations, self._export(model, due.version, weights, evaluations, contributors)
+
+    def _model_section(self) -> ModelSection:
+        """The run's, with the run's own copy of the autoencoder."""
+        section = self._spec.config.model
+        if not section.in_latents:
+            return section
+        latents = section.latents.model_copy(update={"autoencoder": str(self._folder.autoencoder)})
+        return section.model_copy(update={"latents": latents})
 
     def _evaluate(self, model: DiffusionModel, version: Version, which: Weights, flat: Tensor) -> Evaluation:
         self._layout.load(model, flat)
@@ -208,12 +219,20 @@ class Exporter:
         """Shard by shard."""
         left = 0 if self._held_out else self._spec.config.evaluation.max_images
         for entry in self._spec.data.held_out:
-            samples = read_shard(self._folder.held_out / entry.name, entry)[:left] if left else []
-            if samples:
-                images = decode_images(samples, entry.size, self._spec.data.channels)
-                self._held_out.append(Pictures(images, [sample.caption for sample in samples]))
-                left -= len(samples)
+            if left:
+                self._held_out.append(self._held_out_shard(entry, left))
+                left -= len(self._held_out[-1].captions)
         return self._held_out
+
+    def _held_out_shard(self, entry: ShardEntry, most: int) -> Pictures:
+        """The first `most` samples of a shard; of latents the means."""
+        path, data = self._folder.held_out / entry.name, self._spec.data
+        if data.latents is not None:
+            shard = read_latents(path, entry, data.latents.space)
+            texts = shard.texts[:most]
+            return Pictures(shard.posterior(range(len(texts))).means_NCHW, [text.caption for text in texts])
+        samples = read_shard(path, entry)[:most]
+        return Pictures(decode_images(samples, entry.size, data.channels), [sample.caption for sample in samples])
 
     def _export(
         self,

@@ -5,17 +5,19 @@ from __future__ import annotations
 import secrets
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from coordinator.blobs import BlobStore
+from coordinator.data_fit import check_fit
 from coordinator.data_pool import DataPool
 from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 from coordinator.run_layout import run_layout
 from coordinator.versions import first_version
 from diffusion_at_home.config.run import RunConfig
-from diffusion_at_home.data.manifest import DataManifest, verify
+from diffusion_at_home.data.latents import read_texts
+from diffusion_at_home.data.manifest import AUTOENCODER_NAME, DataManifest, verify
 from diffusion_at_home.data.order import DataCursor
-from diffusion_at_home.data.shards import read_shard
 from diffusion_at_home.errors import ConfigError, storage_errors
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
@@ -45,7 +47,7 @@ def init_run(folder: RunFolder, config: RunConfig) -> NewRun:
     if folder.root.exists() and any(folder.root.iterdir()):
         raise ConfigError(f"{folder.root} is not empty: choose a new folder for the run")
     manifest = DataManifest.load(config.data.path)
-    _check_fit(config, manifest)
+    check_fit(config, manifest)
     verify(config.data.path, manifest)
     draft = RunFolder(folder.root.with_name(f".{folder.root.name}.new"))
     with storage_errors(folder.root):
@@ -65,40 +67,20 @@ def init_run(folder: RunFolder, config: RunConfig) -> NewRun:
     )
 
 
-def _check_fit(config: RunConfig, manifest: DataManifest) -> None:
-    if config.model.in_latents:
-        raise ConfigError(
-            f"model.latents.autoencoder = {config.model.latents.autoencoder!r}, but the data set in {config.data.path} "
-            "holds pictures, not latents: set model.latents.autoencoder to 'none'"
-        )
-    side, unit = config.model.image_size, config.model.size_unit
-    if manifest.channels != config.model.channels:
-        raise ConfigError(
-            f"the data set in {config.data.path} has {manifest.channels} channels, the model {config.model.channels}: "
-            "change model.channels"
-        )
-    for entry in (*manifest.train, *manifest.held_out):
-        if entry.width % unit or entry.height % unit or entry.width * entry.height > side**2:
-            raise ConfigError(
-                f"the data set in {config.data.path} has pictures of {entry.width} x {entry.height} pixels, the model takes "
-                f"multiples of {unit} up to the area of {side} x {side}: change model.image_size, or build the data again"
-            )
-    if not manifest.held_out:
-        raise ConfigError(
-            f"the data set in {config.data.path} has no held-out shards: build it again, or change data.path"
-        )
-
-
 def _fill(folder: RunFolder, config: RunConfig, manifest: DataManifest) -> RunSpec:
     data = config.data.path
     blobs = BlobStore(folder.blobs, folder.staging)
-    captions = (sample.caption for entry in manifest.train for sample in read_shard(data / entry.name, entry))
+    captions = (text.caption for entry in manifest.train for text in read_texts(data, manifest, entry))
     spec = RunSpec(
         run_id=f"{config.run.name}-{secrets.token_hex(4)}",
-        config=config,
+        config=_without_place(config),
         data=manifest,
         tokenizer=run_tokenizer(captions, config.model.text).decode(),
     )
+    if manifest.latents is not None:
+        folder.autoencoder.mkdir()
+        for file in manifest.latents.files:
+            shutil.copyfile(data / AUTOENCODER_NAME / file.name, folder.autoencoder / file.name)
     spec_sha256 = blobs.add_bytes(spec.to_bytes())
     for entry in manifest.train:
         blobs.add_copy(data / entry.name, entry.sha256)
@@ -115,6 +97,15 @@ def _fill(folder: RunFolder, config: RunConfig, manifest: DataManifest) -> RunSp
     ledger.publish(version)
     ledger.close()
     return spec
+
+
+def _without_place(config: RunConfig) -> RunConfig:
+    """`config` with the run's own copy of the autoencoder for that in one of the operator's folders."""
+    section = config.model.latents
+    if not config.model.in_latents or not Path(section.autoencoder).is_dir():
+        return config
+    model = config.model.model_copy(update={"latents": section.model_copy(update={"autoencoder": AUTOENCODER_NAME})})
+    return config.model_copy(update={"model": model})
 
 
 def _model(spec: RunSpec) -> DiffusionModel:

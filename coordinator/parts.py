@@ -15,10 +15,11 @@ from typing import Final
 from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, parse_manifest
+from diffusion_at_home.data.manifest import AutoencoderFile
 from diffusion_at_home.errors import IntegrityError
 from diffusion_at_home.runspec import RunSpec
 
-FOLDERS: Final = ("blobs", "held_out", "checkpoints")
+FOLDERS: Final = ("blobs", "held_out", "autoencoder", "checkpoints")
 """Below these lie parts and nothing else."""
 
 
@@ -49,6 +50,7 @@ def parts(folder: RunFolder, ledger: Ledger) -> list[Part]:
     return [
         *(Part(f"{folder.blobs.name}/{sha256}", sha256) for sha256 in sorted(_blobs(folder, ledger, spec))),
         *(Part(f"{folder.held_out.name}/{entry.name}", entry.sha256) for entry in spec.data.held_out),
+        *(Part(f"{folder.autoencoder.name}/{file.name}", file.sha256) for file in _autoencoder_files(spec)),
         *_checkpoints(folder, ledger),
     ]
 
@@ -75,6 +77,10 @@ def states(folder: RunFolder) -> list[Path]:
 def state_version(name: str) -> int:
     """Whose state it is, by the name of its file."""
     return int(name.removesuffix(".safetensors").rpartition("-")[2])
+
+
+def _autoencoder_files(spec: RunSpec) -> tuple[AutoencoderFile, ...]:
+    return spec.data.latents.files if spec.data.latents else ()
 
 
 def _blobs(folder: RunFolder, ledger: Ledger, spec: RunSpec) -> set[str]:

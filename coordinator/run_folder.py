@@ -45,6 +45,11 @@ class RunFolder:
         return self.root / "held_out"
 
     @property
+    def autoencoder(self) -> Path:
+        """Of a run in latents: what decodes them, as diffusers saves it; not served but in checkpoints."""
+        return self.root / "autoencoder"
+
+    @property
     def state(self) -> Path:
         """Between two rounds: state-<version>.safetensors, and the anchor-<version>.safetensors."""
         return self.root / "state"

@@ -1,4 +1,4 @@
-"""The samples of a lease in training order, read shard by shard while training goes on.
+"""The samples of a lease in training order, read shard by shard while training goes on: pictures, or latents.
 
 The order is a function of the run's seed and the lease's ranges alone; which shards are cached changes nothing.
 """
@@ -11,12 +11,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
 
-from diffusion_at_home.data.manifest import DataManifest
+from diffusion_at_home.data.latents import LatentShard, SampleText, read_latents
+from diffusion_at_home.data.manifest import DataManifest, ShardEntry
 from diffusion_at_home.data.order import ShardRange, sample_order
 from diffusion_at_home.data.shards import Sample, decode_images, read_shard
 from diffusion_at_home.errors import DataError, LeaseLost
@@ -28,12 +30,53 @@ _MEMORY_BYTES: Final = 512 * 2**20
 """For shards that were read lately; the current one is kept whatever its size."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    samples: list[Sample]
-    images_NCHW: Tensor | None
-    """Decoded, where that takes little memory."""
+class _Shard(Protocol):
+    """A shard in memory."""
+
     num_bytes: int
+
+    def text(self, position: int) -> Sample | SampleText:
+        """What the sample at `position` of the file is called."""
+
+    def values(self, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """What is trained on: fp32 (n, C, H, W), and the spread of latents around it, (n, C, 1, 1)."""
+
+
+class _PictureShard:
+    """Decoded once, where that takes little memory."""
+
+    def __init__(self, path: Path, entry: ShardEntry, channels: int) -> None:
+        self._samples = read_shard(path, entry)
+        self._entry = entry
+        self._channels = channels
+        self._images_NCHW: Tensor | None = None
+        self.num_bytes = entry.size_bytes
+        decoded_bytes = 4 * channels * entry.height * entry.width * len(self._samples)
+        if entry.size_bytes + decoded_bytes <= _MEMORY_BYTES // 4:
+            self._images_NCHW = decode_images(self._samples, entry.size, channels)
+            self.num_bytes += decoded_bytes
+
+    def text(self, position: int) -> Sample:
+        return self._samples[position]
+
+    def values(self, positions: Sequence[int]) -> tuple[Tensor, None]:
+        if self._images_NCHW is not None:
+            return self._images_NCHW[list(positions)], None
+        samples = [self._samples[position] for position in positions]
+        return decode_images(samples, self._entry.size, self._channels), None
+
+
+class _Latents:
+    def __init__(self, shard: LatentShard, num_bytes: int) -> None:
+        self._shard = shard
+        self.num_bytes = num_bytes
+
+    def text(self, position: int) -> SampleText:
+        return self._shard.texts[position]
+
+    def values(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        posterior = self._shard.posterior(positions)
+        return posterior.means_NCHW, posterior.spreads_NC[:, :, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +124,18 @@ class LeaseSamples:
 
     def _batch(self, picks: Sequence[_Pick], interrupt: threading.Event) -> Batch:
         images: list[Tensor] = []
+        spreads: list[Tensor] = []
         captions: list[str] = []
         for index, members in itertools.groupby(picks, key=lambda pick: pick.shard):
             shard, group = self._shard(index, interrupt), list(members)
-            samples = [shard.samples[pick.position] for pick in group]
-            images.append(
-                decode_images(samples, self._data.train[index].size, self._data.channels)
-                if shard.images_NCHW is None
-                else shard.images_NCHW[[pick.position for pick in group]]
-            )
-            captions += [self._caption(pick, sample) for pick, sample in zip(group, samples, strict=True)]
-        return Batch(torch.cat(images), captions)
+            values_NCHW, spread_NC11 = shard.values([pick.position for pick in group])
+            images.append(values_NCHW)
+            if spread_NC11 is not None:
+                spreads.append(spread_NC11)
+            captions += [self._caption(pick, shard.text(pick.position)) for pick in group]
+        return Batch(torch.cat(images), captions, torch.cat(spreads) if spreads else None)
 
-    def _caption(self, pick: _Pick, sample: Sample) -> str:
+    def _caption(self, pick: _Pick, sample: Sample | SampleText) -> str:
         """One of the sample's captions, another in each epoch."""
         if not sample.further_captions:
             return sample.caption
@@ -110,12 +152,8 @@ class LeaseSamples:
         return self._shards[index]
 
     def _read(self, index: int, interrupt: threading.Event) -> _Shard:
-        entry = self._data.train[index]
+        entry, latents = self._data.train[index], self._data.latents
         with self._blobs.have(BlobRef(entry.sha256, entry.size_bytes), interrupt) as path:
-            samples = read_shard(path, entry)
-        decoded_bytes = 4 * self._data.channels * entry.height * entry.width * len(samples)
-        if entry.size_bytes + decoded_bytes > _MEMORY_BYTES // 4:
-            return _Shard(samples, None, entry.size_bytes)
-        return _Shard(
-            samples, decode_images(samples, entry.size, self._data.channels), entry.size_bytes + decoded_bytes
-        )
+            if latents is not None:
+                return _Latents(read_latents(path, entry, latents.space), entry.size_bytes)
+            return _PictureShard(path, entry, self._data.channels)

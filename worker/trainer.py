@@ -1,7 +1,7 @@
 """Trains one lease: base weights and samples in, a delta out. Knows no network, and no device.
 
 A lease is recomputable: the same base, samples, seed, learning rate, plan and code give the same delta, bit for bit on the
-same kind of machine. Times, noise and dropped captions are drawn from the seed on the CPU, whatever the device.
+same kind of machine. Times, noise, dropped captions and latents are drawn from the seed on the CPU, whatever the device.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ class Batch:
     """Samples of one size, in training order."""
 
     images_BCHW: Tensor
-    """fp32 in [-1, 1]."""
+    """fp32 in [-1, 1]; or the means of latents."""
     captions: list[str]
+    spread_BC11: Tensor | None = None
+    """Of latents: the standard deviation with which they are drawn around their means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,4 +88,7 @@ def draw(batch: Batch, objective: ObjectiveSection, generator: torch.Generator) 
     t_B = sample_times(num_images, objective, generator)
     eps_BCHW = torch.randn(batch.images_BCHW.shape, generator=generator)
     captions = drop_captions(batch.captions, objective.caption_dropout, generator)
-    return Drawn(batch.images_BCHW, captions, t_B, eps_BCHW, torch.full((num_images,), 1 / num_images))
+    x_BCHW = batch.images_BCHW
+    if batch.spread_BC11 is not None:
+        x_BCHW = x_BCHW + batch.spread_BC11 * torch.randn(x_BCHW.shape, generator=generator)
+    return Drawn(x_BCHW, captions, t_B, eps_BCHW, torch.full((num_images,), 1 / num_images))

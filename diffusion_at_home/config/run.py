@@ -169,7 +169,7 @@ class LatentsSection(Section):
     """What the denoiser works on when it does not work on pixels."""
 
     autoencoder: str = "none"
-    """Folder or hub id of a diffusers AutoencoderKL; none trains in pixels."""
+    """Folder or hub id of the diffusers AutoencoderKL or AutoencoderDC that made the data set; none trains in pixels."""
     channels: Positive = 4
     """Channels of its latents."""
     factor: Positive = 8

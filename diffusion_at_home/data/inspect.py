@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from diffusion_at_home.data.manifest import DataManifest, ShardEntry, Size, verify
 from diffusion_at_home.data.shards import Sample, decode_image, open_image, read_shard
-from diffusion_at_home.errors import DataError, storage_errors
+from diffusion_at_home.errors import ConfigError, DataError, storage_errors
 
 _CELL: Final = 120
 _TEXT: Final = 16
@@ -42,12 +42,14 @@ class DataSummary:
 
 def summarize(folder: Path) -> DataSummary:
     """Check every shard in `folder` and count. Raises `DataError`."""
+    from diffusion_at_home.data.latents import read_texts  # noqa: PLC0415 -- pictures need no torch
+
     manifest = DataManifest.load(folder)
     verify(folder, manifest)
     licenses, captions, sizes = Counter[str](), Counter[str](), Counter[str]()
     for entry in (*manifest.train, *manifest.held_out):
         sizes[f"{entry.width}x{entry.height}"] += entry.num_samples
-        for sample in read_pictures(folder, entry):
+        for sample in read_texts(folder, manifest, entry) if manifest.latents else read_pictures(folder, entry):
             licenses[sample.license] += 1
             captions[sample.caption] += 1
     size_bytes = sum(entry.size_bytes for entry in (*manifest.train, *manifest.held_out))
@@ -69,8 +71,14 @@ def summarize(folder: Path) -> DataSummary:
 
 
 def contact_sheet(folder: Path, path: Path, *, columns: int = 8, rows: int = 5) -> int:
-    """Draw pictures of every size in `folder` with their captions into the PNG `path`; returns how many."""
-    samples = _first_of_each_size(folder, DataManifest.load(folder), columns * rows)
+    """Draw pictures of every size in `folder` with their captions into the PNG `path`; returns how many.
+
+    Raises `ConfigError` if it holds latents, `DataError`, `StorageError`.
+    """
+    manifest = DataManifest.load(folder)
+    if manifest.latents:
+        raise ConfigError(f"{folder} holds latents: draw the sheet of the pictures that they were made of")
+    samples = _first_of_each_size(folder, manifest, columns * rows)
     used_rows = -(-len(samples) // columns)
     pitch = (_CELL + _GAP, _CELL + _TEXT + _GAP)
     sheet = Image.new("RGB", (columns * pitch[0] + _GAP, used_rows * pitch[1] + _GAP), "white")

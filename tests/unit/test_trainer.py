@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from worker.step.masters import WeightKind
 from worker.step.one_device import OneDevice
 from worker.step.optimizers import GradientMean, InnerOptimizer, StepParts, inner_optimizer
 from worker.step.plan import StepPlan
+from worker.step.stepper import Drawn
 from worker.step.weights import TrainedWeights
-from worker.trainer import LeaseTrainer, Trained
+from worker.trainer import Batch, LeaseTrainer, Trained, draw
 
 
 def train(
@@ -49,6 +51,28 @@ def test_same_lease_gives_the_same_delta_bit_for_bit_whatever_was_trained_before
     assert torch.equal(first.delta, again.delta)
     assert first.mean_loss == again.mean_loss
     assert not torch.equal(first.delta, other.delta)
+
+
+def test_latents_are_drawn_around_their_means_from_the_seed_of_the_lease() -> None:
+    config = tiny_config()
+    (plain,) = batches(1)
+    spread_B111 = torch.linspace(0, 2, 8)[:, None, None, None]
+    latents = replace(plain, spread_BC11=spread_B111.expand(8, 3, 1, 1))
+
+    def drawn(batch: Batch, seed: int) -> Drawn:
+        return draw(batch, config.objective, torch.Generator().manual_seed(seed))
+
+    first, again, other = drawn(latents, 0), drawn(latents, 0), drawn(latents, 1)
+    assert torch.equal(first.x_BCHW, again.x_BCHW)
+    assert not torch.equal(first.x_BCHW, other.x_BCHW)
+    noise_BCHW = (first.x_BCHW - plain.images_BCHW) / spread_B111
+    assert torch.equal(first.x_BCHW[0], plain.images_BCHW[0])
+    assert 0.9 < float(noise_BCHW[1:].std()) < 1.1
+    assert abs(float((noise_BCHW[1:] * first.eps_BCHW[1:]).mean())) < 0.1
+    pixels = drawn(plain, 0)
+    assert torch.equal(first.eps_BCHW, pixels.eps_BCHW)
+    assert torch.equal(first.t_B, pixels.t_B)
+    assert torch.equal(pixels.x_BCHW, plain.images_BCHW)
 
 
 def test_stopped_lease_hands_in_the_prefix_it_trained() -> None:
