@@ -3,10 +3,11 @@
 The loss of a picture x and its reconstruction y is a sum over its N = C H W numbers, as in latent diffusion (Rombach et al. 2022,
 arXiv:2112.10752, appendix G), without its perceptual and adversarial parts, which need other networks:
 
-    sum |x - y| + (x - y)^2 + gradient_weight sum |dx - dy| + kl_weight KL(q(z|x) || N(0, 1))
+    sum |x - y| + (x - y)^2 + colour_weight (cx - cy)^2 + gradient_weight sum |dx - dy| + kl_weight KL(q(z|x) || N(0, 1))
 
-where d takes differences of neighbours in each row and column: edges stay sharp. The square is there because absolute errors
-alone are content for long with the median, which is the empty background of many pictures. Divided by N, averaged over the batch.
+where c subtracts from each pixel its grey and d takes differences of neighbours in each row and column: edges stay sharp. The
+squares are there because absolute errors alone are content for long with the median, which is the empty background of many
+pictures; the colours, because else they come long after the greys. Divided by N, averaged over the batch.
 
 Which pictures, which windows of them and which noise come from the seed alone: on one machine the same settings and pictures give
 the same weights.
@@ -63,13 +64,15 @@ class AutoencoderTraining(Section):
     """Groups of the group norms; must divide every entry of block_out_channels."""
     images: Positive = 60_000
     """Pictures trained on, repeats included."""
-    batch_images: Positive = 16
+    batch_images: Positive = 8
     """Pictures in one step."""
     window: Positive = 64
     """Largest side of what is trained on: of larger pictures a random window (pixels)."""
     learning_rate: Rate = 2e-3
     """AdamW's peak; it rises over the first 2 % of the images and falls along a half cosine to nothing (per step)."""
-    gradient_weight: Amount = 1.0
+    colour_weight: Amount = 4.0
+    """Weight of the squared error of what makes a colour differ from its grey."""
+    gradient_weight: Amount = 0.2
     """Weight of the differences between neighbours."""
     kl_weight: Amount = 1e-6
     """Weight of the divergence from unit noise."""
@@ -229,7 +232,8 @@ def _loss(
     y_BCHW = autoencoder.decode(posterior.sample(generator)).sample
     error_BCHW = y_BCHW - x_BCHW
     edges = sum(error_BCHW.diff(dim=axis).abs().sum() for axis in (2, 3))
-    pixels = error_BCHW.abs().sum() + error_BCHW.square().sum()
+    colour_BCHW = error_BCHW - error_BCHW.mean(dim=1, keepdim=True)
+    pixels = error_BCHW.abs().sum() + error_BCHW.square().sum() + settings.colour_weight * colour_BCHW.square().sum()
     weighted: Tensor = pixels + settings.gradient_weight * edges + settings.kl_weight * posterior.kl().sum()
     return weighted / x_BCHW.numel()
 
