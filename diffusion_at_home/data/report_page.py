@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from string import Template
 from typing import Final
@@ -81,7 +81,7 @@ def save_page(folder: Path, manifest: DataManifest, report: Report, pictures: Se
         digest=_text(manifest.digest),
         buckets=_bars((f"{b.width} x {b.height}", b.train + b.held_out) for b in report.buckets),
         licenses=_bars(report.licenses.items()),
-        words=_bars((f"{bar.from_words} and more", bar.pictures) for bar in report.caption_words),
+        words=_bars(_words(report)),
         refused=_refused(report),
         pictures="\n".join(_figure(sample, size) for sample, size in pictures),
     )
@@ -102,6 +102,12 @@ def _bars(rows: Iterable[tuple[str, int]]) -> str:
         for label, count in counted
     ]
     return f"<table>{''.join(lines)}</table>"
+
+
+def _words(report: Report) -> Iterator[tuple[str, int]]:
+    ends = [f"to {bar.from_words - 1}" for bar in report.caption_words[1:]]
+    for bar, end in zip(report.caption_words, (*ends, "and more"), strict=True):
+        yield f"{bar.from_words} {end}", bar.pictures
 
 
 def _refused(report: Report) -> str:
