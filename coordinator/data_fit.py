@@ -50,10 +50,10 @@ def _check_latents(config: RunConfig, manifest: DataManifest) -> None:
             f"{where} holds latents of {space.channels} channels and a factor of {space.factor}, model.latents says "
             f"{section.channels} and {section.factor}: change model.latents.channels and model.latents.factor"
         )
-    if config.model.kind is ModelKind.UNET and (space.kind is not AutoencoderKind.KL or space.shift_factor):
+    if config.model.kind is ModelKind.UNET and space.kind is not AutoencoderKind.KL:
         raise ConfigError(
-            f"{where} holds latents of an {space.kind} with a shift of {space.shift_factor}, which StableDiffusionPipeline "
-            "does not decode: set model.kind to 'prx', or encode with an AutoencoderKL without shift"
+            f"{where} holds latents of an {space.kind}, which StableDiffusionPipeline does not decode: set model.kind to "
+            "'prx', or encode with an AutoencoderKL"
         )
     from diffusion_at_home.model.autoencoder import latent_space, load_autoencoder  # noqa: PLC0415 -- takes seconds
 
