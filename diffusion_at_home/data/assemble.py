@@ -1,7 +1,8 @@
 """Assembling: pictures of all parts, in the order of the source, become shards of one size bucket each.
 
-A function of the parts and the settings alone. What waits for its shard is a place in a part, so memory is bounded by the
-number of buckets and the samples of a shard, whatever the size of the data.
+A function of the parts and the settings alone. Sources are often sorted, and training reads shard by shard: so a shard is not
+filled with what came one after another: some shards' worth are put in the order of their names' hashes first. What waits is a
+place in a part, so memory is bounded by the number of buckets and the samples of a shard, whatever the size of the data.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ class Assembler:
         duplicates: DuplicateIndex,
         shard_samples: int,
         shard_bytes: int,
+        mixed_shards: int,
     ) -> None:
+        """Args: `mixed_shards` is how many shards' worth waits before they are written; 1 keeps the source's order."""
         self.tally = Tally()
         """What became of every picture."""
         self._out = out
@@ -77,6 +80,7 @@ class Assembler:
         self._duplicates = duplicates
         self._shard_samples = shard_samples
         self._shard_bytes = shard_bytes
+        self._mixed_shards = mixed_shards
         self._reader = PartReader(parts)
         self._num_parts = 0
         self._bins = dict[tuple[Split, Size], _Bin]()
@@ -111,7 +115,7 @@ class Assembler:
         """
         for split in (Split.TRAIN, Split.HELD_OUT):  # the last of train may still become the first held out
             for size in sorted(size for filling, size in self._bins if filling is split):
-                self._write(split, size)
+                self._write_all(split, size)
         train, held_out = self._shards[Split.TRAIN], self._shards[Split.HELD_OUT]
         if not train and held_out:
             raise DataError("every picture that is left is held out: add pictures, or lower held_out_share")
@@ -133,19 +137,40 @@ class Assembler:
         filling = self._bins.setdefault((split, entry.size), _Bin())
         filling.pictures.append(waiting)
         filling.image_bytes += entry.image_bytes
-        if len(filling.pictures) >= self._shard_samples or filling.image_bytes >= self._shard_bytes:
-            self._write(split, entry.size)
+        if len(filling.pictures) >= self._mixed_shards * self._shard_samples or (
+            filling.image_bytes >= self._mixed_shards * self._shard_bytes
+        ):
+            self._write_all(split, entry.size)
+
+    def _write_all(self, split: Split, size: Size) -> None:
+        """Write all that waits for shards of `split` and `size`."""
+        while (split, size) in self._bins:
+            self._write(split, size)
 
     def _write(self, split: Split, size: Size) -> None:
-        """Write what waits for the next shard of `split` and `size`."""
+        """Write the next shard of `split` and `size` from what waits for it."""
         if split is Split.TRAIN and not self._has_held_out:
             self._hold_out_one()
-        pictures = self._bins.pop((split, size)).pictures
+        waiting = self._bins.pop((split, size)).pictures
+        if self._mixed_shards > 1:
+            waiting.sort(key=lambda picture: picture.rank)
+        pictures = self._next_shard(waiting)
+        if rest := waiting[len(pictures) :]:
+            self._bins[split, size] = _Bin(rest, sum(picture.place.image_bytes for picture in rest))
         if pictures:
             shards = self._shards[split]
             path = self._out / f"{split}-{len(shards):05d}.tar"
             shards.append(write_shard(path, map(self._sample, pictures), size))
             self.tally.write(split, size, len(pictures))
+
+    def _next_shard(self, waiting: list[_Waiting]) -> list[_Waiting]:
+        """As many of the first ones as make a shard."""
+        image_bytes = 0
+        for count, picture in enumerate(waiting[: self._shard_samples], start=1):
+            image_bytes += picture.place.image_bytes
+            if image_bytes >= self._shard_bytes:
+                return waiting[:count]
+        return waiting[: self._shard_samples]
 
     def _hold_out_one(self) -> None:
         """Move the waiting picture of the least hash, unless it is the only one."""
@@ -156,7 +181,8 @@ class Assembler:
         source = self._bins[Split.TRAIN, size]
         chosen = next(picture for picture in source.pictures if picture.rank == rank)
         source.pictures.remove(chosen)
-        self._bins[Split.HELD_OUT, size] = _Bin([chosen])
+        source.image_bytes -= chosen.place.image_bytes
+        self._bins[Split.HELD_OUT, size] = _Bin([chosen], chosen.place.image_bytes)
         self._has_held_out = True
 
     def _sample(self, picture: _Waiting) -> Sample:

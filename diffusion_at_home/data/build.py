@@ -111,6 +111,7 @@ def _made(
         duplicates=DuplicateIndex(settings.duplicate_bits),
         shard_samples=settings.shard_samples,
         shard_bytes=settings.shard_mib * 2**20,
+        mixed_shards=settings.mixed_shards,
     )
     parts = read_parts(reader, units, settings.processes or os.cpu_count() or 1)
     with assembler, closing(parts):

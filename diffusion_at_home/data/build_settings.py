@@ -75,6 +75,8 @@ class BuildSettings(Section):
     """Most pictures in a shard."""
     shard_mib: Positive = 64
     """Bytes of pictures after which a shard is full (MiB)."""
+    mixed_shards: Positive = 16
+    """Shards' worth of pictures that are mixed before they are cut into shards; 1 keeps the order of the source."""
     processes: Count = 0
     """Processes that read pictures; 0 is one for each core."""
 

@@ -34,6 +34,7 @@ class Assembled:
         bits: int = -1,
         samples: int = 100,
         size_bytes: int = 1000,
+        mixed: int = 1,
     ) -> None:
         self.folder = folder
         assembler = Assembler(
@@ -43,6 +44,7 @@ class Assembled:
             duplicates=DuplicateIndex(bits),
             shard_samples=samples,
             shard_bytes=size_bytes,
+            mixed_shards=mixed,
         )
         with assembler:
             for number, part in enumerate(parts):
@@ -68,6 +70,17 @@ def test_each_shard_has_one_bucket_and_the_order_of_the_source(tmp_path: Path) -
     assert [entry.size for entry in made.train] == [(32, 32), wide, (32, 32)]
     assert [entry.name for entry in made.train] == [f"train-{n:05d}.tar" for n in range(3)]
     assert [(b.width, b.height, b.train) for b in made.report.buckets] == [(32, 32, 4), (48, 16, 2)]
+
+
+def test_some_shards_worth_are_mixed_before_they_are_cut(tmp_path: Path) -> None:
+    names = [f"{number:04d}" for number in range(250)]
+    made = Assembled(tmp_path, [ready(name) for name in names], samples=50, size_bytes=10**6, mixed=4)
+    shards = made.captions(made.train)
+    assert [len(shard) for shard in shards] == [50] * 5
+    assert sorted(name for shard in shards[:4] for name in shard) == names[:200]
+    assert sorted(shards[4]) == names[200:]
+    for shard in shards[:4]:
+        assert all(5 <= sum(first <= int(name) < first + 50 for name in shard) <= 25 for first in range(0, 200, 50))
 
 
 def test_a_shard_is_full_by_bytes_too(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from diffusion_at_home.errors import ConfigError
 
 
 class DigitsSettings(BuildSettings):
-    """8 x 8 pixels, exact, all of them kept."""
+    """8 x 8 pixels, exact, all of them kept, in the order of the source, which is mixed already."""
 
     base: int = 8
     step: int = 8
@@ -25,6 +25,7 @@ class DigitsSettings(BuildSettings):
     format: PictureFormat = PictureFormat.PNG
     duplicate_bits: int = -1
     shard_samples: int = 125
+    mixed_shards: int = 1
 
 
 class EmojiSettings(BuildSettings):
