@@ -3,6 +3,7 @@
     target reached, or all that is left is too little to lease and nobody is working   -> now
     quorum reached after q seconds                                                     -> at q x (1 + round.grace),
                                                                                           two heartbeats later at least
+                                                                                          while somebody works
     anything at all                                                                    -> at round.max_seconds
     nothing                                                                            -> not at all; the round waits
 
@@ -61,7 +62,8 @@ def closes_at(config: RunConfig, progress: Progress) -> float | None:
     if progress.quorum_at is None:
         return box
     share = config.round.grace * (progress.quorum_at - progress.started_at)
-    return min(box, progress.quorum_at + max(share, _HEARD_HEARTBEATS * config.lease.heartbeat_seconds))
+    to_hear = _HEARD_HEARTBEATS * config.lease.heartbeat_seconds if progress.leased_images else 0.0
+    return min(box, progress.quorum_at + max(share, to_hear))
 
 
 def close_reason(config: RunConfig, progress: Progress, now: float) -> CloseReason | None:

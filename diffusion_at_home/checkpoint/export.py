@@ -27,7 +27,6 @@ from diffusion_at_home.checkpoint.manifest import (
     FileEntry,
 )
 from diffusion_at_home.checkpoint.older_readers import for_transformers_4
-from diffusion_at_home.checkpoint.single_file import HOW_TO_DRAW, obstacle, write_single_file
 from diffusion_at_home.errors import storage_errors
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.outer.state import sync_folder, writing_safetensors
@@ -96,6 +95,9 @@ def export(
 
 def _single_file(facts: CheckpointFacts, model: DiffusionModel, folder: Path) -> str:
     """Write the default weights as one file too, where there are programs that read it; returns what the card says of it."""
+    # A coordinator starts without diffusers, which takes seconds to load.
+    from diffusion_at_home.checkpoint.single_file import HOW_TO_DRAW, obstacle, write_single_file  # noqa: PLC0415
+
     config, pipeline = facts.spec.config, model.pipeline()
     why_not = obstacle(config.model, pipeline.tokenizer, getattr(pipeline, "vae", None))
     if why_not is not None:

@@ -118,7 +118,7 @@ def test_latents_are_refused_where_the_data_are_pictures(data: Path, tmp_path: P
     )
     words = [word for setting in sets for word in ("--set", setting)]
     said = dah("coordinator", "init", tmp_path / "run", "--config", DIGITS, *words).refuses(ConfigError.exit_code)
-    assert said.endswith("holds pictures, not latents: set model.latents.autoencoder to 'none'")
+    assert "holds pictures: make latents of it with `dah data encode" in said
 
 
 def test_data_that_is_not_there_says_how_to_make_it(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def test_grace_is_a_share_of_the_time_the_quorum_took() -> None:
 
 
 def test_grace_lasts_until_everyone_has_heard_of_it() -> None:
-    assert closes_at(CONFIG, progress(accepted_images=600, quorum_at=2.0)) == 8.0
+    assert closes_at(CONFIG, progress(accepted_images=600, leased_images=400, quorum_at=2.0)) == 8.0
+    assert closes_at(CONFIG, progress(accepted_images=600, quorum_at=2.0)) == 3.0
 
 
 def test_grace_never_exceeds_the_time_box() -> None:

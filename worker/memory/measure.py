@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from diffusion_at_home.config.run import InnerKind, RunConfig
-from diffusion_at_home.model.build import build_model
+from diffusion_at_home.model.build import build_model, model_family
 from diffusion_at_home.wire.layout import Layout
 from worker.memory.tracker import Holds, MemoryTracker
 from worker.step.compute import Compute
@@ -74,6 +74,7 @@ def measure(
     no bucket is larger.
     """
     gc.collect()
+    model_family(config.model.kind)  # modules compute tables when they are loaded, of real numbers
     compute = Compute(torch.device("cpu"), autocast)
     with _mesh(plan) as mesh, FakeTensorMode(), MemoryTracker() as tracker:
         with _default_dtype(DTYPES[plan.weights]):
