@@ -125,10 +125,19 @@ def _prepare(plan: DemoPlan, say: Callable[[str], None]) -> None:
         return
     overrides = [f"data.path={str(plan.data.absolute())!r}"]
     if plan.images is not None:
-        overrides.append(f"run.total_images={plan.images}")
+        overrides += [f"run.total_images={plan.images}", *_shortened(config, plan.images)]
     pairs = [part for override in overrides for part in ("--set", override)]
     dah("coordinator", "init", str(plan.run), "--config", str(plan.config), *pairs)
     say(f"made the data set {source!r} and a new run in {plan.run}")
+
+
+def _shortened(config: RunConfig, images: int) -> list[str]:
+    """The config's schedule for a run of `images`."""
+    schedule, total = config.schedule, config.run.total_images
+    return [
+        f"schedule.warmup_images={schedule.warmup_images * images // total}",
+        f"schedule.decay_images={schedule.decay_images * images // total}",
+    ]
 
 
 def _worker_command(plan: DemoPlan, number: int, url: str) -> Sequence[str]:
