@@ -32,7 +32,7 @@ def demo(
 ) -> None:
     """Build the data set, launch a coordinator and workers, train from random weights, draw with the result and judge it.
 
-    configs/digits.toml takes minutes, configs/emoji.toml about an hour.
+    configs/digits.toml takes minutes, configs/emoji.toml an hour or two.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

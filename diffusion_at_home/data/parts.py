@@ -225,7 +225,7 @@ def _all_or_nothing(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
             file.close()
             temporary.replace(path)
-    except BaseException:
+    except BaseException:  # raised again; what is half written must not stay
         with suppress(OSError):  # what could not be written before cannot be written now
             file.close()
         temporary.unlink(missing_ok=True)
