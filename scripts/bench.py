@@ -7,6 +7,7 @@ import argparse
 import importlib
 import json
 import pkgutil
+import signal
 import sys
 from typing import cast
 
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; repeatable")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what it has started ends with it
     benchmark = cast("Benchmark", importlib.import_module(f"benchmarks.{arguments.name}"))
     try:
         results = benchmark.run(quick=arguments.quick, overrides=arguments.set)

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import signal
-import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diffusion_at_home.cli.output import emit
+from diffusion_at_home.cli.progress import shown_progress
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-
     from diffusion_at_home.data.build import Progress
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Build and look at data sets.")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
-
-_RATE_SECONDS: Final = 30.0
-_CALM_SECONDS: Final = 10.0
-"""Between two lines where nobody watches a bar."""
 
 
 @app.command()
@@ -56,7 +48,11 @@ def build(
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes that read end with it
     begun = time.monotonic()
-    with _shown_progress() as show:
+    with shown_progress("reading") as tell:
+
+        def show(progress: Progress) -> None:
+            tell(progress.units, progress.num_units, f"{progress.kept:,} pictures, {progress.refused:,} refused")
+
         manifest = builder.build(source, out, config=config, overrides=overrides or (), show=show)
     report, buckets = Report.load(out), Counter[str]()
     for entry in (*manifest.train, *manifest.held_out):
@@ -75,50 +71,6 @@ def build(
         },
         as_json,
     )
-
-
-@contextmanager
-def _shown_progress() -> Iterator[Callable[[Progress], None]]:
-    """What is told of the progress: a bar on a terminal, a line now and then elsewhere; both on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console, said = Console(stderr=True), _Said()
-    if not console.is_terminal:
-        yield lambda progress: said.calmly(progress, lambda line: console.print(f"- {line}", highlight=False))
-        return
-    columns = (BarColumn(bar_width=20), TextColumn("{task.description}"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=console) as bars:
-        task = bars.add_task("reading", total=None)
-        yield lambda progress: bars.update(
-            task, total=progress.num_units, completed=progress.units, description=said.words(progress)
-        )
-
-
-class _Said:
-    """Progress in words; the rate is that of the last half minute, as a build that goes on begins with what is there."""
-
-    def __init__(self) -> None:
-        self._marks = deque[tuple[float, int]]([(time.monotonic(), 0)])
-        self._last_line = time.monotonic()
-
-    def words(self, progress: Progress) -> str:
-        """Pictures, those refused, and the rate."""
-        now, pictures = time.monotonic(), progress.kept + progress.refused
-        self._marks.append((now, pictures))
-        while len(self._marks) > 2 and now - self._marks[0][0] > _RATE_SECONDS:
-            self._marks.popleft()
-        then, before = self._marks[0]
-        rate = (pictures - before) / max(now - then, 1e-9)
-        return f"{progress.kept:,} pictures, {progress.refused:,} refused, {rate:,.0f}/s"
-
-    def calmly(self, progress: Progress, say: Callable[[str], None]) -> None:
-        """Say it, unless it was said just before."""
-        words = self.words(progress)
-        if time.monotonic() - self._last_line >= _CALM_SECONDS:
-            self._last_line = time.monotonic()
-            say(f"{progress.units / progress.num_units:.0%}: {words}")
 
 
 @app.command()
@@ -155,14 +107,13 @@ def train_autoencoder(
     from diffusion_at_home.model.autoencoder_training import train_autoencoder as train
 
     settings = load_toml(None, AutoencoderTraining, overrides or ())
-    with _bar() as progress:
-        task = progress.add_task("training the autoencoder", total=settings.images)
+    with shown_progress("training the autoencoder") as tell:
         made = train(
             pictures,
             out,
             settings,
             device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-            on_images=lambda images, loss: progress.update(task, completed=images, description=f"loss {loss:.4f}"),
+            on_images=lambda images, loss: tell(images, settings.images, f"loss {loss:.4f}"),
         )
     emit(dataclasses.asdict(made), as_json)
 
@@ -184,12 +135,15 @@ def encode(
     source = DataManifest.load(pictures)
     opened = open_autoencoder(autoencoder, named_by="--autoencoder")
     opened.to("cuda" if torch.cuda.is_available() else "cpu")
-    with _bar() as progress:
-        total = sum(entry.num_samples for entry in (*source.train, *source.held_out))
-        task = progress.add_task("encoding", total=total)
-        made = encode_data(
-            pictures, out, encoder_of(opened), on_samples=lambda samples: progress.advance(task, samples)
-        )
+    done, total = 0, sum(entry.num_samples for entry in (*source.train, *source.held_out))
+    with shown_progress("encoding") as tell:
+
+        def hear(samples: int) -> None:
+            nonlocal done
+            done += samples
+            tell(done, total, "")
+
+        made = encode_data(pictures, out, encoder_of(opened), on_samples=hear)
     entries = (*made.train, *made.held_out)
     emit(
         {
@@ -203,13 +157,3 @@ def encode(
         },
         as_json,
     )
-
-
-def _bar() -> Bars:
-    """A bar on standard error that says how long it will take yet."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty())

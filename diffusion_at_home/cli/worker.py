@@ -112,6 +112,10 @@ def plan(
     console = Console()
     console.print(shown)
     console.print(found["reason"])
+    if found["chosen"] is not None:
+        console.print(
+            f"an image takes {found['chosen']['tflop_per_image']:g} TFLOP (10^12 multiplications and additions)"
+        )
 
 
 @app.command()

@@ -14,11 +14,11 @@ import httpx2
 
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.toml import load_toml
+from diffusion_at_home.demo.data_set import DemoData
 from diffusion_at_home.demo.fleet import Fleet, check, wait_for_address
 from diffusion_at_home.demo.forecast import Forecast
 from diffusion_at_home.demo.judges import JUDGES
 from diffusion_at_home.demo.step import dah
-from diffusion_at_home.errors import StopProcess
 
 _POLL_SECONDS: Final = 0.5
 
@@ -35,11 +35,6 @@ class DemoPlan:
     workers: int
     images: int | None
     """Instead of the config's run.total_images."""
-
-    @property
-    def data(self) -> Path:
-        """The data set."""
-        return self.out / "data"
 
     @property
     def run(self) -> Path:
@@ -90,7 +85,7 @@ def run_demo(plan: DemoPlan, *, say: Callable[[str], None], show: Callable[[Stat
     Raises:
         DahError: whatever a step or a process ended with.
     """
-    _prepare(plan, say)
+    data = _prepare(plan, say)
     started = time.monotonic()
     address = plan.run / "address"
     address.unlink(missing_ok=True)  # of a coordinator that was killed
@@ -108,27 +103,24 @@ def run_demo(plan: DemoPlan, *, say: Callable[[str], None], show: Callable[[Stat
         shutil.rmtree(plan.checkpoint, ignore_errors=True)
         dah("checkpoint", "download", url, "--which", "latest", "--out", str(plan.checkpoint))
     say("drawing with the downloaded checkpoint and judging the pictures")
-    return _result(plan, status, seconds)
+    return _result(plan, data, status, seconds)
 
 
-def _prepare(plan: DemoPlan, say: Callable[[str], None]) -> None:
+def _prepare(plan: DemoPlan, say: Callable[[str], None]) -> DemoData:
     config = load_toml(plan.config, RunConfig)
-    source = config.data.path.name
-    if source not in JUDGES:
-        raise StopProcess(
-            f"{plan.config} trains on {config.data.path}: the demo builds what needs no download, {' or '.join(JUDGES)}"
-        )
+    data = DemoData.of(config, plan.config, plan.out)
     plan.out.mkdir(parents=True, exist_ok=True)
-    dah("data", "build", source, str(plan.data), "--set", f"base={config.model.image_size}")
+    data.make(config, say)
     if (plan.run / "ledger.sqlite").is_file():
         say(f"going on with the run in {plan.run}")
-        return
-    overrides = [f"data.path={str(plan.data.absolute())!r}"]
+        return data
+    overrides = data.overrides
     if plan.images is not None:
         overrides += [f"run.total_images={plan.images}", *_shortened(config, plan.images)]
     pairs = [part for override in overrides for part in ("--set", override)]
     dah("coordinator", "init", str(plan.run), "--config", str(plan.config), *pairs)
-    say(f"made the data set {source!r} and a new run in {plan.run}")
+    say(f"made a new run in {plan.run}")
+    return data
 
 
 def _shortened(config: RunConfig, images: int) -> list[str]:
@@ -171,12 +163,11 @@ def _train(fleet: Fleet, url: str, say: Callable[[str], None], show: Callable[[S
             time.sleep(_POLL_SECONDS)
 
 
-def _result(plan: DemoPlan, status: Status, seconds: float) -> DemoResult:
+def _result(plan: DemoPlan, data: DemoData, status: Status, seconds: float) -> DemoResult:
     from diffusion_at_home.checkpoint.manifest import load_manifest  # noqa: PLC0415 -- torch only when it is needed
 
     manifest = load_manifest(plan.checkpoint)
-    judge = JUDGES[load_toml(plan.config, RunConfig).data.path.name]
-    quality = judge(plan.checkpoint, plan.data, plan.out)
+    quality = JUDGES[data.source](plan.checkpoint, data.pictures, plan.out)
     shutil.copyfile(plan.checkpoint / "grid.png", plan.grid)
     latest = status["checkpoints"][-1]
     return DemoResult(

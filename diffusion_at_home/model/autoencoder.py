@@ -111,10 +111,11 @@ def encode_pictures(autoencoder: Autoencoder, images_BCHW: Tensor) -> Posterior:
 
 @torch.no_grad()
 def decode_latents(autoencoder: Autoencoder, latents_BCHW: Tensor) -> Tensor:
-    """Pictures of latents, (B, C, H, W) on the CPU, about [-1, 1], not clipped; as `PRXPipeline` does it."""
+    """Pictures of latents, fp32 (B, C, H, W) on the CPU, about [-1, 1], not clipped; as `PRXPipeline` does it."""
     shift, scale = _shift(autoencoder), autoencoder.config.scaling_factor
-    decoded_BCHW: Tensor = autoencoder.decode(latents_BCHW.to(autoencoder.device) / scale + shift).sample
-    return decoded_BCHW.cpu()
+    z_BCHW = latents_BCHW.to(autoencoder.device, autoencoder.dtype) / scale + shift
+    decoded_BCHW: Tensor = autoencoder.decode(z_BCHW).sample
+    return decoded_BCHW.float().cpu()
 
 
 def encoder_of(autoencoder: Autoencoder) -> Encoder:

@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Final
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL
+from diffusers import AutoencoderKL
 from torch import Tensor
 
 from diffusion_at_home.config.run import LatentsSection
 from diffusion_at_home.errors import ConfigError
-from diffusion_at_home.model.autoencoder import load_autoencoder
+from diffusion_at_home.model.autoencoder import Autoencoder, decode_latents, load_autoencoder
 
 SD_SCALE: Final = 0.18215
 """The scale of Stable Diffusion 1.x's latents (github.com/CompVis/stable-diffusion, v1-inference.yaml)."""
@@ -38,7 +38,7 @@ class Decoder:
         self._sd_scale = sd_scale
 
     @cached_property
-    def autoencoder(self) -> AutoencoderKL | AutoencoderDC:
+    def autoencoder(self) -> Autoencoder:
         """As it is exported: its shift is a number if it has one, since `PRXPipeline` adds it."""
         found = load_autoencoder(self._section)
         if self._sd_scale:
@@ -47,22 +47,19 @@ class Decoder:
             found.register_to_config(shift_factor=0.0)
         return found.eval()
 
-    def adopt(self, autoencoder: AutoencoderKL | AutoencoderDC) -> None:
+    def adopt(self, autoencoder: Autoencoder) -> None:
         """Decode with the autoencoder of a loaded pipeline from now on."""
         self.__dict__["autoencoder"] = autoencoder.eval()
 
-    @torch.no_grad()
     def __call__(self, latents_BCHW: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in float32 on the CPU, about [-1, 1], not clipped; computed where the latents are."""
         autoencoder = self.autoencoder.to(latents_BCHW.device)
         chunk = max(1, _CHUNK_PIXELS // (latents_BCHW[0, 0].numel() * self._section.factor**2))
-        scale, shift = autoencoder.config.scaling_factor, autoencoder.config.get("shift_factor") or 0.0
-        z_BCHW = latents_BCHW.to(autoencoder.dtype) / scale + shift
-        return torch.cat([autoencoder.decode(part, return_dict=False)[0].float().cpu() for part in z_BCHW.split(chunk)])
+        return torch.cat([decode_latents(autoencoder, part) for part in torch.split(latents_BCHW, chunk)])
 
 
 @torch.no_grad()
-def restate(autoencoder: AutoencoderKL | AutoencoderDC, scale: float = SD_SCALE) -> AutoencoderKL:
+def restate(autoencoder: Autoencoder, scale: float = SD_SCALE) -> AutoencoderKL:
     """An autoencoder of the same scaled latents and pictures, whose scale is `scale` and whose shift is 0.
 
     The 1 x 1 convolutions on both sides of the latents take over the difference: with r = (old scale) / `scale`, the new

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,4 +44,13 @@ def machine() -> dict[str, str | int | float]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
+        "python_loop_seconds": round(min(_loop_seconds() for _ in range(3)), 3),
     }
+
+
+def _loop_seconds() -> float:
+    """Of a million multiplications and additions in plain Python: a shared machine is half as fast on some days."""
+    started, total = time.process_time(), 0
+    for number in range(1_000_000):
+        total += number * number
+    return time.process_time() - started

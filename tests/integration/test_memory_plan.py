@@ -122,6 +122,7 @@ def test_plan_answers_as_json_and_as_a_table() -> None:
     answered = dah(*arguments, "--json").result
     assert answered["chosen"]["fits"]
     assert answered["chosen"]["peak_gib"] < 1
+    assert 5e-5 < answered["chosen"]["tflop_per_image"] < 5e-4
     assert [rung["plan"] for rung in answered["rungs"]] == ["fp32"]
     shown = dah(*arguments).out
     assert "digits on a GPU of 6.0 GiB" in shown

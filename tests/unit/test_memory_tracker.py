@@ -58,6 +58,16 @@ def test_products_and_convolutions_are_counted() -> None:
         assert tracker.flops == 2 * 4 * 8 * 16
 
 
+def test_attention_counts_as_the_products_that_it_is_made_of() -> None:
+    query = torch.zeros(1, 2, 8, 4, requires_grad=True)
+    product = 2 * 2 * 8 * 8 * 4
+    with MemoryTracker() as tracker:
+        answer = torch.nn.functional.scaled_dot_product_attention(query, query, query)
+        assert tracker.flops == 2 * product
+        answer.sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+        assert tracker.flops == (2 + 5) * product  # it computes the scores again
+
+
 PLANS = [
     StepPlan(),
     StepPlan(release=True),

@@ -50,8 +50,8 @@ def plan_command(
         "machine": describe(machine),
         "device_gib": round(machine.device_bytes / GIB, 3),
         "host_gib": round(machine.host_bytes / GIB, 3),
-        "rungs": [_plain(rung) for rung in made.rungs],
-        "chosen": None if made.chosen is None else _plain(made.chosen),
+        "rungs": [_plain(rung, config.inner.batch_images) for rung in made.rungs],
+        "chosen": None if made.chosen is None else _plain(made.chosen, config.inner.batch_images),
         "reason": _reason(made, machine, config.run.name),
     }
 
@@ -70,7 +70,7 @@ def _reason(made: MemoryPlan, machine: Machine, run: str) -> str:
     return f"it is the fastest that fits: {place} tried before it {'needs' if place == 1 else 'need'} more memory"
 
 
-def _plain(rung: Rung) -> dict[str, Any]:
+def _plain(rung: Rung, batch_images: int) -> dict[str, Any]:
     need = rung.need
     sizes = {
         "peak_gib": need.device_bytes,
@@ -85,6 +85,7 @@ def _plain(rung: Rung) -> dict[str, Any]:
         "plan": str(rung.plan),
         "parts": asdict(rung.plan),
         **{name: round(size / GIB, 3) for name, size in sizes.items()},
+        "tflop_per_image": float(f"{rung.plan.devices * need.flops / batch_images / 1e12:.3g}"),
         "slowdown": round(rung.slowdown, 3),
         "fits": rung.fits,
     }

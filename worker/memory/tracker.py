@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,15 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
+
+_ATEN: Final = torch.ops.aten
+_FLOP_FORMULAS: Final = flop_registry | {
+    # torch counts what attention takes on CUDA, and not on the CPU that stands in for it.
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_ATEN._scaled_dot_product_flash_attention],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
 
 
 class Holds(StrEnum):
@@ -73,7 +82,7 @@ class MemoryTracker(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # it comes back as operations on the parts that lie here, which are counted
         result = func(*args, **(kwargs or {}))
-        count_flops = flop_registry.get(getattr(func, "overloadpacket", None))
+        count_flops = _FLOP_FORMULAS.get(getattr(func, "overloadpacket", None))
         if count_flops is not None:  # torch's own counter keeps what it counts alive, which would falsify the bytes
             self.flops += count_flops(*args, **(kwargs or {}), out_val=result)
         for item in tree_iter(result):
