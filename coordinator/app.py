@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2_grpc
 from coordinator.admission import Admission
 from coordinator.attentive_clock import AttentiveClock
 from coordinator.blobs import BlobStore, allow_many_files, read_spec
+from coordinator.certificate import Certificate, choose_certificate
 from coordinator.checkpoints import Checkpoints
 from coordinator.disk import Disk
 from coordinator.dispatcher import Dispatcher
@@ -48,13 +49,14 @@ from coordinator.web.app import web_app
 from coordinator.web.server import WebServer, bind
 from diffusion_at_home import PROTOCOL_VERSION, events
 from diffusion_at_home.clock import SystemClock
-from diffusion_at_home.config.run import ServerSection
+from diffusion_at_home.config.run import ServerSection, Tls
 from diffusion_at_home.errors import PortInUse
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.outer.state import RunState
 from diffusion_at_home.rpc.coordinator_pb2_grpc import add_CoordinatorServicer_to_server
 from diffusion_at_home.runinfo import RunInfo
 from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.tls import with_pin
 from diffusion_at_home.wire.layout import Layout
 
 _STOP_GRACE_SECONDS: Final = 5.0
@@ -123,6 +125,7 @@ class Coordinator:
         )
         swept = sweep(folder, ledger=ledger, blobs=blobs, states=states, spec=spec, uploads=uploads)
         self._spec = spec
+        self._tls_folder = folder.tls
         self._num_parameters = layout.num_elements
         self._ledger = LedgerThread(ledger, self._metrics.problems)
         self._blobs = blobs
@@ -221,16 +224,17 @@ class Coordinator:
         await self._rounds.resume()  # before anybody can call
         gc.collect()
         gc.freeze()  # the libraries' million objects are for ever: to look through them takes half a second each time
+        certificate = choose_certificate(server, self._tls_folder)
         listener = bind(server.host, server.http_port, "server.http_port")
         try:
-            grpc_servers, grpc_port = self._listen(server)
+            grpc_servers, grpc_port = self._listen(server, certificate)
         except PortInUse:
             listener.close()
             raise
-        web = WebServer(self._web_app(grpc_port))
+        web = WebServer(self._web_app(grpc_port, certificate), certificate)
         for grpc_server in grpc_servers:
             await grpc_server.start()
-        url = f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}"
+        url = _address(server, listener.getsockname()[1], certificate)
         _log.info("recovered", **dataclasses.asdict(self._recovery))
         _log.info("coordinator_started", url=url, grpc_port=grpc_port, version=self._versions.newest.version)
         tasks = {
@@ -275,7 +279,7 @@ class Coordinator:
             if tasks["rounds"].done() and exit_when_complete:
                 return
 
-    def _listen(self, server: ServerSection) -> tuple[list[grpc.aio.Server], int]:
+    def _listen(self, server: ServerSection, certificate: Certificate | None) -> tuple[list[grpc.aio.Server], int]:
         """Servers of one port, to which the kernel deals out the connections; and the port. Raises `PortInUse`."""
         service = CoordinatorService(
             spec=self._spec,
@@ -296,11 +300,11 @@ class Coordinator:
             )
             add_CoordinatorServicer_to_server(service, grpc_server)  # type: ignore[no-untyped-call]  # generated
             health_pb2_grpc.add_HealthServicer_to_server(_health.HealthServicer(), grpc_server)
-            grpc_server.add_insecure_port(f"{_bracketed(server.host)}:{port}")
+            _add_port(grpc_server, f"{_bracketed(server.host)}:{port}", certificate)
             servers.append(grpc_server)
         return servers, port
 
-    def _web_app(self, grpc_port: int) -> Any:
+    def _web_app(self, grpc_port: int, certificate: Certificate | None) -> Any:
         info = RunInfo(
             run_id=self._spec.run_id,
             run=self._spec.config.run.name,
@@ -309,6 +313,7 @@ class Coordinator:
             grpc_port=grpc_port,
             spec_sha256=self._spec.sha256,
             num_parameters=self._num_parameters,
+            certificate="" if certificate is None else certificate.own_pem,
         )
         return web_app(
             info=info,
@@ -341,6 +346,22 @@ def _seed_state(spec: RunSpec, layout: Layout) -> RunState:
     config = spec.config
     model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
     return RunState.initial(config, layout.flatten(model))
+
+
+def _address(server: ServerSection, port: int, certificate: Certificate | None) -> str:
+    """What volunteers are told."""
+    host = _bracketed(server.name or server.host)
+    if certificate is None:
+        return f"{'https' if server.tls is Tls.PROXY else 'http'}://{host}:{port}"
+    return with_pin(f"https://{host}:{port}", certificate.pin)
+
+
+def _add_port(grpc_server: grpc.aio.Server, place: str, certificate: Certificate | None) -> None:
+    if certificate is None:
+        grpc_server.add_insecure_port(place)
+        return
+    pair = (certificate.key.read_bytes(), certificate.chain.read_bytes())
+    grpc_server.add_secure_port(place, grpc.ssl_server_credentials([pair]))
 
 
 def _bracketed(host: str) -> str:

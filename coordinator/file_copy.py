@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -30,6 +31,7 @@ def copy_file(source: Path, target: Path, *, scratch: Path, sha256: str | None =
     digest = hashlib.sha256()
     with reading, storage_errors(target):
         with scratch.open("wb") as writing:
+            os.fchmod(writing.fileno(), stat.S_IMODE(os.fstat(reading.fileno()).st_mode))  # a key stays its owner's
             for chunk in _chunks(reading, source):
                 digest.update(chunk)
                 writing.write(chunk)

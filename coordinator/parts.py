@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from coordinator.blobs import file_sha256
 from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, parse_manifest
@@ -19,7 +20,7 @@ from diffusion_at_home.data.manifest import AutoencoderFile
 from diffusion_at_home.errors import IntegrityError
 from diffusion_at_home.runspec import RunSpec
 
-FOLDERS: Final = ("blobs", "held_out", "autoencoder", "checkpoints")
+FOLDERS: Final = ("blobs", "held_out", "autoencoder", "checkpoints", "tls")
 """Below these lie parts and nothing else."""
 
 
@@ -51,6 +52,8 @@ def parts(folder: RunFolder, ledger: Ledger) -> list[Part]:
         *(Part(f"{folder.blobs.name}/{sha256}", sha256) for sha256 in sorted(_blobs(folder, ledger, spec))),
         *(Part(f"{folder.held_out.name}/{entry.name}", entry.sha256) for entry in spec.data.held_out),
         *(Part(f"{folder.autoencoder.name}/{file.name}", file.sha256) for file in _autoencoder_files(spec)),
+        # Nothing names these; who reads a certificate and a key finds out whether they are a pair.
+        *(Part(f"{folder.tls.name}/{path.name}", file_sha256(path)) for path in sorted(folder.tls.glob("*.pem"))),
         *_checkpoints(folder, ledger),
     ]
 

@@ -50,6 +50,11 @@ class RunFolder:
         return self.root / "autoencoder"
 
     @property
+    def tls(self) -> Path:
+        """The run's own certificate and its key, readable by their owner alone."""
+        return self.root / "tls"
+
+    @property
     def state(self) -> Path:
         """Between two rounds: state-<version>.safetensors, and the anchor-<version>.safetensors."""
         return self.root / "state"

@@ -55,7 +55,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, epilog=_EXAMPLES + describe_keys(), formatter_class=formatter)
-    parser.add_argument("url", metavar="URL", help="the run's address, like http://host:8400")
+    parser.add_argument("url", metavar="URL", help="the run's address, like http://127.0.0.1:8400")
     parser.add_argument("--workers", type=int, help="volunteers, each with a key and a session of its own")
     parser.add_argument("--seed", type=int, help="of everything that is drawn: the same fleet again")
     parser.add_argument("--seconds", type=float, help="how long; without it until the run is complete or Ctrl-C")

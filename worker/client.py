@@ -32,8 +32,10 @@ from diffusion_at_home.rpc.coordinator_pb2 import (
     SubmitRequest,
 )
 from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorStub
+from diffusion_at_home.tls import CERTIFICATE_NAME
 from worker.proxy import proxy_for
 from worker.stop import Interrupted
+from worker.trust import Trust
 
 _DEADLINE: Final = timedelta(seconds=30)
 """For a call that has nothing to wait for."""
@@ -81,12 +83,12 @@ class Cue(Protocol):
 class _Way:
     """The two connections to one place."""
 
-    def __init__(self, target: str, *, secure: bool) -> None:
+    def __init__(self, target: str, trust: Trust) -> None:
         self.target = target
-        self.secure = secure
-        self.channel = _channel(target, secure=secure)
+        self.trust = trust
+        self.channel = _channel(target, trust)
         self.stub = CoordinatorStub(self.channel)  # type: ignore[no-untyped-call]  # generated code
-        self.submit_channel = _channel(target, secure=secure)
+        self.submit_channel = _channel(target, trust)
         self.submit_stub = CoordinatorStub(self.submit_channel)  # type: ignore[no-untyped-call]  # generated code
 
     def close(self) -> None:
@@ -100,19 +102,19 @@ class CoordinatorClient:
     What is handed in has a connection of its own: a heartbeat must not wait behind megabytes that a slow line has yet to carry.
     """
 
-    def __init__(self, target: str, *, secure: bool) -> None:
+    def __init__(self, target: str, trust: Trust) -> None:
         """`target` is host:port."""
-        self._way = _Way(target, secure=secure)
+        self._way = _Way(target, trust)
 
     def close(self) -> None:
         """Cancel what is under way."""
         self._way.close()
 
-    def point_at(self, target: str, *, secure: bool) -> None:
+    def point_at(self, target: str, trust: Trust) -> None:
         """Call another place from now on; what is under way at the old one fails as `Unreachable`."""
         old = self._way
-        if (old.target, old.secure) != (target, secure):
-            self._way = _Way(target, secure=secure)
+        if (old.target, old.trust) != (target, trust):
+            self._way = _Way(target, trust)
             old.close()
 
     def join(self, request: JoinRequest, cue: Cue) -> JoinReply:
@@ -185,14 +187,19 @@ class _Terms:
     cue: Cue
 
 
-def _channel(target: str, *, secure: bool) -> grpc.Channel:
-    proxy = proxy_for(f"{'https' if secure else 'http'}://{target}")
+def _channel(target: str, trust: Trust) -> grpc.Channel:
+    proxy = proxy_for(f"{'https' if trust.secure else 'http'}://{target}")
     # Told rather than left to grpc, which knows the variables in small letters only.
     through: tuple[str, str | int] = ("grpc.enable_http_proxy", 0) if proxy is None else ("grpc.http_proxy", proxy)
     options = [*_OPTIONS, _OWN_CONNECTION, through]
-    if secure:
+    if not trust.secure:
+        return grpc.insecure_channel(target, options=options)
+    if not trust.certificate:
         return grpc.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
-    return grpc.insecure_channel(target, options=options)
+    # Its own authority, for the name that all of them have: the pin has told whose it is.
+    credentials = grpc.ssl_channel_credentials(trust.certificate.encode())
+    named = ("grpc.ssl_target_name_override", CERTIFICATE_NAME)
+    return grpc.secure_channel(target, credentials, options=[*options, named])
 
 
 def _consequence(error: Any, target: str) -> DahError:

@@ -35,6 +35,7 @@ from worker.prefetch import Prefetcher
 from worker.progress import Progress, Status, WorkerState
 from worker.replica import Replica
 from worker.residual import Residual
+from worker.run_address import pins
 from worker.run_line import RunLine
 from worker.samples import LeaseSamples
 from worker.selftest.devices import require_sound_devices
@@ -121,7 +122,7 @@ class Daemon:
         self._self_test()
         progress.enter(WorkerState.STARTING, f"looking for {place.address.url}")
         compute = open_device(settings)
-        http = opened.enter_context(open_http())
+        http = opened.enter_context(open_http(pins(place.addresses)))
         line = opened.enter_context(
             RunLine(place=place, http=http, patience=self._patience, clock=self._clock, stop=stop.event)
         )

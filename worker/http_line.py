@@ -11,16 +11,18 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpcore2
 import httpx2
 
 from diffusion_at_home import __version__
+from diffusion_at_home.tls import pinned_context
 from worker.proxy import proxy_for
 from worker.stop import Interrupted
 
@@ -69,34 +71,40 @@ def limits(*, interrupt: threading.Event | None = None, within: timedelta | None
         _here.limits = outer
 
 
-def open_http() -> httpx2.Client:
-    """The one HTTP client of a process; may be used from any thread."""
+def open_http(pins: Mapping[str, str] = MappingProxyType({})) -> httpx2.Client:
+    """The one HTTP client of a process; may be used from any thread.
+
+    `pins` has the pin of the certificate for each `host:port` that has one (`diffusion_at_home.tls`).
+    """
     headers = {"User-Agent": f"diffusion-at-home/{__version__}"}
-    return httpx2.Client(transport=_Routes(), timeout=TIMEOUT, headers=headers, follow_redirects=True, max_redirects=5)
+    routes = _Routes(pins)
+    return httpx2.Client(transport=routes, timeout=TIMEOUT, headers=headers, follow_redirects=True, max_redirects=5)
 
 
 class _Routes(httpx2.BaseTransport):
-    """Each request goes through the proxy that leads to its address, if any."""
+    """Each request goes through the proxy that leads to its address, if any, and to the certificate that must be there."""
 
-    def __init__(self) -> None:
+    def __init__(self, pins: Mapping[str, str]) -> None:
+        self._pins = pins
         self._lock = threading.Lock()
-        self._routes: dict[str | None, httpx2.HTTPTransport] = {}
+        self._routes: dict[tuple[str | None, str], httpx2.HTTPTransport] = {}
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        proxy = proxy_for(str(request.url))
+        route = (proxy_for(str(request.url)), self._pins.get(request.url.netloc.decode("ascii"), ""))
         with self._lock:
-            if proxy not in self._routes:
-                self._routes[proxy] = _transport(proxy)
-            route = self._routes[proxy]
-        return route.handle_request(request)
+            if route not in self._routes:
+                self._routes[route] = _transport(*route)
+            transport = self._routes[route]
+        return transport.handle_request(request)
 
     def close(self) -> None:
         for route in self._routes.values():
             route.close()
 
 
-def _transport(proxy: str | None) -> httpx2.HTTPTransport:
-    transport = httpx2.HTTPTransport(proxy=proxy, limits=httpx2.Limits(keepalive_expiry=_KEEP_SECONDS))
+def _transport(proxy: str | None, pin: str) -> httpx2.HTTPTransport:
+    kept = httpx2.Limits(keepalive_expiry=_KEEP_SECONDS)
+    transport = httpx2.HTTPTransport(proxy=proxy, limits=kept, verify=pinned_context(pin) if pin else True)
     transport._pool._network_backend = _Backend()  # httpcore2's documented seam, which httpx2 does not pass on
     return transport
 

@@ -15,7 +15,7 @@ from worker.backoff import Backoff
 from worker.client import CoordinatorClient
 from worker.http_line import open_http
 from worker.join_stamp import JoinStamp
-from worker.run_address import RunAddress
+from worker.run_address import RunAddress, pins
 from worker.session import Line, Session, Untold
 from worker.settings import WorkerSettings
 from worker.state_folder import JoinedRun, StateFolder
@@ -51,9 +51,9 @@ def workplace(folder: StateFolder, urls: Sequence[str]) -> Workplace:
     if urls:
         known = {url for run in joined for url in (run.url, *run.others)}
         addresses = addresses_of(urls)
-        return Workplace(addresses, known=any(address.url in known for address in addresses))
+        return Workplace(addresses, known=any(str(address) in known for address in addresses))
     if not joined:
-        raise ConfigError("no run has been joined yet: name its address, as in dah worker run http://host:8400")
+        raise ConfigError("no run has been joined yet: name its address, as in dah worker run https://host:8400")
     last = joined[0]
     return Workplace(addresses_of((last.url, *last.others)), last.run_id, known=True)
 
@@ -66,7 +66,7 @@ def addresses_of(urls: Sequence[str]) -> tuple[RunAddress, ...]:
 def remember(folder: StateFolder, run_id: str, title: str, addresses: Sequence[RunAddress]) -> JoinedRun:
     """Note where a run was found, and where else it may be: also what an earlier start was told."""
     known = [url for run in folder.joined_runs() if run.run_id == run_id for url in (run.url, *run.others)]
-    return folder.remember(run_id, title, list(dict.fromkeys([*(address.url for address in addresses), *known])))
+    return folder.remember(run_id, title, list(dict.fromkeys([*map(str, addresses), *known])))
 
 
 def join_run(
@@ -93,10 +93,11 @@ def join_run(
                 never.wait(seconds)
 
     folder = StateFolder(settings.state_dir)
-    with open_http() as http:
-        place = Whereabouts(Workplace(addresses_of(urls)), http, SystemClock(), lambda _: None)
+    addresses = addresses_of(urls)
+    with open_http(pins(addresses)) as http:
+        place = Whereabouts(Workplace(addresses), http, SystemClock(), lambda _: None)
         found = patiently(lambda: place.find(never))
-    client = CoordinatorClient(found.target, secure=found.address.secure)
+    client = CoordinatorClient(found.target, found.trust)
     with closing(client):
         session = new_session(
             client=client,
@@ -107,4 +108,4 @@ def join_run(
             line=Untold(),
         )
         patiently(lambda: session.open(never))
-    return folder.remember(found.info.run_id, found.info.title, [address.url for address in place.addresses])
+    return folder.remember(found.info.run_id, found.info.title, list(map(str, place.addresses)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -14,7 +16,9 @@ from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.errors import Busy, ConfigError, IntegrityError, Unreachable, VersionMismatch
 from diffusion_at_home.runinfo import MAX_RUN_INFO_BYTES, RUN_INFO_PATH, RunInfo
 from diffusion_at_home.runspec import MAX_SPEC_BYTES, RunSpec
+from diffusion_at_home.tls import check_pin, is_loopback, pinned_context, split_pin, with_pin
 from worker.http_line import limits
+from worker.trust import Trust
 
 HTTP_BUSY: Final = frozenset({429, 503})
 
@@ -27,25 +31,41 @@ _LONGEST_RETRY: Final = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class RunAddress:
-    """A checked URL without its trailing slash."""
+    """A checked URL without its trailing slash, and which certificate must be there."""
 
     url: str
+    pin: str = ""
+    """See `diffusion_at_home.tls`; empty where the system's authorities vouch, or on this machine."""
 
     @classmethod
     def parse(cls, text: str) -> RunAddress:
         """Read what a volunteer typed. Raises `ConfigError`."""
+        plain, pin = split_pin(text)
         try:
-            url = httpx2.URL(text)
+            url = httpx2.URL(plain)
         except httpx2.InvalidURL as error:
-            raise ConfigError(f"{text!r} is not an address ({error}): give one like http://host:8400") from None
+            raise ConfigError(f"{text!r} is not an address ({error}): give one like https://host:8400") from None
         if url.scheme not in {"http", "https"} or not url.host:
-            raise ConfigError(f"{text!r} is not an address: give one like http://host:8400")
-        return cls(str(url).rstrip("/"))
+            raise ConfigError(f"{text!r} is not an address: give one like https://host:8400")
+        if url.scheme == "http" and (pin or not is_loopback(url.host)):
+            raise ConfigError(
+                f"{text!r} is in plain text, which anybody on the way can read and change: ask for the run's https address"
+            )
+        return cls(str(url).rstrip("/"), pin)
+
+    def __str__(self) -> str:
+        return with_pin(self.url, self.pin)
 
     @property
-    def secure(self) -> bool:
-        """Whether both protocols use TLS."""
-        return self.url.startswith("https:")
+    def tls(self) -> ssl.SSLContext | bool:
+        """What an HTTP client should verify there."""
+        return pinned_context(self.pin) if self.pin else True
+
+    def trust(self, info: RunInfo) -> Trust:
+        """Whom the worker protocol is to trust there, where `info` was served."""
+        if not self.url.startswith("https:"):
+            return Trust(secure=False)
+        return Trust(secure=True, certificate=info.certificate if self.pin else "")
 
     def grpc_target(self, port: int) -> str:
         """host:port of the worker protocol."""
@@ -57,10 +77,16 @@ class RunAddress:
         return f"{self.url}/blobs/{sha256}"
 
 
+def pins(addresses: Iterable[RunAddress]) -> dict[str, str]:
+    """What `open_http` wants to know of `addresses`."""
+    return {httpx2.URL(address.url).netloc.decode("ascii"): address.pin for address in addresses if address.pin}
+
+
 def find_run(address: RunAddress, http: httpx2.Client, run_id: str = "") -> RunInfo:
     """What is served at `address`, where `run_id` is looked for: another run is not judged by its version.
 
-    Raises `Unreachable`; `Busy`; `VersionMismatch` if it speaks another protocol; `ConfigError` if it is no run.
+    Raises `Unreachable`; `Busy`; `VersionMismatch` if it speaks another protocol; `ConfigError` if it is no run; `IntegrityError`
+    if it shows another certificate than the pinned one.
     """
     try:
         with limits(within=_WHOLE), http.stream("GET", address.url + RUN_INFO_PATH) as response:
@@ -76,6 +102,8 @@ def find_run(address: RunAddress, http: httpx2.Client, run_id: str = "") -> RunI
         info = RunInfo.model_validate_json(body)
     except ValidationError:
         raise ConfigError(f"{address.url} serves no run: check the address") from None
+    if address.pin:
+        check_pin(info.certificate, address.pin)
     if info.protocol_version != PROTOCOL_VERSION and run_id in {"", info.run_id}:
         older = "this software" if info.protocol_version > PROTOCOL_VERSION else "the coordinator"
         raise VersionMismatch(

@@ -79,7 +79,7 @@ class RunLine:
 
     def _point(self, found: Found) -> None:
         if self._client is None:
-            self._client = CoordinatorClient(found.target, secure=found.address.secure)
+            self._client = CoordinatorClient(found.target, found.trust)
         else:
-            self._client.point_at(found.target, secure=found.address.secure)
+            self._client.point_at(found.target, found.trust)
         self._on_moved()

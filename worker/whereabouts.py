@@ -15,11 +15,12 @@ import httpx2
 
 from diffusion_at_home import events
 from diffusion_at_home.clock import Clock
-from diffusion_at_home.errors import Busy, ConfigError, DahError, RetryCall, Unreachable
+from diffusion_at_home.errors import Busy, ConfigError, DahError, IntegrityError, RetryCall, Unreachable
 from diffusion_at_home.runinfo import RunInfo
 from worker.http_line import limits
 from worker.run_address import RunAddress, find_run
 from worker.stop import Interrupted
+from worker.trust import Trust
 
 _FAILURES: Final = 2
 """In a row, before the run is looked for again: one is soon lost on a line."""
@@ -62,6 +63,11 @@ class Found:
     def target(self) -> str:
         """host:port of the worker protocol."""
         return self.address.grpc_target(self.info.grpc_port)
+
+    @property
+    def trust(self) -> Trust:
+        """Whom to trust there."""
+        return self.address.trust(self.info)
 
 
 class Whereabouts:
@@ -142,19 +148,19 @@ class Whereabouts:
     def _ask(self, address: RunAddress) -> RunInfo:
         try:
             info = find_run(address, self._http, self._run_id)
-        except ConfigError as error:
+        except (ConfigError, IntegrityError) as error:
             if not self._known:
                 raise
             raise _Instead(f"{error}, and log in if this network asks you to") from None
         if self._run_id not in {"", info.run_id}:
-            raise _Instead(f"{address.url} now serves another run, {info.run_id}: dah worker join {address.url}")
+            raise _Instead(f"{address.url} now serves another run, {info.run_id}: dah worker join {address}")
         return info
 
     def _settle(self, found: Found) -> None:
         self._run_id, self._known = found.info.run_id, True
         self._addresses = (found.address, *(other for other in self._addresses if other != found.address))
         before, self._found = self._found, found
-        if before is None or (before.address, before.target) != (found.address, found.target):
+        if before is None or (before.target, before.trust) != (found.target, found.trust):
             if before is not None:
                 _log.info("coordinator_moved", address=found.address.url, target=found.target)
             self._on_found(found)

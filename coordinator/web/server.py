@@ -11,6 +11,7 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
+from coordinator.certificate import Certificate
 from diffusion_at_home.errors import ConfigError, PortInUse
 
 _BACKLOG: Final = 1024
@@ -26,7 +27,7 @@ _STOP_GRACE_SECONDS: Final = 5
 class WebServer(uvicorn.Server):
     """uvicorn without its signal handlers: the process has its own."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: Starlette, certificate: Certificate | None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -35,6 +36,8 @@ class WebServer(uvicorn.Server):
                 lifespan="off",
                 limit_concurrency=_MAX_CONNECTIONS,
                 timeout_graceful_shutdown=_STOP_GRACE_SECONDS,
+                ssl_certfile=None if certificate is None else certificate.chain,
+                ssl_keyfile=None if certificate is None else certificate.key,
             )
         )
 

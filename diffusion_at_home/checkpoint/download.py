@@ -30,6 +30,7 @@ from diffusion_at_home.checkpoint.manifest import (
 )
 from diffusion_at_home.checkpoint.verify import check_file, verify
 from diffusion_at_home.errors import ConfigError, IntegrityError, Unreachable, storage_errors
+from diffusion_at_home.tls import pinned_context, split_pin
 
 _ATTEMPTS: Final = 6
 """In a row that bring not one byte."""
@@ -131,13 +132,17 @@ def _forget_another(part: Path, manifest: CheckpointManifest) -> None:
 def _client(url: str) -> Iterator[httpx2.Client]:
     # No compression: what comes is what is hashed, and nothing unpacks to more than it was.
     headers = {"Accept-Encoding": "identity", "User-Agent": f"diffusion-at-home/{__version__}"}
+    plain, pin = split_pin(url)
     try:
-        if not httpx2.URL(url).host:
+        if not httpx2.URL(plain).host:
             raise httpx2.InvalidURL("it names no host")
-        with httpx2.Client(base_url=url, timeout=_TIMEOUT_SECONDS, headers=headers, follow_redirects=True) as client:
+        tls = pinned_context(pin) if pin else True
+        with httpx2.Client(
+            base_url=plain, timeout=_TIMEOUT_SECONDS, headers=headers, follow_redirects=True, verify=tls
+        ) as client:
             yield client
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):
-        raise ConfigError(f"{url!r} is not an address: give one like http://host:8400") from None
+        raise ConfigError(f"{url!r} is not an address: give one like https://host:8400") from None
     except httpx2.HTTPStatusError as error:
         place, status = error.request.url, error.response.status_code
         if status >= httpx2.codes.INTERNAL_SERVER_ERROR:

@@ -11,7 +11,9 @@ from diffusion_at_home.cli.output import emit
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Download, verify and use what a run has made.")
 
-Url = Annotated[str, typer.Argument(metavar="URL", help="The run's address, for example http://host:8400")]
+Url = Annotated[
+    str, typer.Argument(metavar="URL", help="The run's address, for example https://host:8400/#FINGERPRINT")
+]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A downloaded checkpoint.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
 

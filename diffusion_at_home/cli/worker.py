@@ -34,7 +34,8 @@ def join(
     urls: Annotated[
         list[str],
         typer.Argument(
-            metavar="URL...", help="The run's address, for example http://host:8400; several are tried in turn."
+            metavar="URL...",
+            help="The run's address, for example https://host:8400/#FINGERPRINT; several are tried in turn.",
         ),
     ],
     config: Config = None,

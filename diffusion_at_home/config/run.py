@@ -398,11 +398,29 @@ class StorageSection(Section):
     """Rate at which what lies on the disk is read again and compared with its digest (MB/s); 0 never does."""
 
 
+class Tls(StrEnum):
+    """Who speaks TLS, with which certificate."""
+
+    AUTO = "auto"
+    OWN = "own"
+    FILES = "files"
+    PROXY = "proxy"
+
+
 class ServerSection(Section):
     """Where the coordinator listens."""
 
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on; 0.0.0.0 and :: are all of this machine."""
+    name: str = ""
+    """Host name or address by which volunteers reach this machine, for the address that they are told; empty is host."""
+    tls: Tls = Tls.AUTO
+    """auto: the run's own certificate, whose fingerprint is in its address, and plain text on loopback. own: that certificate,
+    always. files: certificate and key below. proxy: plain text for what speaks TLS in front of this coordinator."""
+    certificate: str = ""
+    """With tls = files: path of the certificate and its chain (PEM), read at each start."""
+    key: str = ""
+    """With tls = files: path of its private key (PEM)."""
     http_port: Port = 8400
     """Port of the run's address: pages, blobs, checkpoints; 0 picks a free one."""
     grpc_port: Port = 8401

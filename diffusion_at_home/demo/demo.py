@@ -146,7 +146,7 @@ def _worker_command(plan: DemoPlan, number: int, url: str) -> Sequence[str]:
 
 def _train(fleet: Fleet, url: str, say: Callable[[str], None], show: Callable[[Status], None]) -> Status:
     evaluated, forecast = -1, Forecast()
-    with httpx2.Client(base_url=url, timeout=30) as client:
+    with httpx2.Client(base_url=url, timeout=30) as client:  # on this machine, so in plain text
         while True:
             status: Status = client.get("/status.json").raise_for_status().json()
             show(status)

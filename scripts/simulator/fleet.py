@@ -20,7 +20,8 @@ from simulator.tally import Tally
 from simulator.volunteer import Surroundings, Volunteer
 from simulator.work import Pretended, Work
 from worker.http_line import open_http
-from worker.run_address import RunAddress, fetch_spec, find_run
+from worker.run_address import RunAddress, fetch_spec, find_run, pins
+from worker.trust import Trust
 
 OWN_LAG: Final = "(own lag)"
 """Among a tally's times: how late the fleet's own loop was."""
@@ -41,7 +42,7 @@ class FoundRun:
     def at(cls, url: str) -> FoundRun:
         """Ask for it; blocks. Raises `ConfigError`, `Unreachable`, `VersionMismatch`, `IntegrityError`, `DataError`."""
         address = RunAddress.parse(url)
-        with open_http() as http:
+        with open_http(pins([address])) as http:
             info = find_run(address, http)
             return cls(address, info, fetch_spec(address, http, info))
 
@@ -49,6 +50,11 @@ class FoundRun:
     def grpc_target(self) -> str:
         """host:port."""
         return self.address.grpc_target(self.info.grpc_port)
+
+    @property
+    def trust(self) -> Trust:
+        """Whom to trust there."""
+        return self.address.trust(self.info)
 
 
 async def watch_lag(tally: Callable[[], Tally]) -> None:
@@ -83,8 +89,8 @@ class Fleet:
     async def joined(self) -> AsyncIterator[Sequence[asyncio.Task[None]]]:
         """Within, they live; each task ends when the run is complete, and raises what a volunteer should not meet."""
         channels = self.settings.channels or self.settings.workers
-        lines = Lines(self.run.grpc_target, secure=self.run.address.secure, channels=channels)
-        async with httpx2.AsyncClient(timeout=60.0) as http:
+        lines = Lines(self.run.grpc_target, self.run.trust, channels=channels)
+        async with httpx2.AsyncClient(timeout=60.0, verify=self.run.address.tls) as http:
             around = Surroundings(self.settings, self._work, self.deltas, self._fetcher(http))
             self.volunteers = [self._volunteer(profile, lines, around) for profile in draw_fleet(self.settings)]
             tasks = [asyncio.create_task(self._lives_of(volunteer)) for volunteer in self.volunteers]

@@ -66,7 +66,7 @@ class Hostile:
     @asynccontextmanager
     async def joined(cls, run: FoundRun, *, seed: int) -> AsyncIterator[Hostile]:
         """With a lease of all that the round has: its images must be those of one probe."""
-        lines = Lines(run.grpc_target, secure=run.address.secure, channels=1)
+        lines = Lines(run.grpc_target, run.trust, channels=1)
         try:
             hostile = cls(run, lines.of(0), seed)
             await hostile._join()

@@ -20,7 +20,9 @@ from diffusion_at_home.identity import Identity
 from diffusion_at_home.refusals import MEANINGS, REFUSAL_METADATA, RETRY_AFTER_METADATA, short_name
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorStub
+from diffusion_at_home.tls import CERTIFICATE_NAME
 from simulator.tally import Tally
+from worker.trust import Trust
 
 _DEADLINE: Final = timedelta(seconds=30)
 _SUBMIT_DEADLINE: Final = timedelta(minutes=10)
@@ -60,10 +62,10 @@ class Channels:
 class Lines:
     """The connections of a fleet to one coordinator."""
 
-    def __init__(self, target: str, *, secure: bool, channels: int) -> None:
+    def __init__(self, target: str, trust: Trust, *, channels: int) -> None:
         """`target` is host:port; `channels` for calls, and as many for what is handed in."""
         allow_many_files()
-        self._pairs = [Channels(_channel(target, secure), _channel(target, secure)) for _ in range(channels)]
+        self._pairs = [Channels(_channel(target, trust), _channel(target, trust)) for _ in range(channels)]
 
     def of(self, number: int) -> Channels:
         """Those of volunteer `number`."""
@@ -187,7 +189,9 @@ def _trailing(error: grpc.aio.AioRpcError, wanted: str) -> str:
     return next((str(value) for key, value in pairs if key == wanted), "")
 
 
-def _channel(target: str, secure: bool) -> grpc.aio.Channel:
-    if secure:
-        return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=_OPTIONS)
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+def _channel(target: str, trust: Trust) -> grpc.aio.Channel:
+    if not trust.secure:
+        return grpc.aio.insecure_channel(target, options=_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(trust.certificate.encode() or None)
+    named = [("grpc.ssl_target_name_override", CERTIFICATE_NAME)] if trust.certificate else []
+    return grpc.aio.secure_channel(target, credentials, options=[*_OPTIONS, *named])

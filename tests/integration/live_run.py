@@ -28,6 +28,7 @@ from diffusion_at_home.model.build import build_model
 from diffusion_at_home.refusals import REFUSAL_METADATA
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorStub
+from diffusion_at_home.tls import split_pin
 from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import encode_chunks, write_vector
 
@@ -39,8 +40,9 @@ _RECONNECT_AT_ONCE = [(f"grpc.{which}_reconnect_backoff_ms", 100) for which in (
 class LiveRun:
     """A coordinator that serves, as everybody else sees it."""
 
-    def __init__(self, url: str, folder: RunFolder) -> None:
-        self.url = url
+    def __init__(self, address: str, folder: RunFolder) -> None:
+        self.address = address
+        self.url, self.pin = split_pin(address)
         self.folder = folder
         self.grpc_target = f"127.0.0.1:{self.get('/run.json').json()['grpc_port']}"
 

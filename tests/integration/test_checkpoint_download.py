@@ -194,7 +194,7 @@ def test_a_listing_without_end_is_left(site: Site) -> None:
 
 @pytest.mark.parametrize("url", ["", "nonsense", "ftp://host", "http://", "http://[::1"])
 def test_what_is_no_address_is_said_to_be_none(url: str) -> None:
-    with pytest.raises(ConfigError, match="is not an address: give one like http://host:8400"):
+    with pytest.raises(ConfigError, match="is not an address: give one like https://host:8400"):
         list_checkpoints(url)
 
 

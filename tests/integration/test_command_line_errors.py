@@ -140,7 +140,7 @@ def test_an_address_where_nobody_listens_is_named(words: list[str], tmp_path: Pa
 def test_what_is_no_address_is_said_to_be_none(words: list[str], tmp_path: Path) -> None:
     state = ["--state-dir", tmp_path / "state"] if words[0] == "worker" else []
     said = dah(*words, "nonsense", *state, cwd=tmp_path).refuses(ConfigError.exit_code)
-    assert said == "'nonsense' is not an address: give one like http://host:8400"
+    assert said == "'nonsense' is not an address: give one like https://host:8400"
 
 
 @pytest.mark.parametrize(("theirs", "older"), [(PROTOCOL_VERSION + 1, "this software"), (0, "the coordinator")])

@@ -489,4 +489,4 @@ def test_a_wanted_card_that_is_not_there_is_a_hardware_problem(tmp_path: Path) -
 
 def test_what_is_no_address_is_refused_as_everywhere(tmp_path: Path) -> None:
     said = dah("worker", "doctor", "nonsense", "--state-dir", tmp_path).refuses(ConfigError.exit_code)
-    assert said == "'nonsense' is not an address: give one like http://host:8400"
+    assert said == "'nonsense' is not an address: give one like https://host:8400"

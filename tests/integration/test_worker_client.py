@@ -40,6 +40,7 @@ from worker.settings import WorkerSettings
 from worker.state_folder import StateFolder
 from worker.stop import Interrupted
 from worker.trainer import Trained
+from worker.trust import Trust
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def place() -> Iterator[Place]:
 
 @pytest.fixture
 def client(place: Place) -> Iterator[CoordinatorClient]:
-    client = CoordinatorClient(place.target, secure=False)
+    client = CoordinatorClient(place.target, Trust(secure=False))
     yield client
     client.close()
 
@@ -101,7 +102,7 @@ def test_busy_says_when_to_come_back_within_reason(
 
 
 def test_nobody_there_is_unreachable() -> None:
-    client = CoordinatorClient("127.0.0.1:9", secure=False)
+    client = CoordinatorClient("127.0.0.1:9", Trust(secure=False))
     with pytest.raises(Unreachable, match=r"nobody answers at 127\.0\.0\.1:9$"):
         client.join(pb.JoinRequest(), threading.Event())
     client.close()
@@ -173,16 +174,16 @@ def test_client_that_is_pointed_elsewhere_calls_there(
 ) -> None:
     with serving(Scripted()) as other:
         other.coordinator.token = "second"
-        client.point_at(other.target, secure=False)
+        client.point_at(other.target, Trust(secure=False))
         session.heartbeat(pb.HeartbeatRequest(), threading.Event())
         assert (place.coordinator.num_joins, other.coordinator.num_joins) == (1, 1)
-        client.point_at(place.target, secure=False)
+        client.point_at(place.target, Trust(secure=False))
 
 
 def test_call_under_way_is_left_when_the_client_is_pointed_elsewhere(place: Place, client: CoordinatorClient) -> None:
     def move() -> None:
         place.coordinator.lease_called.wait()
-        client.point_at("127.0.0.1:9", secure=False)
+        client.point_at("127.0.0.1:9", Trust(secure=False))
 
     moving = threading.Thread(target=move)
     moving.start()

@@ -27,7 +27,7 @@ OWNERS = {
     "accelerate": ("worker/device.py", "worker/step/out_of_memory.py"),
     "alembic": ("coordinator/migrations/",),
     "bitsandbytes": ("worker/step/rules.py",),
-    "cryptography": ("diffusion_at_home/identity.py",),
+    "cryptography": ("coordinator/certificate.py", "diffusion_at_home/identity.py"),
     "diffusers": (
         "diffusion_at_home/model/",
         "diffusion_at_home/checkpoint/single_file.py",

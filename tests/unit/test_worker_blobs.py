@@ -62,7 +62,7 @@ class Body(httpx2.SyncByteStream):
 def fetcher(mirror: Mirror, cache: BlobCache) -> BlobFetcher:
     return BlobFetcher(
         pacer=no_limit(),
-        address=RunAddress.parse("http://run.example"),
+        address=RunAddress.parse("https://run.example"),
         http=httpx2.Client(transport=httpx2.MockTransport(mirror)),
         cache=cache,
         patience=Patience(Backoff(1, 300), fail_instead_of_waiting),
@@ -107,7 +107,7 @@ def test_an_endless_body_is_left_at_the_announced_size(cache: BlobCache) -> None
     mirror = Mirror(DATA, distort=lambda body: body * 50)
     blobs = BlobFetcher(
         pacer=no_limit(),
-        address=RunAddress.parse("http://run.example"),
+        address=RunAddress.parse("https://run.example"),
         http=httpx2.Client(transport=httpx2.MockTransport(mirror)),
         cache=cache,
         patience=Patience(Backoff(1, 300), fail_instead_of_waiting),
@@ -184,7 +184,7 @@ def test_download_that_fails_has_the_reason_that_the_line_knows_better(cache: Bl
 
     blobs = BlobFetcher(
         pacer=no_limit(),
-        address=RunAddress.parse("http://run.example"),
+        address=RunAddress.parse("https://run.example"),
         http=httpx2.Client(transport=httpx2.MockTransport(nobody)),
         cache=cache,
         patience=Patience(Backoff(1, 300), fail_instead_of_waiting),

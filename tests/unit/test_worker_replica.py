@@ -96,7 +96,7 @@ def replica(run: Run, tmp_path: Path) -> Replica:
     transport = httpx2.MockTransport(lambda request: httpx2.Response(200, stream=Body(run.blobs[request.url.path])))
     blobs = BlobFetcher(
         pacer=no_limit(),
-        address=RunAddress.parse("http://run.example"),
+        address=RunAddress.parse("https://run.example"),
         http=httpx2.Client(transport=transport),
         cache=BlobCache(tmp_path, 1 << 20),
         patience=Patience(Backoff(1, 1), fail_instead_of_waiting),

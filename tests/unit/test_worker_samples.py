@@ -72,7 +72,7 @@ class Data:
         self.waits: list[RetryCall] = []
         blobs = BlobFetcher(
             pacer=no_limit(),
-            address=RunAddress.parse("http://run.example"),
+            address=RunAddress.parse("https://run.example"),
             http=httpx2.Client(transport=httpx2.MockTransport(self.mirror)),
             cache=BlobCache(folder / "cache", 1 << 20),
             patience=Patience(Backoff(1, 300), self._waiting),

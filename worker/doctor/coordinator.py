@@ -59,10 +59,10 @@ NAMES: Final = ("clock", "http", "grpc", "blobs", "line_down", "line_up")
 """The lines that need a coordinator, in order."""
 
 
-def doctors_http() -> httpx2.Client:
-    """An HTTP client that is less patient than a worker's."""
+def doctors_http(address: RunAddress) -> httpx2.Client:
+    """An HTTP client that is less patient than a worker's, for `address`."""
     headers = {"User-Agent": f"diffusion-at-home/{__version__}"}
-    return httpx2.Client(timeout=httpx2.Timeout(3.0), headers=headers, follow_redirects=True)
+    return httpx2.Client(timeout=httpx2.Timeout(3.0), headers=headers, follow_redirects=True, verify=address.tls)
 
 
 class Visit:
@@ -137,7 +137,7 @@ class Visit:
     def _look_at_run(self, info: RunInfo) -> Check:
         if self._run_id not in {"", info.run_id}:
             raise LeaveRun(
-                f"{self._address.url} now serves another run, {info.run_id}: dah worker join {self._address.url}"
+                f"{self._address.url} now serves another run, {info.run_id}: dah worker join {self._address}"
             )
         return fine("http", f"{info.run_id} at {self._address.url}, protocol {info.protocol_version}")
 
@@ -145,7 +145,7 @@ class Visit:
         target = self._address.grpc_target(info.grpc_port)
 
         def ask() -> tuple[bool, float]:
-            with closing(CoordinatorClient(target, secure=self._address.secure)) as client:
+            with closing(CoordinatorClient(target, self._address.trust(info))) as client:
                 serving = client.is_serving(_RPC)  # which also connects
                 begun = self._clock.now()
                 client.is_serving(_RPC)

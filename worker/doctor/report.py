@@ -75,7 +75,7 @@ def diagnose(settings: WorkerSettings, url: str | None) -> Diagnosis:
         others = [place if name == "http" else skipped(name, place.found) for name in NAMES]
         return Diagnosis((*machine, *others))
     clock = SystemClock()
-    with doctors_http() as http:
+    with doctors_http(place.address) as http:
         visit = Visit(place=place, http=http, deadline=Deadline(_AT_MOST, clock), clock=clock)
         return Diagnosis((*machine, *visit.checks()))
 
@@ -96,7 +96,7 @@ def _examine_machine(settings: WorkerSettings, place: Workplace | Check) -> list
     driver = _driver()  # first: our own use of a card must not count as somebody's
     memory = psutil.virtual_memory()
     device = check_device(settings, torch_build(), driver, lambda: _use_device(settings))
-    where = "URL" if isinstance(place, Check) else place.address.url
+    where = "URL" if isinstance(place, Check) else str(place.address)
     plan = f"dah worker plan {where} tells whether {'a' if isinstance(place, Check) else 'the'} run fits"
     return [
         device,

@@ -15,7 +15,7 @@ from diffusion_at_home.model.text import placeholder_tokenizer
 from worker.http_line import open_http
 from worker.memory.choice import GIB, Machine, MemoryPlan, Rung, describe, refusal
 from worker.memory.planning import make_plan
-from worker.run_address import RunAddress, fetch_spec, find_run
+from worker.run_address import RunAddress, fetch_spec, find_run, pins
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,6 @@ def _from_file(path: Path) -> tuple[RunConfig, bytes]:
 
 def _from_run(url: str) -> tuple[RunConfig, bytes]:
     address = RunAddress.parse(url)
-    with open_http() as http:
+    with open_http(pins([address])) as http:
         spec = fetch_spec(address, http, find_run(address, http))
     return spec.config, spec.tokenizer.encode()

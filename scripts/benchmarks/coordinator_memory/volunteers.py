@@ -64,7 +64,7 @@ class Volunteer:
             digest.update(part)
         self._sha256 = digest.hexdigest()
         self._http = stack.enter_context(open_http())
-        client = CoordinatorClient(address.grpc_target(info.grpc_port), secure=address.secure)
+        client = CoordinatorClient(address.grpc_target(info.grpc_port), address.trust(info))
         stack.callback(client.close)
         identity = Identity(Ed25519PrivateKey.generate())
         hardware = pb.Hardware(device="cpu", num_devices=1)

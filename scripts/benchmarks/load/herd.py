@@ -189,7 +189,7 @@ async def _beat(holder: _Holder) -> None:
 
 
 async def _lines(run: FoundRun, count: int, stack: AsyncExitStack) -> Lines:
-    lines = Lines(run.grpc_target, secure=False, channels=count)
+    lines = Lines(run.grpc_target, run.trust, channels=count)
     stack.push_async_callback(lines.close)
     return lines
 
