@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from coordinator.judging.task import JudgingTask
 from diffusion_at_home.errors import DahError, HardwareError
 
@@ -26,7 +28,8 @@ _LOWEST_PRIORITY: Final = 19
 _FIRST_TO_GO: Final = "1000"
 """Of Linux's oom_score_adj."""
 _OUT_OF_MEMORY: Final = ("memory", "bad_alloc")
-"""In what torch raises then, which is a RuntimeError."""
+"""In what torch says then."""
+_NEARLY: Final = 0.9
 _STDIN: Final = 0
 
 
@@ -61,11 +64,19 @@ def _judge(task: JudgingTask) -> None:
                 steps=task.steps,
             )
         )
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(word in str(error) for word in _OUT_OF_MEMORY):
+    except Exception as error:
+        if not _is_out_of_memory(error, task.memory_bytes):
             raise
         raise HardwareError("it needs more memory than judging.memory_gib allows, or than there is") from None
     task.result.write_text(json.dumps(found.to_json()), encoding="utf-8")
+
+
+def _is_out_of_memory(error: Exception, most_bytes: int) -> bool:
+    """Torch raises a RuntimeError; at the limit, an import fails with whatever it comes to."""
+    if isinstance(error, MemoryError) or any(word in str(error) for word in _OUT_OF_MEMORY):
+        return True
+    data_bytes: int = getattr(psutil.Process().memory_info(), "data", 0)  # what the limit counts; of Linux alone
+    return most_bytes > 0 and data_bytes > _NEARLY * most_bytes
 
 
 def _take_the_last_place(task: JudgingTask) -> None:

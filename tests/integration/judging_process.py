@@ -12,7 +12,8 @@ import torch
 from diffusion_at_home.evaluation.small_encoder import SmallEncoder
 from tests.faults.processes import wait_until
 
-LOWEST_PRIORITY = 19
+FIRST_TO_GO = "1000"
+"""When the machine has no memory left."""
 
 JUDGED = (
     "judging.every_images=1",
@@ -42,7 +43,7 @@ def judging_processes(coordinator: int | None = None) -> list[psutil.Process]:
 def judging_process(coordinator: int | None = None) -> psutil.Process:
     """The one that there is, once it has taken its place behind all others."""
     (process,) = wait_until(lambda: judging_processes(coordinator))
-    wait_until(lambda: process.nice() == LOWEST_PRIORITY)
+    wait_until(lambda: Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == FIRST_TO_GO)
     return process
 
 
