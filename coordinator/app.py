@@ -1,8 +1,8 @@
 """The coordinator's composition root: builds every component, wires them, starts and stops them in order.
 
-One asyncio loop runs the gRPC service, the web pages, the rounds, the exporter and the scrubber; blocking work has
-threads: the ledger one, tensors one, screening two, the disk eight, export one, scrubbing one. If any of the background
-tasks dies, the process stops and says why.
+One asyncio loop runs the gRPC service, the web pages, the rounds, the exporter, the judge and the scrubber; blocking work
+has threads: the ledger one, tensors one, screening two, the disk eight, export, judging and scrubbing one each; judging
+itself has a process. If any of the background tasks dies, the process stops and says why.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from coordinator.dispatcher import Dispatcher
 from coordinator.exporter import Exporter
 from coordinator.housekeeping import GIB, Housekeeper
 from coordinator.intake import Intake
+from coordinator.judging.judge import Judge, why_not
+from coordinator.judging.published import Judgements
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
@@ -164,6 +166,14 @@ class Coordinator:
             ledger=self._ledger,
             problems=self._metrics.problems,
         )
+        self._judge = Judge(
+            spec=spec,
+            folder=folder,
+            ledger=self._ledger,
+            metrics=self._metrics,
+            exported=self._exporter.exported,
+            off=why_not(spec, has_pictures=folder.pictures.is_dir()),
+        )
         self._intake = Intake(
             config=config,
             num_elements=layout.num_elements,
@@ -174,6 +184,7 @@ class Coordinator:
             metrics=self._metrics,
         )
         self._checkpoints = Checkpoints(folder=folder.checkpoints, spec=spec, ledger=self._ledger)
+        self._judgements = Judgements(folder=folder.judgements, run_id=spec.run_id, ledger=self._ledger)
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
         housekeeper = Housekeeper(
             quota_bytes=int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB),
@@ -242,6 +253,7 @@ class Coordinator:
             "web": asyncio.create_task(web.serve(sockets=[listener])),
             "rounds": asyncio.create_task(self._rounds.run()),
             "exporter": asyncio.create_task(self._exporter.run()),
+            "judge": asyncio.create_task(self._judge.run()),
             "scrubber": asyncio.create_task(self._scrubber.run()),
         }
         stopping = asyncio.create_task(stop.wait())
@@ -252,8 +264,9 @@ class Coordinator:
             self._dispatcher.stop()
             await asyncio.gather(*(grpc_server.stop(_STOP_GRACE_SECONDS) for grpc_server in grpc_servers))
             web.should_exit = True
-            for name in ("attention", "rounds", "exporter", "scrubber"):
-                tasks[name].cancel()
+            for name, task in tasks.items():
+                if name != "web":
+                    task.cancel()
             stopping.cancel()
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
             _log.info("coordinator_stopped", version=self._versions.newest.version)
@@ -262,22 +275,25 @@ class Coordinator:
         """Finish what the threads have begun and let go of the files."""
         self._scrubber.close()
         self._rounds.close()
+        self._judge.close()
         self._exporter.close()
         self._intake.close()
         self._disk.shutdown(wait=True)
         self._ledger.close()
 
-    @staticmethod
     async def _until_stopped(
-        tasks: dict[str, asyncio.Task[None]], stopping: asyncio.Task[bool], *, exit_when_complete: bool
+        self, tasks: dict[str, asyncio.Task[None]], stopping: asyncio.Task[bool], *, exit_when_complete: bool
     ) -> None:
         waiting: set[asyncio.Task[Any]] = {*tasks.values(), stopping}
         while not stopping.done():
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # raises what killed it
-            if tasks["rounds"].done() and exit_when_complete:
+            if "last" in tasks and tasks["last"].done():
                 return
+            if tasks["rounds"].done() and exit_when_complete and "last" not in tasks:
+                tasks["last"] = asyncio.create_task(self._judge.idle())
+                waiting.add(tasks["last"])
 
     def _listen(self, server: ServerSection, certificate: Certificate | None) -> tuple[list[grpc.aio.Server], int]:
         """Servers of one port, to which the kernel deals out the connections; and the port. Raises `PortInUse`."""
@@ -320,6 +336,7 @@ class Coordinator:
             status=self._status,
             blobs=self._blobs,
             checkpoints=self._checkpoints,
+            judgements=self._judgements,
             metrics=self._metrics,
             downloads=self._admission.downloads,
         )
@@ -330,6 +347,7 @@ class Coordinator:
             self._dispatcher,
             self._registry.names(),
             self._metrics,
+            judging=self._judge.status,
             recovery=self._recovery,
             complete=self._dispatcher.idle_reason == "complete",
         )

@@ -6,11 +6,11 @@ import datetime
 import math
 from pathlib import Path
 
+from coordinator.best import best_of
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
-from coordinator.records import Checkpoint
-from coordinator.status import best_checkpoint
-from diffusion_at_home.checkpoint.listing import CheckpointListing, ListedCheckpoint
+from coordinator.records import Checkpoint, Judged
+from diffusion_at_home.checkpoint.listing import CheckpointListing, ListedCheckpoint, ListedJudgement
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, load_manifest
 from diffusion_at_home.runspec import RunSpec
 
@@ -27,11 +27,12 @@ class Checkpoints:
     async def listing(self) -> CheckpointListing:
         """All of them, oldest first."""
         found = await self._ledger.run(Ledger.checkpoints)
-        best = best_checkpoint(tuple(found))
+        best = best_of(found)
+        judged = {judgement.checkpoint: judgement for judgement in await self._ledger.run(Ledger.judged)}
         return CheckpointListing(
             run_id=self._spec.run_id,
             run=self._spec.config.run.name,
-            checkpoints=tuple(_listed(checkpoint) for checkpoint in found),
+            checkpoints=tuple(_listed(checkpoint, judged.get(checkpoint.name)) for checkpoint in found),
             latest=found[-1].name if found else None,
             best=best.name if best else None,
         )
@@ -50,7 +51,7 @@ class Checkpoints:
         return self._folder / name / path if path in self._files[name] else None
 
 
-def _listed(checkpoint: Checkpoint) -> ListedCheckpoint:
+def _listed(checkpoint: Checkpoint, judged: Judged | None) -> ListedCheckpoint:
     created = datetime.datetime.fromtimestamp(checkpoint.created_at_ms / 1000, datetime.UTC)
     return ListedCheckpoint(
         name=checkpoint.name,
@@ -61,4 +62,15 @@ def _listed(checkpoint: Checkpoint) -> ListedCheckpoint:
         size_bytes=checkpoint.size_bytes,
         created=created.isoformat(timespec="seconds"),
         manifest_sha256=checkpoint.manifest_sha256,
+        judged=None if judged is None else _figures(judged),
+    )
+
+
+def _figures(judged: Judged) -> ListedJudgement:
+    return ListedJudgement(
+        frechet=judged.frechet,
+        kernel=judged.kernel,
+        retrieval=judged.retrieval,
+        unseen=judged.unseen,
+        encoder_sha256=judged.encoder_sha256,
     )

@@ -86,6 +86,8 @@ class Exporter:
         self._problems = problems
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="export", initializer=give_way)
         self._changed = Bell()
+        self.exported = asyncio.Event()
+        """Set when there is a new checkpoint; cleared by who waits for it."""
         self._held_out: list[Pictures] = []
         with storage_errors(folder.exports):
             folder.exports.mkdir(exist_ok=True)
@@ -130,6 +132,7 @@ class Exporter:
                     await self._ledger.run(Ledger.add_evaluations, done[0])
                     if done[1] is not None:
                         await self._ledger.run(Ledger.add_checkpoint, done[1])
+                        self.exported.set()
             except StorageError as error:
                 self._problems.not_written("exports", error)
                 _log.error("storage_error", error=str(error), retry_seconds=_RETRY_SECONDS)
@@ -284,7 +287,7 @@ def give_way() -> None:
 
 def _is_done(ledger: Ledger, version: int, checkpoint: bool) -> bool:
     """Whether the ledger has what is due at `version`: a published checkpoint must never be written again."""
-    done = ledger.exported_versions()
+    done = {exported.version for exported in ledger.exported()}
     if not checkpoint:
         done |= {record.version for record in ledger.evaluations()}
     return version in done

@@ -10,6 +10,7 @@ from pathlib import Path
 from coordinator.blobs import BlobStore
 from coordinator.data_fit import check_fit
 from coordinator.data_pool import DataPool
+from coordinator.judging.copies import copy_what_judges
 from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 from coordinator.run_layout import run_layout
@@ -87,6 +88,7 @@ def _fill(folder: RunFolder, config: RunConfig, manifest: DataManifest) -> RunSp
     folder.held_out.mkdir()
     for entry in manifest.held_out:
         shutil.copyfile(data / entry.name, folder.held_out / entry.name)
+    judging_files = copy_what_judges(folder, config.judging)
     model = _model(spec)
     layout = Layout.of(model)
     state = RunState.initial(config, layout.flatten(model))
@@ -95,6 +97,7 @@ def _fill(folder: RunFolder, config: RunConfig, manifest: DataManifest) -> RunSp
         folder.ledger, run_id=spec.run_id, spec_sha256=spec_sha256, pool=DataPool(DataCursor(0, 0, 0))
     )
     ledger.publish(version)
+    ledger.add_judging_files(judging_files)
     ledger.close()
     return spec
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -29,7 +29,10 @@ from coordinator.records import (
     Checkpoint,
     Contribution,
     Evaluation,
+    FailedJudgement,
     HeldDelta,
+    Judged,
+    Judgement,
     Lease,
     LeaseId,
     LeaseState,
@@ -283,16 +286,66 @@ class Ledger:
         query = sa.select(tables.checkpoints).where(offered).order_by(tables.checkpoints.c.version)
         return self._records(Checkpoint, query)
 
-    def exported_versions(self) -> set[int]:
-        """Of all checkpoints that ever were."""
-        with self._begin() as tx:
-            return {int(version) for version in tx.execute(sa.select(tables.checkpoints.c.version)).scalars()}
+    def exported(self) -> list[Checkpoint]:
+        """All that ever were, oldest first."""
+        return self._records(Checkpoint, sa.select(tables.checkpoints).order_by(tables.checkpoints.c.version))
 
     def withdraw(self, name: str, reason: Withdrawn) -> None:
         """Store that a checkpoint is no longer offered; its files may go from here on."""
         row = {"name": name, "reason": reason, "withdrawn_at_ms": now_ms()}
         with self._begin() as tx:
             tx.execute(upsert(tables.withdrawn).values(row).on_conflict_do_nothing())
+
+    # -- judgements ---------------------------------------------------------------------------------------------
+
+    def add_judgement(self, judgement: Judgement, files: Mapping[str, str]) -> None:
+        """Store what a checkpoint was judged to be, and sha256 by path of what it was judged by that is not stored yet."""
+        with self._begin() as tx:
+            tx.execute(upsert(tables.judgements).values(dataclasses.asdict(judgement)).on_conflict_do_nothing())
+            self._add_judging_files(tx, files)
+
+    def judgements(self) -> list[Judgement]:
+        """All of them, oldest checkpoint first."""
+        return self._records(Judgement, sa.select(tables.judgements).order_by(tables.judgements.c.images))
+
+    def judged(self) -> list[Judged]:
+        """The same in short."""
+        columns = [tables.judgements.c[field.name] for field in dataclasses.fields(Judged)]
+        return self._records(Judged, sa.select(*columns).order_by(tables.judgements.c.images))
+
+    def forget_sheet(self, checkpoint: str, name: str) -> None:
+        """Store that a picture of a judgement is damaged; its figures stay."""
+        rows = tables.judgements
+        this = rows.c.checkpoint == checkpoint
+        with self._begin() as tx:
+            sheets = tx.execute(sa.select(rows.c.sheets).where(this)).scalar_one()
+            left = {other: sha256 for other, sha256 in sheets.items() if other != name}
+            tx.execute(sa.update(rows).where(this).values(sheets=left))
+
+    def add_failed_judgement(self, checkpoint: str, reason: str) -> FailedJudgement:
+        """Store that a checkpoint could not be judged."""
+        rows = tables.failed_judgements
+        with self._begin() as tx:
+            before = tx.execute(
+                sa.select(sa.func.max(rows.c.number)).where(rows.c.checkpoint == checkpoint)
+            ).scalar_one()
+            failed = FailedJudgement(checkpoint, (before or 0) + 1, reason[:500], now_ms())
+            tx.execute(sa.insert(rows).values(dataclasses.asdict(failed)))
+        return failed
+
+    def failed_judgements(self) -> list[FailedJudgement]:
+        """All tries that came to nothing, oldest first."""
+        return self._records(FailedJudgement, sa.select(tables.failed_judgements).order_by("failed_at_ms", "number"))
+
+    def add_judging_files(self, files: Mapping[str, str]) -> None:
+        """Store sha256 by path, below the run's folder, of what every checkpoint is judged by."""
+        with self._begin() as tx:
+            self._add_judging_files(tx, files)
+
+    def judging_files(self) -> dict[str, str]:
+        """The same."""
+        with self._begin() as tx:
+            return {str(row.path): str(row.sha256) for row in tx.execute(sa.select(tables.judging_files))}
 
     # -- what is kept -------------------------------------------------------------------------------------------
 
@@ -356,6 +409,12 @@ class Ledger:
     @staticmethod
     def _end(tx: sa.Connection, lease_id: LeaseId, state: LeaseState) -> None:
         tx.execute(sa.update(tables.leases).where(tables.leases.c.lease_id == lease_id).values(state=state))
+
+    @staticmethod
+    def _add_judging_files(tx: sa.Connection, files: Mapping[str, str]) -> None:
+        for path, sha256 in files.items():
+            row = {"path": path, "sha256": sha256}
+            tx.execute(upsert(tables.judging_files).values(row).on_conflict_do_nothing())
 
     @staticmethod
     def _set_pool(tx: sa.Connection, pool: DataPool) -> None:

@@ -23,6 +23,9 @@ class Metrics:
         self.version = Gauge("dah_version", "Newest published version.", registry=self.registry)
         self.waiting = Gauge("dah_waiting_workers", "Workers that wait for work in a call.", registry=self.registry)
         self.uploads = Gauge("dah_uploads", "Contributions that are coming in.", registry=self.registry)
+        self.judgements = Counter(
+            "dah_judgements", "Checkpoints that were judged, or could not be.", ["outcome"], registry=self.registry
+        )
         self.stalls = Counter(
             "dah_stalled_seconds", "Time in which the coordinator left calls unread.", registry=self.registry
         )

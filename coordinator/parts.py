@@ -1,7 +1,7 @@
 """What a run consists of besides its ledger: files that never change, each with the digest that vouches for it; and states.
 
-The one list of them: who copies or checks a run as a whole asks here. What is not listed is either made again (`exports`,
-`address`) or worth nothing elsewhere (`staging`, the log).
+The one list of them: who copies or checks a run as a whole asks here. What is not listed is either made again (`exports`, the
+animation of judgements, `address`) or worth nothing elsewhere (`staging`, the log).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diffusion_at_home.data.manifest import AutoencoderFile
 from diffusion_at_home.errors import IntegrityError
 from diffusion_at_home.runspec import RunSpec
 
-FOLDERS: Final = ("blobs", "held_out", "autoencoder", "checkpoints", "tls")
+FOLDERS: Final = ("blobs", "held_out", "autoencoder", "checkpoints", "tls", "encoder", "pictures", "judgements")
 """Below these lie parts and nothing else."""
 
 
@@ -55,6 +55,8 @@ def parts(folder: RunFolder, ledger: Ledger) -> list[Part]:
         # Nothing names these; who reads a certificate and a key finds out whether they are a pair.
         *(Part(f"{folder.tls.name}/{path.name}", file_sha256(path)) for path in sorted(folder.tls.glob("*.pem"))),
         *_checkpoints(folder, ledger),
+        *(Part(path, sha256) for path, sha256 in sorted(ledger.judging_files().items())),
+        *_sheets(folder, ledger),
     ]
 
 
@@ -110,6 +112,12 @@ def _checkpoints(folder: RunFolder, ledger: Ledger) -> Iterator[Part]:
         manifest = parse_manifest(_read(path, checkpoint.manifest_sha256), str(path))
         yield Part(f"{name}/{MANIFEST_NAME}", checkpoint.manifest_sha256)
         yield from (Part(f"{name}/{file}", entry.sha256) for file, entry in manifest.files.items())
+
+
+def _sheets(folder: RunFolder, ledger: Ledger) -> Iterator[Part]:
+    for judgement in ledger.judgements():
+        place = f"{folder.judgements.name}/{judgement.checkpoint}"
+        yield from (Part(f"{place}/{name}", sha256) for name, sha256 in judgement.sheets.items())
 
 
 def _read(path: Path, sha256: str) -> bytes:

@@ -22,6 +22,9 @@ STORAGE_FULL: Final = "storage_full"
 QUOTA_EXCEEDED: Final = "quota_exceeded"
 """What must be kept is more than storage.quota_gib."""
 
+JUDGING_FAILED: Final = "judging_failed"
+"""A checkpoint could not be judged; training goes on."""
+
 DAMAGED: Final = "damaged"
 """A file is not what it was, or is missing."""
 
@@ -33,7 +36,7 @@ class Problem:
     """One that is present."""
 
     name: str
-    """Stable, for machines: `storage_full`, `quota_exceeded`, `damaged:<file>`."""
+    """Stable, for machines: `storage_full`, `quota_exceeded`, `judging_failed`, `damaged:<file>`."""
     sentence: str
     """For people: what is wrong, and what to do."""
     since_ms: int
@@ -80,7 +83,7 @@ class Problems:
 
     def counts(self) -> dict[str, int]:
         """How many of each kind there are; a kind that was there once stays, with 0."""
-        known = dict.fromkeys((STORAGE_FULL, QUOTA_EXCEEDED, DAMAGED), 0)
+        known = dict.fromkeys((STORAGE_FULL, QUOTA_EXCEEDED, JUDGING_FAILED, DAMAGED), 0)
         return known | Counter(problem.kind for problem in self.present())
 
     # -- a disk that does not take what is written ---------------------------------------------------------------

@@ -168,6 +168,49 @@ class Withdrawn(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What a checkpoint's pictures are worth, in short; a figure that is not finite is None."""
+
+    checkpoint: str
+    """Its name."""
+    images: int
+    """Trained."""
+    encoder_sha256: str
+    """Of the encoder that compared: the same for a whole run."""
+    frechet: float | None
+    """Distance to training pictures in its features; lower is better."""
+    kernel: float | None
+    """The same by kernels, which does not depend on how many pictures are compared."""
+    retrieval: float | None
+    """Share of drawn pictures that lead back to the picture of their caption."""
+    unseen: float | None
+    """The same of captions that are new, word for word known; None where the data set has too few."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement(Judged):
+    """All that was found, and what was drawn."""
+
+    result: str
+    """JSON: `diffusion_at_home.evaluation.result.EvaluationResult.to_json`."""
+    sheets: dict[str, str]
+    """sha256 (hex) by file name, of the pictures in the folder `judgements/<checkpoint>` that are not damaged."""
+    judged_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedJudgement:
+    """A try to judge a checkpoint that came to nothing."""
+
+    checkpoint: str
+    number: int
+    """Of the tries at this checkpoint, from 1."""
+    reason: str
+    """A sentence for people."""
+    failed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Anchor:
     """A whole state that is kept, from which everything that came later can be computed again, as from the seed."""
 

@@ -1,7 +1,8 @@
 """What a start finds on the disk, and what it does about it: one report, in the log and on the status.
 
 A coordinator may die at any instant. What it leaves then is one of a few things: files that nothing names, which go; a
-state behind the newest version, which is stepped on; a round, leases and uploads, which go on; exports, which are done again.
+state behind the newest version, which is stepped on; a round, leases and uploads, which go on; exports and judgements, which
+are done again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.blobs import BlobStore
+from coordinator.judging.work import sweep_judging
 from coordinator.ledger import Ledger
 from coordinator.problems import Problems, damaged
 from coordinator.records import RoundState, now_ms
@@ -34,6 +36,8 @@ class Swept:
     """Half-written files, below the run's folder."""
     checkpoints_deleted: tuple[str, ...]
     """Folders that the ledger does not offer."""
+    judgements_deleted: tuple[str, ...]
+    """What of judgements the ledger does not name, below the run's folder."""
     exports_again: int
     """Evaluations and checkpoints that were under way or waiting."""
 
@@ -84,6 +88,7 @@ def sweep(
         blobs_deleted=orphans,
         leftovers_deleted=tuple(leftovers),
         checkpoints_deleted=tuple(path.name for path in checkpoints),
+        judgements_deleted=sweep_judging(folder, ledger),
         exports_again=len(list(folder.exports.glob("*.safetensors"))),
     )
 

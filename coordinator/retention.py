@@ -2,7 +2,7 @@
 
 Whatever happens, these stay: specification, shards and held-out shards; the newest state; the last two snapshots and the
 updates since the older of them; contributions since the newest state, and those of the round under way; the first, the
-best and the latest checkpoint. The rest goes in the order of `plan`, no more of it than is needed.
+best and the latest checkpoint; judgements. The rest goes in the order of `plan`, no more of it than is needed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
+
+from coordinator.best import best_of
 
 K = TypeVar("K")
 
@@ -103,7 +105,8 @@ def must_keep(checkpoints: Sequence[KeptCheckpoint]) -> set[str]:
     """The names of the first, the best and the latest."""
     if not checkpoints:
         return set()
-    best = min(reversed(checkpoints), key=lambda c: c.held_out_loss if math.isfinite(c.held_out_loss) else math.inf)
+    best = best_of(checkpoints)
+    assert best is not None
     return {checkpoints[0].name, best.name, checkpoints[-1].name}
 
 

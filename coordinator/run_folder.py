@@ -80,6 +80,26 @@ class RunFolder:
         return self.root / "checkpoints"
 
     @property
+    def judging(self) -> Path:
+        """What the checkpoint that is being judged is judged in; not there while none is."""
+        return self.root / "judging"
+
+    @property
+    def judgements(self) -> Path:
+        """One folder of drawn pictures a judged checkpoint, and what is made anew from all of them; served to everybody."""
+        return self.root / "judgements"
+
+    @property
+    def encoder(self) -> Path:
+        """In whose features pictures are compared: the same for the whole run; not served."""
+        return self.root / "encoder"
+
+    @property
+    def pictures(self) -> Path:
+        """A data set that drawn pictures are compared with, where that is not the run's own; not served."""
+        return self.root / "pictures"
+
+    @property
     def log(self) -> Path:
         """Events as JSON lines."""
         return self.root / "coordinator.log"

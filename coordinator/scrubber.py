@@ -18,6 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
 
+from coordinator.best import best_of
 from coordinator.blobs import is_sha256
 from coordinator.disk import Disk
 from coordinator.exporter import give_way
@@ -26,8 +27,7 @@ from coordinator.ledger_thread import LedgerThread
 from coordinator.problems import DAMAGED, damaged
 from coordinator.records import Checkpoint, HeldDelta, Version, Withdrawn
 from coordinator.recovery import missing_sentence, withdrawn_sentence
-from coordinator.run_folder import RunFolder
-from coordinator.status import best_checkpoint
+from coordinator.run_folder import RunFolder, delete
 from coordinator.versions import Versions
 from diffusion_at_home import events
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, load_manifest
@@ -52,6 +52,8 @@ class What(StrEnum):
     CONTRIBUTION = "contribution"
     CHECKPOINT = "checkpoint"
     HELD_OUT = "held-out shard"
+    JUDGING = "what checkpoints are judged by"
+    SHEET = "sheet of a judgement"
 
 
 class Finding(StrEnum):
@@ -70,7 +72,7 @@ class Target:
     path: Path
     sha256: str
     name: str
-    """Of the problem if it is not: the sha256 of a blob, or the name of a checkpoint or a held-out shard."""
+    """Of the problem if it is not: the sha256 of a blob, or the name of a checkpoint, a held-out shard or another file."""
     about: str
     """For people."""
 
@@ -112,6 +114,21 @@ def the_rest(
         )
         for v in reversed(history[1 : since + 1])
     ]
+    return found
+
+
+def of_judgements(ledger: Ledger, folder: RunFolder) -> list[Target]:
+    """What checkpoints are judged by, and what they drew."""
+    found = [
+        Target(What.JUDGING, folder.root / path, sha256, path, f"{path}, by which checkpoints are judged,")
+        for path, sha256 in ledger.judging_files().items()
+    ]
+    for judgement in reversed(ledger.judgements()):
+        place, about = folder.judgements / judgement.checkpoint, f"a sheet of {judgement.checkpoint}"
+        found += [
+            Target(What.SHEET, place / name, sha256, f"{judgement.checkpoint}/{name}", about)
+            for name, sha256 in judgement.sheets.items()
+        ]
     return found
 
 
@@ -161,6 +178,7 @@ class Scrubber:
         await self._look_at_checkpoints()
         deltas = await self._ledger.run(Ledger.held_deltas)
         rest = the_rest(spec=spec, history=versions.history, snapshots=versions.snapshots, deltas=deltas, folder=folder)
+        rest += await self._ledger.run(of_judgements, folder)
         await self._look_at(rest)
         self._forget_what_nobody_needs({target.name for target in (*first, *rest)})
 
@@ -174,16 +192,18 @@ class Scrubber:
     async def _look_at(self, targets: Iterable[Target]) -> None:
         for target in targets:
             finding = await self._in_thread(lambda target=target: self._check(target))  # type: ignore[misc]
-            if finding is Finding.DAMAGED:
+            if target.what is What.SHEET and finding is not Finding.SOUND:
+                await self._forget_sheet(target)
+            elif finding is Finding.DAMAGED:
                 await self._found_damaged(target)
             elif finding is Finding.SOUND:
                 self._problems.clear(damaged(target.name))
-            elif target.what in {What.SHARD, What.HELD_OUT}:
+            elif target.what in {What.SHARD, What.HELD_OUT, What.JUDGING}:
                 self._name(target)
 
     async def _look_at_checkpoints(self) -> None:
         offered = await self._ledger.run(Ledger.checkpoints)
-        first = [*offered[-1:], *filter(None, [best_checkpoint(tuple(offered))])]
+        first = [*offered[-1:], *filter(None, [best_of(offered)])]
         for checkpoint in dict.fromkeys([*first, *reversed(offered)]):
             for target in await self._in_thread(lambda checkpoint=checkpoint: self._files(checkpoint)):  # type: ignore[misc]
                 if await self._in_thread(lambda target=target: self._check(target)) is not Finding.SOUND:  # type: ignore[misc]
@@ -239,13 +259,13 @@ class Scrubber:
     # -- what is done about it ----------------------------------------------------------------------------------
 
     def _name(self, target: Target) -> None:
-        place = self._folder.held_out / target.name if target.what is What.HELD_OUT else target.path
+        place = target.path
         self._problems.set(damaged(target.name), missing_sentence(place.parent, place.name, target.about))
 
     async def _found_damaged(self, target: Target) -> None:
         _log.error("damaged", what=target.what.value, name=target.name)
         self._name(target)
-        if target.what is What.HELD_OUT:
+        if target.what in {What.HELD_OUT, What.JUDGING}:
             return  # never served, and refused by its digest whenever it is read
         await self._in_thread(lambda: self._blobs.set_aside(target.sha256, self._folder.damaged))
         match target.what:
@@ -258,6 +278,12 @@ class Scrubber:
                 return
         self._problems.clear(damaged(target.name))
         _log.info("healed", what=target.what.value, name=target.name)
+
+    async def _forget_sheet(self, target: Target) -> None:
+        """A picture that was drawn for people cannot be made again, and nothing needs it."""
+        _log.error("damaged", what=target.what.value, name=target.name)
+        await self._ledger.run(Ledger.forget_sheet, target.path.parent.name, target.path.name)
+        await self._in_thread(lambda: delete(target.path))
 
     async def _withdraw(self, checkpoint: Checkpoint, target: Target) -> None:
         """Offer a damaged checkpoint no more."""

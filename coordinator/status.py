@@ -8,7 +8,7 @@ from coordinator.dispatcher import Dispatcher
 from coordinator.ledger import Ledger
 from coordinator.metrics import Metrics
 from coordinator.problems import Problem
-from coordinator.records import Checkpoint, Evaluation
+from coordinator.records import Checkpoint, Evaluation, FailedJudgement, Judged
 from coordinator.recovery import Recovery
 
 
@@ -31,6 +31,9 @@ class RunStatus:
     active_leases: int
     evaluations: tuple[Evaluation, ...]
     checkpoints: tuple[Checkpoint, ...]
+    judgements: tuple[Judged, ...]
+    """Of checkpoints, also of those that are not offered any more."""
+    failed_judgements: tuple[FailedJudgement, ...]
 
     @property
     def held_out_loss(self) -> float | None:
@@ -51,6 +54,20 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgingStatus:
+    """What is being judged."""
+
+    checkpoint: str | None
+    """Its name; None while nothing is."""
+    since_ms: int | None
+    """When it was begun, since 1970."""
+    waiting: int
+    """Checkpoints that were to come after it when it was begun."""
+    off: str
+    """Why nothing is judged at all; empty where it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class LiveStatus:
     """What only the running process knows."""
 
@@ -64,6 +81,7 @@ class LiveStatus:
     refusals: dict[str, int]
     problems: tuple[Problem, ...]
     """That are present, the oldest first."""
+    judging: JudgingStatus
     recovery: Recovery
     """What this process found when it started."""
 
@@ -84,6 +102,8 @@ def read_status(ledger: Ledger) -> RunStatus:
         active_leases=totals.active_leases,
         evaluations=tuple(ledger.evaluations()),
         checkpoints=tuple(ledger.checkpoints()),
+        judgements=tuple(ledger.judged()),
+        failed_judgements=tuple(ledger.failed_judgements()),
     )
 
 
@@ -92,6 +112,7 @@ def live_status(
     names: dict[str, str],
     metrics: Metrics,
     *,
+    judging: JudgingStatus,
     recovery: Recovery,
     complete: bool,
 ) -> LiveStatus:
@@ -107,10 +128,6 @@ def live_status(
         workers=tuple(WorkerStatus(w, names.get(w, w), dispatcher.speed(w)) for w in dispatcher.live_workers()),
         refusals=metrics.refusal_counts(),
         problems=metrics.problems.present(),
+        judging=judging,
         recovery=recovery,
     )
-
-
-def best_checkpoint(checkpoints: tuple[Checkpoint, ...]) -> Checkpoint | None:
-    """The one with the lowest held-out loss; of equals, the newest."""
-    return min(checkpoints, key=lambda c: (c.held_out_loss, -c.version), default=None)

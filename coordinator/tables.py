@@ -23,6 +23,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     TypeDecorator,
 )
 
@@ -211,4 +212,35 @@ anchors = Table(
     Column("version", ForeignKey("versions.version"), primary_key=True),
     Column("digest", String(64), nullable=False),
     Column("made_at_ms", BigInteger, nullable=False),
+)
+
+judgements = Table(
+    "judgements",
+    metadata,
+    Column("checkpoint", ForeignKey("checkpoints.name"), primary_key=True),
+    Column("images", BigInteger, nullable=False),
+    Column("encoder_sha256", String(64), nullable=False),
+    Column("frechet", Float, nullable=True),
+    Column("kernel", Float, nullable=True),
+    Column("retrieval", Float, nullable=True),
+    Column("unseen", Float, nullable=True),
+    Column("result", Text, nullable=False),
+    Column("sheets", JSON, nullable=False),
+    Column("judged_at_ms", BigInteger, nullable=False),
+)
+
+failed_judgements = Table(
+    "failed_judgements",
+    metadata,
+    Column("checkpoint", ForeignKey("checkpoints.name"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("reason", String(500), nullable=False),
+    Column("failed_at_ms", BigInteger, nullable=False),
+)
+
+judging_files = Table(  # what every checkpoint is judged by, below the run's folder
+    "judging_files",
+    metadata,
+    Column("path", String(200), primary_key=True),
+    Column("sha256", String(64), nullable=False),
 )

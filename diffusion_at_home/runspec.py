@@ -24,7 +24,9 @@ MAX_SPEC_BYTES: Final = 16 * 2**20
 def _without_folders(config: RunConfig) -> RunConfig:
     data = config.data.model_copy(update={"path": Path(config.data.path.name)})
     text = config.model.text.model_copy(update={"tokenizer": Path(config.model.text.tokenizer).name})
-    return config.model_copy(update={"data": data, "model": config.model.model_copy(update={"text": text})})
+    places = {"data": Path(config.judging.data).name, "encoder": Path(config.judging.encoder).name}
+    model, judging = config.model.model_copy(update={"text": text}), config.judging.model_copy(update=places)
+    return config.model_copy(update={"data": data, "model": model, "judging": judging})
 
 
 class RunSpec(Section):
@@ -33,7 +35,7 @@ class RunSpec(Section):
     run_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
     """run.name and 8 random hex digits of the run's creation: two runs of one name are not one run."""
     config: Annotated[RunConfig, AfterValidator(_without_folders)]
-    """The run's settings; of data.path and model.text.tokenizer only the last name, for the rest is nobody's business."""
+    """The run's settings; of paths (data, tokenizer, what judges) only the last name, for the rest is nobody's business."""
     data: DataManifest
     """The shards that are leased, and those that are held out."""
     tokenizer: str

@@ -17,6 +17,7 @@ from starlette.routing import Route
 from coordinator.admission import Places
 from coordinator.blobs import BlobStore
 from coordinator.checkpoints import Checkpoints
+from coordinator.judging.published import Judgements
 from coordinator.metrics import Metrics
 from coordinator.web.downloads import Downloads
 from coordinator.web.line_test import LineTest
@@ -24,6 +25,7 @@ from diffusion_at_home.linetest import LINE_TEST_PATH
 from diffusion_at_home.runinfo import RUN_INFO_PATH, RunInfo
 
 _IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
+_CHANGES = {"Cache-Control": "no-cache"}
 
 
 class _File(FileResponse):
@@ -38,6 +40,7 @@ def web_app(
     status: Callable[[], Awaitable[dict[str, Any]]],
     blobs: BlobStore,
     checkpoints: Checkpoints,
+    judgements: Judgements,
     metrics: Metrics,
     downloads: Places,
 ) -> Starlette:
@@ -70,6 +73,17 @@ def web_app(
             return PlainTextResponse("no such file in a published checkpoint\n", status_code=404)
         return _File(path, headers=_IMMUTABLE)
 
+    async def judged(request: Request) -> Response:  # noqa: ARG001
+        return JSONResponse(await judgements.listing())
+
+    async def judgement_file(request: Request) -> Response:
+        path = await judgements.file(request.path_params["file"])
+        return _File(path, headers=_CHANGES) if path else PlainTextResponse("no such file\n", status_code=404)
+
+    async def sheet(request: Request) -> Response:
+        path = await judgements.sheet(request.path_params["name"], request.path_params["file"])
+        return _File(path, headers=_IMMUTABLE) if path else PlainTextResponse("no such picture\n", status_code=404)
+
     return Starlette(
         routes=[
             Route(RUN_INFO_PATH, run_info),
@@ -80,5 +94,8 @@ def web_app(
             Route("/blobs/{sha256}", Downloads(blob, downloads), methods=["GET"]),
             Route("/checkpoints.json", listing),
             Route("/checkpoints/{name}/{path:path}", Downloads(checkpoint_file, downloads), methods=["GET"]),
+            Route("/judgements.json", judged),
+            Route("/judgements/{file}", Downloads(judgement_file, downloads), methods=["GET"]),
+            Route("/judgements/{name}/{file}", Downloads(sheet, downloads), methods=["GET"]),
         ]
     )

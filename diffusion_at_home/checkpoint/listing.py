@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from diffusion_at_home.checkpoint.manifest import CheckpointName, RunId, Sha256, Weights
 from diffusion_at_home.config.run import Name
@@ -14,7 +14,28 @@ LISTING_PATH: Final = "/checkpoints.json"
 MAX_LISTING_BYTES: Final = 16 * 2**20
 
 
-class ListedCheckpoint(Section):
+class _Listed(Section):
+    """Unknown keys are ignored: a newer coordinator may add some, and must be understood all the same."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(**{**Section.model_config, "extra": "ignore"})
+
+
+class ListedJudgement(_Listed):
+    """What the coordinator judged a checkpoint's pictures to be; a figure that is not finite is None."""
+
+    frechet: float | None
+    """Distance to training pictures in the encoder's features; lower is better."""
+    kernel: float | None
+    """The same by kernels."""
+    retrieval: float | None
+    """Share of drawn pictures that lead back to the picture of their caption."""
+    unseen: float | None
+    """The same of captions that are new, word for word known; None where the data set has too few."""
+    encoder_sha256: Sha256
+    """Of the encoder: figures of two are not comparable."""
+
+
+class ListedCheckpoint(_Listed):
     """One checkpoint in short."""
 
     name: CheckpointName
@@ -33,9 +54,11 @@ class ListedCheckpoint(Section):
     """ISO 8601, UTC."""
     manifest_sha256: Sha256
     """From it everything else is checked."""
+    judged: ListedJudgement | None = None
+    """None until it is."""
 
 
-class CheckpointListing(Section):
+class CheckpointListing(_Listed):
     """All checkpoints, oldest first, and the two that have a name."""
 
     run_id: RunId

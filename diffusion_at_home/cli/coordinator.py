@@ -57,7 +57,10 @@ def run(
         typer.Option(min=0.0, help="Most that DIR may hold (GiB) instead of storage.quota_gib; 0 is no limit."),
     ] = None,
     exit_when_complete: Annotated[
-        bool, typer.Option("--exit-when-complete", help="Stop after the last checkpoint instead of serving on.")
+        bool,
+        typer.Option(
+            "--exit-when-complete", help="Stop after the last checkpoint, once it is judged, instead of serving on."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -77,17 +80,18 @@ def run(
 @app.command()
 def status(folder: Folder, as_json: Json = False) -> None:
     """What the run in DIR has reached, whether or not its coordinator runs."""
+    from coordinator.best import best_of
     from coordinator.housekeeping import measure, set_aside
     from coordinator.ledger import Ledger
     from coordinator.run_folder import RunFolder
-    from coordinator.status import best_checkpoint, read_status
+    from coordinator.status import read_status
 
     place = RunFolder(folder.absolute())
     place.check()
     ledger = Ledger(place.ledger, read_only=True)
     found = read_status(ledger)
     ledger.close()
-    best = best_checkpoint(found.checkpoints)
+    best, judged = best_of(found.checkpoints), found.judgements
     running = place.is_running()
     emit(
         {
@@ -102,6 +106,7 @@ def status(folder: Folder, as_json: Json = False) -> None:
             "held_out_loss": found.held_out_loss,
             "checkpoints": [checkpoint.name for checkpoint in found.checkpoints],
             "best_checkpoint": best.name if best else None,
+            "latest_judgement": dataclasses.asdict(judged[-1]) if judged else None,
             "disk_bytes": measure(place.root).total_bytes,
             "set_aside": set_aside(place),
         },

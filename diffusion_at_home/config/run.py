@@ -388,6 +388,29 @@ class CheckpointSection(Section):
     """Classifier-free guidance of the grid and of the evaluation."""
 
 
+class JudgingSection(Section):
+    """What checkpoints are judged by: the coordinator does beside its rounds what `dah checkpoint evaluate` does."""
+
+    every_images: Count = 1
+    """Images between two judgements, each of a checkpoint; 1 judges every checkpoint, 0 none."""
+    data: str = OWN
+    """own compares with the run's data set; else a folder with one of pictures, which is copied into the run (path)."""
+    encoder: str = OWN
+    """own trains a small network on the data, once; else a folder with a vision model, which is copied into the run (path)."""
+    pictures: Annotated[int, Field(ge=10, le=100_000, strict=True)] = 100
+    """Pictures drawn of trained captions, and at most of unseen ones."""
+    real: Annotated[int, Field(ge=100, le=100_000, strict=True)] = 2048
+    """Most real pictures of each split to compare with."""
+    candidates: Annotated[int, Field(ge=2, le=100_000, strict=True)] = 100
+    """Real pictures among which a drawn one must find its own."""
+    steps: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
+    """Denoising steps; 0 takes checkpoint.sampling_steps."""
+    threads: Positive = 1
+    """CPU threads, at the lowest priority."""
+    memory_gib: Amount = 8.0
+    """Most that the judging process may allocate (GiB); 0 is no limit."""
+
+
 class StorageSection(Section):
     """What the coordinator keeps on its disk."""
 
@@ -453,6 +476,7 @@ class RunConfig(Section):
     ema: EmaSection
     evaluation: EvaluationSection
     checkpoint: CheckpointSection
+    judging: JudgingSection = JudgingSection()
     storage: StorageSection = StorageSection()
     server: ServerSection = ServerSection()
 

@@ -28,6 +28,14 @@ from diffusion_at_home.evaluation.encoder_training import STEPS
 from diffusion_at_home.evaluation.features import ENCODER_NAME, Encoder, load_encoder
 from diffusion_at_home.evaluation.gallery import KnownCaptions, RealPictures, read_real, thumbnail_side
 from diffusion_at_home.evaluation.levels import to_levels
+from diffusion_at_home.evaluation.places import (
+    ANIMATION_NAME,
+    PLOT_NAME,
+    TRAINED_NAME,
+    UNSEEN_NAME,
+    grid_path,
+    own_encoder_path,
+)
 from diffusion_at_home.evaluation.plot import can_plot, plot_history
 from diffusion_at_home.evaluation.questions import Questions, ask
 from diffusion_at_home.evaluation.result import Asked, EvaluationResult, Loss, append_history
@@ -154,7 +162,7 @@ def _read(plan: EvaluationPlan, data: DataManifest, tell: Tell) -> tuple[RealPic
 def _encoder(plan: EvaluationPlan, data: DataManifest, training: RealPictures, tell: Tell) -> Encoder:
     if plan.encoder is not None:
         return load_encoder(plan.encoder)
-    folder = plan.out / f"encoder-{data.digest[:12]}"
+    folder = own_encoder_path(plan.out, data.digest)
     if (folder / ENCODER_NAME).is_file():
         encoder = SmallEncoder.load(folder)
         if encoder.facts.data != data.digest:
@@ -197,16 +205,16 @@ def _write(
 ) -> None:
     line = result.to_json()
     history = append_history(out, line)
-    for name, (captions, drawn) in zip(("trained", "unseen"), asked, strict=True):
+    for name, (captions, drawn) in zip((TRAINED_NAME, UNSEEN_NAME), asked, strict=True):
         if captions:
             rows = reference.rows(captions[:_SHEET_PROMPTS], drawn[:_SHEET_PROMPTS])
-            save_picture(answer_sheet(rows), out / f"{name}.png")
-    grids = out / "grids" / result.run_id
-    save_picture(grid(list(to_levels(asked[0][1][:_SHEET_PROMPTS]))), grids / f"{result.images:012d}.png")
-    _animate(grids, out / "animation.webp")
+            save_picture(answer_sheet(rows), out / name)
+    latest = grid_path(out, result.run_id, result.images)
+    save_picture(grid(list(to_levels(asked[0][1][:_SHEET_PROMPTS]))), latest)
+    _animate(latest.parent, out / ANIMATION_NAME)
     if can_plot():
         curve = {earlier["images"]: earlier for earlier in history if _comparable(earlier, line)}
-        plot_history([*curve.values()], out / "history.png")
+        plot_history([*curve.values()], out / PLOT_NAME)
 
 
 def _animate(grids: Path, path: Path) -> None:

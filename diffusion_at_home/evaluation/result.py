@@ -11,11 +11,10 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from diffusion_at_home.errors import storage_errors
-
-HISTORY_NAME: Final = "history.jsonl"
+from diffusion_at_home.evaluation.places import HISTORY_NAME
 
 
 @dataclass(frozen=True, slots=True)

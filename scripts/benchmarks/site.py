@@ -43,6 +43,7 @@ QUIET: Final = (
     "evaluation.every_images=1000000000",
     "evaluation.max_images=8",  # of the first version
     "checkpoint.every_images=1000000000",
+    "judging.every_images=0",
 )
 """Nothing beside the rounds."""
 

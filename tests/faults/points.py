@@ -130,6 +130,13 @@ _COORDINATOR: Final[dict[str, Seam]] = {
     **_around("export's link is deleted", Operation.REMOVE, r"exports/\d+-\w+\.safetensors"),
 }
 
+_JUDGING: Final[dict[str, Seam]] = {
+    "judgement: begun": File(Operation.WRITE, "judging/checkpoint", after=True),
+    "encoder is renamed: after": File(Operation.RENAME, r"judging/out/encoder-\w+", after=True),
+    "judgement is renamed: after": File(Operation.RENAME, "judging/judgement", after=True),
+    **_committed("judgement", "INSERT judgements"),
+}
+
 _WORKER: Final[dict[str, Seam]] = {
     **_around("joined run is renamed", Operation.RENAME, r"runs/[^/]+\.json\.tmp"),
     **_around("saved residual is deleted", Operation.REMOVE, r"residual/[^/]+\.safetensors"),
@@ -147,11 +154,20 @@ _WORKER: Final[dict[str, Seam]] = {
 
 POINTS: Final[dict[str, Point]] = {
     name: Point(name, who, seam)
-    for who, seams in ((Who.COORDINATOR, _COORDINATOR), (Who.WORKER, _WORKER))
+    for who, seams in ((Who.COORDINATOR, _COORDINATOR), (Who.COORDINATOR, _JUDGING), (Who.WORKER, _WORKER))
     for name, seam in seams.items()
 }
 
 
+JUDGING: Final = tuple(_JUDGING)
+"""Names of those that only a run passes whose checkpoints are judged, each after seconds."""
+
+
 def points_of(who: Who) -> list[Point]:
-    """In the order in which a run passes them, more or less."""
+    """In the order in which a run passes them, more or less; without those of `JUDGING`."""
+    return [point for point in watched_points(who) if point.name not in JUDGING]
+
+
+def watched_points(who: Who) -> list[Point]:
+    """All of them."""
     return [point for point in POINTS.values() if point.who is who]

@@ -110,6 +110,7 @@ def assert_no_orphans(folder: RunFolder) -> None:
     with closing(Ledger(folder.ledger, read_only=True)) as ledger:
         uploads = {str(lease.lease_id) for lease in ledger.active_leases()}
         checkpoints = {checkpoint.name for checkpoint in ledger.checkpoints()}
+        judged, judging_files = {judgement.checkpoint for judgement in ledger.judged()}, ledger.judging_files().keys()
         shards = {path.name for path in folder.blobs.iterdir()} - ledger.blob_names()
     staged = {path.name for path in folder.staging.iterdir() if path.name.split("-")[1] not in uploads}
     assert staged == set(), "what died while it was staged"
@@ -117,3 +118,6 @@ def assert_no_orphans(folder: RunFolder) -> None:
     assert {path.name for path in folder.checkpoints.iterdir()} <= checkpoints
     assert [path.name for path in folder.exports.iterdir()] == []
     assert list(folder.state.glob("*.tmp")) == []
+    assert not folder.judging.exists()
+    assert {path.name for path in folder.judgements.glob("*") if path.is_dir()} <= judged
+    assert {f"{folder.encoder.name}/{path.name}" for path in folder.encoder.glob("*")} <= judging_files

@@ -15,7 +15,7 @@ from diffusion_at_home.data.shards import decode_images, read_shard
 from diffusion_at_home.errors import ConfigError, DataError, IntegrityError
 from diffusion_at_home.evaluation.evaluate import EvaluationPlan, evaluate
 from diffusion_at_home.evaluation.levels import to_levels
-from diffusion_at_home.evaluation.result import HISTORY_NAME
+from diffusion_at_home.evaluation.places import HISTORY_NAME
 from diffusion_at_home.evaluation.small_encoder import SmallEncoder
 from tests.integration.command_line import dah
 from tests.unit.tiny_checkpoint import export_tiny, tiny_facts, tiny_spec

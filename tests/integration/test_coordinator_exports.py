@@ -48,3 +48,20 @@ def test_published_checkpoint_is_never_written_again(tmp_path: Path) -> None:
         assert exported(run) == [name]
     assert not link.exists()
     assert manifest.read_bytes() == before
+
+
+def test_what_is_offered_as_the_best_never_gets_worse_though_the_run_does(tmp_path: Path) -> None:
+    often = ("round.images=16", "evaluation.every_images=16", "checkpoint.every_images=16", "lease.probe_steps=2")
+    folder = tiny_run_folder(tmp_path, *FEW_PICTURES, *often)
+    offered, losses = list[float](), list[float]()
+    with serving(folder) as run, volunteers(run, 1) as (anna,):
+        for number, delta in enumerate((0.001, -0.001, 0.05, 0.2, 0.4, 0.001), start=1):
+            anna.submit(anna.lease(), encoded(run, delta))
+            run.wait_for_version(number)
+            while len(found := run.get("/checkpoints.json").json()["checkpoints"]) < number:
+                pass
+            best = run.get("/checkpoints.json").json()["best"]
+            losses.append(found[-1]["held_out_loss"])
+            offered.append(next(c["held_out_loss"] for c in found if c["name"] == best))
+    assert losses[-1] > 1.1 * min(losses), "it should have become worse"
+    assert offered == [min(losses[:number]) for number in range(1, len(losses) + 1)]

@@ -13,8 +13,9 @@ from PIL import Image, ImageSequence
 
 from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.evaluation.animation import FORMATS, Frame, animate
+from diffusion_at_home.evaluation.places import HISTORY_NAME
 from diffusion_at_home.evaluation.plot import plot_history
-from diffusion_at_home.evaluation.result import HISTORY_NAME, append_history
+from diffusion_at_home.evaluation.result import append_history
 from diffusion_at_home.evaluation.sheet import Row, answer_sheet, grid
 
 

@@ -40,6 +40,7 @@ _TINY = (
     "ema.half_life_images=100",
     "evaluation.every_images=100",
     "checkpoint.every_images=100",
+    "judging.every_images=0",
 )
 
 

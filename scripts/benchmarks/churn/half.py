@@ -44,6 +44,7 @@ _RUN: Final = (
     "ema.half_life_images=2000",
     "evaluation.every_images=1000000000",  # the first and the last
     "checkpoint.every_images=1000000000",
+    "judging.every_images=0",
     "checkpoint.grid_prompts=['a handwritten three']",
 )
 

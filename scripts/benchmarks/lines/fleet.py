@@ -56,6 +56,7 @@ _RUN: Final = (
     "evaluation.every_images=100000000",
     "evaluation.max_images=8",  # of the first version
     "checkpoint.every_images=100000000",
+    "judging.every_images=0",
 )
 
 

@@ -50,6 +50,7 @@ _TRAFFIC: Final = (
     "evaluation.draws=1",
     "evaluation.max_images=32",
     "checkpoint.every_images=384",
+    "judging.every_images=0",
     "checkpoint.sampling_steps=1",
 )
 

@@ -25,6 +25,7 @@ _RUN: Final = (
     "evaluation.every_images=12000",
     "evaluation.max_images=360",
     "checkpoint.every_images=120000",
+    "judging.every_images=0",
     "checkpoint.grid_prompts=['a handwritten seven']",
     "lease.timeout_seconds=10.0",
 )

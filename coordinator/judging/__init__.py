@@ -1,0 +1,1 @@
+"""Judges exported checkpoints beside the rounds: what, when, in which process, and what stays of it."""
