@@ -16,7 +16,8 @@ from typing import Final
 
 from coordinator.records import Anchor, now_ms
 from diffusion_at_home.errors import storage_errors
-from diffusion_at_home.outer.state import RunState, state_digest, sync_folder
+from diffusion_at_home.outer.state import RunState, state_digest
+from diffusion_at_home.sync import sync_folder
 
 KEPT_STATES: Final = 2
 """Newest saved states that stay."""

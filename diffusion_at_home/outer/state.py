@@ -30,6 +30,7 @@ from diffusion_at_home.errors import IntegrityError, storage_errors
 from diffusion_at_home.model.ema import ema_decay, ema_update
 from diffusion_at_home.outer.aggregation import WeightedMean
 from diffusion_at_home.outer.step import num_moments, outer_step
+from diffusion_at_home.sync import sync_folder
 from diffusion_at_home.wire.codecs import chunk_codec
 from diffusion_at_home.wire.parallel import in_order
 from diffusion_at_home.wire.vector import CHUNK_ELEMENTS
@@ -129,15 +130,6 @@ def writing_safetensors() -> Iterator[None]:
             raise
         number = int(quoted[1])
         raise OSError(number, os.strerror(number)) from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames within `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def load_weights(path: Path) -> tuple[Tensor, Tensor]:
