@@ -158,7 +158,8 @@ def state_digest(path: Path) -> str:
 
 def _checked(file: Any, name: str, facts: dict[str, Any]) -> Tensor:
     """The vector `name` of an opened file; what differs from its digest is a `ValueError`."""
-    tensor: Tensor = file.get_tensor(name)
+    # A copy: what the library returns are pages of the file, which may be read from the disk anew after they were checked.
+    tensor: Tensor = file.get_tensor(name).clone()
     if _digest(tensor) != facts["digests"][name]:
         raise ValueError(f"{name} does not have the digest it was saved with")
     return tensor
