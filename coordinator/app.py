@@ -195,7 +195,7 @@ class Coordinator:
             spec=spec,
             versions=self._versions,
             ledger=self._ledger,
-            heal=self._rounds.heal,
+            healer=self._rounds,
         )
 
     @property

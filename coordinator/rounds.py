@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, TypeVar
 
 from coordinator.dispatcher import Dispatcher
@@ -149,7 +150,9 @@ class Rounds:
 
     async def _export(self, version: Version) -> None:
         due = await self._exporter.due_at(version, final=self.complete)
-        if due is not None:
+        if due is None:
+            return
+        async with self._making:  # as the state that is linked must not be replaced meanwhile
             await self._until_stored(lambda: self._in_thread(self._versions.save))
             await self._until_stored(lambda: self._exporter.consider(version, due))
 
@@ -173,6 +176,18 @@ class Rounds:
         async with self._making:
             if not self._versions.can_be_joined():
                 await self._until_stored(self._store_snapshot, otherwise=self._tidy)
+
+    async def replace_state(self, path: Path) -> None:
+        """The saved state in `path` was found damaged: it is set aside, and the newest version's is saved."""
+        async with self._making:
+            await self._until_stored(
+                lambda: self._in_thread(lambda: self._versions.replace_saved(path)), otherwise=self._tidy
+            )
+
+    async def replace_anchor(self) -> bool:
+        """The anchor was found damaged: the older of two saved states becomes it; False while there are no two."""
+        async with self._making:
+            return await self._until_stored(lambda: self._housekeeper.replace_anchor(self._in_thread))
 
     async def _settled(self) -> None:
         """Wait for that, and raise what it died of."""

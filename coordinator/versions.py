@@ -162,6 +162,16 @@ class Versions:
         self._save_seconds = self._saved_at - started
         self._unsaved_seconds = 0.0
 
+    def replace_saved(self, path: Path) -> None:
+        """Set the saved state in `path` aside, and save the newest version's.
+
+        Blocks. Raises `StorageError`; then the same call may be repeated.
+        """
+        if path.is_file():  # it may have gone meanwhile, and may be moved already
+            self._states.set_aside(path)
+        self._saved = max(self._states.saved(), default=-1)
+        self.save()
+
     def can_afford_saving(self) -> bool:
         """Whether another save would leave the disk most of the time."""
         return time.monotonic() - self._saved_at > self._save_seconds / _SAVING_SHARE

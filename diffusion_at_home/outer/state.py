@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,21 +139,39 @@ def load_weights(path: Path) -> tuple[Tensor, Tensor]:
         return _checked(file, "published", facts), _checked(file, "ema", facts)
 
 
-def state_digest(path: Path) -> str:
-    """sha256 (hex) that names the state in `path`: of its version, its images and its vectors' digests.
+@dataclass(frozen=True, slots=True)
+class StateFacts:
+    """What a state's file says of itself."""
 
-    Reads all of it, a chunk at a time. Raises `IntegrityError` if a vector is not what its digest says.
+    version: int
+    images: int
+    digest: str
+    """sha256 (hex) that names the state: of its version, its images and its vectors' digests."""
+
+
+def state_digest(path: Path) -> str:
+    """What names the state in `path`; reads all of it. Raises `IntegrityError`."""
+    return read_through(path).digest
+
+
+def read_through(path: Path, has_read: Callable[[int], None] = lambda _: None) -> StateFacts:
+    """Compare all vectors of the state in `path` with their digests, a chunk at a time, of whose bytes `has_read` is told.
+
+    Raises `IntegrityError` if a vector is not what its digest says, and whatever `has_read` raises.
     """
     with _opened(path) as file:
         text = file.metadata()[_METADATA]
-        for name, digest in json.loads(text)["digests"].items():
+        facts = json.loads(text)
+        for name, digest in facts["digests"].items():
             vector, sha256 = file.get_slice(name), hashlib.sha256()
             (num_elements,) = vector.get_shape()
             for start in range(0, num_elements, CHUNK_ELEMENTS):
-                sha256.update(_chunk_digest(vector[start : start + CHUNK_ELEMENTS]))
+                chunk = vector[start : start + CHUNK_ELEMENTS]
+                sha256.update(_chunk_digest(chunk))
+                has_read(chunk.numel() * chunk.element_size())
             if sha256.hexdigest() != digest:
                 raise ValueError(f"{name} does not have the digest it was saved with")
-    return hashlib.sha256(text.encode()).hexdigest()
+        return StateFacts(facts["version"], facts["images"], hashlib.sha256(text.encode()).hexdigest())
 
 
 def _checked(file: Any, name: str, facts: dict[str, Any]) -> Tensor:
