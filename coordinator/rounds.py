@@ -85,6 +85,7 @@ class Rounds:
 
     async def _run(self) -> None:
         self._metrics.version.set(self._versions.newest.version)
+        await self.heal()  # a process may have died between losing a snapshot and writing it anew
         await self._export(self._versions.newest)
         while not self.complete:
             live = await self._open()

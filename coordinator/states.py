@@ -105,7 +105,8 @@ class States:
         """
         source, kept = self.file(version), self.anchor_file(version)
         with storage_errors(kept):
-            kept.unlink(missing_ok=True)
+            if kept.exists():  # of a move that failed
+                kept.unlink()
             os.link(source, kept)
             sync_folder(self._folder)
         return Anchor(version, state_digest(kept), now_ms())

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, Final
 
 from tests.faults.plan import Action, FaultPlan, Passed
-from tests.faults.points import Event, File, Half, Operation, Point, Transaction, Who, points_of
+from tests.faults.points import POINTS, Event, File, Half, Operation, Point, Transaction, Who
 
 STARTED: Final = "process started"
 """Recorded when the seams are installed: the interpreter is up, and nothing of ours is imported."""
@@ -179,7 +179,7 @@ class Log:
 
 def install(plan: FaultPlan, who: Who) -> None:
     """From here on this process, which is to be a `who`, passes points; once."""
-    passing, points = Passing(plan), points_of(who)
+    passing, points = Passing(plan), [point for point in POINTS.values() if point.who is who]
     passing.at(STARTED)
     Log(points, passing)
     if who is Who.COORDINATOR:
