@@ -211,7 +211,7 @@ class Coordinator:
     async def serve(
         self, server: ServerSection, *, stop: asyncio.Event, on_ready: Callable[[str], None], exit_when_complete: bool
     ) -> None:
-        """Listen as `server` says until `stop` is set, or the run is complete; `on_ready` is told the run's address.
+        """Listen as `server` says until `stop` is set, or the run is complete and its workers know; `on_ready` is told where.
 
         Raises `PortInUse`, or whatever killed a background task.
         """
@@ -240,15 +240,17 @@ class Coordinator:
             "exporter": asyncio.create_task(self._exporter.run()),
             "scrubber": asyncio.create_task(self._scrubber.run()),
         }
+        if exit_when_complete:
+            tasks["farewell"] = asyncio.create_task(self._farewell(tasks["rounds"]))
         stopping = asyncio.create_task(stop.wait())
         try:
             on_ready(url)
-            await self._until_stopped(tasks, stopping, exit_when_complete=exit_when_complete)
+            await self._until_stopped(tasks, stopping)
         finally:
             self._dispatcher.stop()
             await asyncio.gather(*(grpc_server.stop(_STOP_GRACE_SECONDS) for grpc_server in grpc_servers))
             web.should_exit = True
-            for name in ("attention", "rounds", "exporter", "scrubber"):
+            for name in tasks.keys() - {"web"}:
                 tasks[name].cancel()
             stopping.cancel()
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
@@ -264,16 +266,19 @@ class Coordinator:
         self._ledger.close()
 
     @staticmethod
-    async def _until_stopped(
-        tasks: dict[str, asyncio.Task[None]], stopping: asyncio.Task[bool], *, exit_when_complete: bool
-    ) -> None:
+    async def _until_stopped(tasks: dict[str, asyncio.Task[None]], stopping: asyncio.Task[bool]) -> None:
         waiting: set[asyncio.Task[Any]] = {*tasks.values(), stopping}
         while not stopping.done():
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # raises what killed it
-            if tasks["rounds"].done() and exit_when_complete:
+            if "farewell" in tasks and tasks["farewell"].done():
                 return
+
+    async def _farewell(self, rounds: asyncio.Task[None]) -> None:
+        """Until the run is complete and its workers know, who would else look for it for ever."""
+        await asyncio.wait([rounds])
+        await self._dispatcher.all_told()
 
     def _listen(self, server: ServerSection) -> tuple[list[grpc.aio.Server], int]:
         """Servers of one port, to which the kernel deals out the connections; and the port. Raises `PortInUse`."""

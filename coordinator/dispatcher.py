@@ -40,6 +40,9 @@ from diffusion_at_home.rpc.coordinator_pb2 import Refusal
 _ABOUT_TO_CLOSE_SECONDS: Final = 1.0
 """Left when a heartbeat orders to hand in; before, the worker plans by the announced time and trains on."""
 
+_SILENCE_SECONDS: Final = 1.0
+"""Between two looks whether a worker has fallen silent."""
+
 T = TypeVar("T")
 _log = events.logger("coordinator")
 
@@ -110,6 +113,7 @@ class Dispatcher:
         self._live: LiveRound | None = None
         self._idle_reason = IdleReason.CLOSING
         self._line = WaitingLine[_Answer](IdleReason.ROUND_FULL)
+        self._told: set[WorkerId] = set()
         self._batches = Batches[_Request, _Result](self._store)
         self._fleet = Fleet(heartbeat_seconds=config.lease.heartbeat_seconds, clock=clock)
         self._granting = Granting(config=config, shard_sizes=shard_sizes, fleet=self._fleet, clock=clock)
@@ -219,7 +223,13 @@ class Dispatcher:
 
     def complete(self) -> None:
         """The run has its images: workers that wait leave."""
+        self._told |= self._line.workers()
         self._send_away(IdleReason.COMPLETE)
+
+    async def all_told(self) -> None:
+        """Wait until each worker that was there lately has heard that the run is complete, or has fallen silent."""
+        while set(self.live_workers()) - self._told:
+            await self.changed.wait(_SILENCE_SECONDS)
 
     def stop(self) -> None:
         """Grant nothing more. That a run is complete stays the reason: workers that wait leave instead of coming back."""
@@ -240,6 +250,9 @@ class Dispatcher:
     async def lease(self, worker: WorkerId, seconds: float) -> Lease | IdleReason:
         """A lease of the live round for `worker`, or why there is none so many seconds later. What it holds goes back."""
         if self._grants_nothing:
+            if self._idle_reason is IdleReason.COMPLETE:
+                self._told.add(worker)
+                self.changed.ring()
             return self._idle_reason
         with self._line.wait(worker) as place:
             await self._batches.do(_Ask(place))

@@ -142,6 +142,8 @@ class Exporter:
                 continue
             self._problems.written("exports")
             self._problems.clear(damaged("held_out"))
+            if done is not None:
+                self._problems.clear(damaged(due.state.name))
             due.state.unlink(missing_ok=True)
             self._changed.ring()
 

@@ -96,7 +96,7 @@ class Rounds:
             await self._export(version)
             self._settling = asyncio.create_task(self._settle())
         await self._settled()
-        await self._exporter.idle()
+        await self._last_checkpoint()
         self._dispatcher.complete()
         _log.info("run_complete", images=self._versions.newest.images, version=self._versions.newest.version)
 
@@ -156,6 +156,17 @@ class Rounds:
         async with self._making:  # as the state that is linked must not be replaced meanwhile
             await self._until_stored(lambda: self._in_thread(self._versions.save))
             await self._until_stored(lambda: self._exporter.consider(version, due))
+
+    async def _last_checkpoint(self) -> None:
+        """Until it is out. If the state turned out to be damaged that it is made of, that is saved anew and exported."""
+        await self._exporter.idle()
+        newest = self._versions.newest
+        if await self._exporter.due_at(newest, final=True) is None:
+            return
+        if not await self._in_thread(self._versions.saved_is_sound):
+            await self.replace_state(self._versions.state_file)
+        await self._export(newest)
+        await self._exporter.idle()
 
     async def _settle(self) -> None:
         """What the newest version leaves to do, while the next round collects."""

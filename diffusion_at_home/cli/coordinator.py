@@ -57,7 +57,7 @@ def run(
         typer.Option(min=0.0, help="Most that DIR may hold (GiB) instead of storage.quota_gib; 0 is no limit."),
     ] = None,
     exit_when_complete: Annotated[
-        bool, typer.Option("--exit-when-complete", help="Stop after the last checkpoint instead of serving on.")
+        bool, typer.Option("--exit-when-complete", help="Stop once the last checkpoint is out and the workers know.")
     ] = False,
     as_json: Json = False,
 ) -> None:

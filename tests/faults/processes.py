@@ -308,3 +308,9 @@ def wait_until(
         assert time.monotonic() < deadline, "\n".join([explain(), *(process.output for process in processes)])
         pause.wait(0.02)
     return result
+
+
+def is_stopped(pid: int) -> bool:
+    """By SIGSTOP."""
+    state: str = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "T"
