@@ -209,7 +209,7 @@ class Coordinator:
             spec=spec,
             versions=self._versions,
             ledger=self._ledger,
-            heal=self._rounds.heal,
+            healer=self._rounds,
         )
 
     @property
@@ -225,7 +225,7 @@ class Coordinator:
     async def serve(
         self, server: ServerSection, *, stop: asyncio.Event, on_ready: Callable[[str], None], exit_when_complete: bool
     ) -> None:
-        """Listen as `server` says until `stop` is set, or the run is complete; `on_ready` is told the run's address.
+        """Listen as `server` says until `stop` is set, or the run is complete and its workers know; `on_ready` is told where.
 
         Raises `PortInUse`, or whatever killed a background task.
         """
@@ -256,17 +256,18 @@ class Coordinator:
             "judge": asyncio.create_task(self._judge.run()),
             "scrubber": asyncio.create_task(self._scrubber.run()),
         }
+        if exit_when_complete:
+            tasks["farewell"] = asyncio.create_task(self._farewell(tasks["rounds"]))
         stopping = asyncio.create_task(stop.wait())
         try:
             on_ready(url)
-            await self._until_stopped(tasks, stopping, exit_when_complete=exit_when_complete)
+            await self._until_stopped(tasks, stopping)
         finally:
             self._dispatcher.stop()
             await asyncio.gather(*(grpc_server.stop(_STOP_GRACE_SECONDS) for grpc_server in grpc_servers))
             web.should_exit = True
-            for name, task in tasks.items():
-                if name != "web":
-                    task.cancel()
+            for name in tasks.keys() - {"web"}:
+                tasks[name].cancel()
             stopping.cancel()
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
             _log.info("coordinator_stopped", version=self._versions.newest.version)
@@ -281,19 +282,21 @@ class Coordinator:
         self._disk.shutdown(wait=True)
         self._ledger.close()
 
-    async def _until_stopped(
-        self, tasks: dict[str, asyncio.Task[None]], stopping: asyncio.Task[bool], *, exit_when_complete: bool
-    ) -> None:
+    @staticmethod
+    async def _until_stopped(tasks: dict[str, asyncio.Task[None]], stopping: asyncio.Task[bool]) -> None:
         waiting: set[asyncio.Task[Any]] = {*tasks.values(), stopping}
         while not stopping.done():
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()  # raises what killed it
-            if "last" in tasks and tasks["last"].done():
+            if "farewell" in tasks and tasks["farewell"].done():
                 return
-            if tasks["rounds"].done() and exit_when_complete and "last" not in tasks:
-                tasks["last"] = asyncio.create_task(self._judge.idle())
-                waiting.add(tasks["last"])
+
+    async def _farewell(self, rounds: asyncio.Task[None]) -> None:
+        """Until the run is complete, its workers know, who would else look for it for ever, and the last checkpoint is judged."""
+        await asyncio.wait([rounds])
+        await self._dispatcher.all_told()
+        await self._judge.idle()
 
     def _listen(self, server: ServerSection, certificate: Certificate | None) -> tuple[list[grpc.aio.Server], int]:
         """Servers of one port, to which the kernel deals out the connections; and the port. Raises `PortInUse`."""

@@ -36,8 +36,9 @@ from coordinator.states import anchor_name
 from diffusion_at_home.config.toml import Section, first_mistake
 from diffusion_at_home.errors import ConfigError, IntegrityError, storage_errors
 from diffusion_at_home.model.build import build_model
-from diffusion_at_home.outer.state import load_weights, state_digest, sync_folder
+from diffusion_at_home.outer.state import load_weights, state_digest
 from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.sync import sync_folder
 from diffusion_at_home.wire.layout import Layout
 
 _TRIES: Final = 5

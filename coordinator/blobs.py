@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from diffusion_at_home.errors import IntegrityError, storage_errors
-from diffusion_at_home.outer.state import sync_folder
 from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.sync import sync_folder
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 

@@ -53,6 +53,12 @@ class Progress:
         """Images that nobody works on yet."""
         return max(0, self.target_images - self.accepted_images - self.leased_images)
 
+    def count(self, images: int, *, quorum: float, now: float) -> None:
+        """Add images that were accepted `now`; a share `quorum` of the target is the quorum."""
+        self.accepted_images += images
+        if self.quorum_at is None and self.accepted_images >= quorum * self.target_images:
+            self.quorum_at = now
+
 
 def closes_at(config: RunConfig, progress: Progress) -> float | None:
     """When the round closes if nothing more comes in; None while that is not known."""

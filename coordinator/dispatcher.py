@@ -4,6 +4,8 @@ Owns the live round's books: its progress, the active leases and the data pool; 
 is asked while the ledger stores is decided next, on a draft of the books, all of it in one transaction: the draft becomes
 the books once it is stored, and is dropped if it cannot be. No caller that hangs up stops a change half-way.
 
+What is decided is elsewhere: who gets which lease in `granting`, whether a contribution counts in `hand_in`.
+
 Who asks for work while there is none stands in line, and gets a lease out of the very batch in which work turns up.
 Time is monotonic; after a restart every active lease has a whole timeout again.
 """
@@ -11,10 +13,8 @@ Time is monotonic; after a restart every active lease has a whole timeout again.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
@@ -23,33 +23,25 @@ from coordinator.bell import Bell
 from coordinator.books import Active, Books, Draft
 from coordinator.closing import CloseReason, Progress, close_reason, closes_at
 from coordinator.data_pool import DataPool
+from coordinator.fleet import Fleet
+from coordinator.granting import Granting, LiveRound
+from coordinator.hand_in import Known, Reception, Work, count_in, image_weight
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
-from coordinator.quota import Asker, Demand, PaceBook, lease_images_within, seconds_for
-from coordinator.records import Contribution, Lease, LeaseId, LeaseState, Round, now_ms
+from coordinator.records import Contribution, Lease, LeaseId, LeaseState, Round
 from coordinator.refused import Refused
 from coordinator.waiting import Place, WaitingLine
 from diffusion_at_home import events
 from diffusion_at_home.clock import Clock
 from diffusion_at_home.config.run import RunConfig
-from diffusion_at_home.data.order import ShardRange, split_ranges
 from diffusion_at_home.identity import WorkerId
-from diffusion_at_home.outer.schedule import learning_rate
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
-
-_LIVE_HEARTBEATS: Final = 3
-"""Heartbeats after which a silent worker no longer counts for the fleet's speed."""
-
-_UPCOMING: Final = 4
-"""Shards that a grant announces."""
 
 _ABOUT_TO_CLOSE_SECONDS: Final = 1.0
 """Left when a heartbeat orders to hand in; before, the worker plans by the announced time and trains on."""
 
-_FLEET_SECONDS: Final = 1.0
-"""For which the pace of an unchanged fleet is not summed up again."""
-
-_SOON: Final = timedelta(seconds=1)
+_SILENCE_SECONDS: Final = 1.0
+"""Between two looks whether a worker has fallen silent."""
 
 T = TypeVar("T")
 _log = events.logger("coordinator")
@@ -77,18 +69,6 @@ _Answer = Lease | IdleReason
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A contribution that has been screened and stored, not yet accepted."""
-
-    lease: Lease
-    sha256: str
-    size_bytes: int
-    images: int
-    mean_loss: float
-    train_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Ask:
     """For a lease: what the worker holds by our books goes back first."""
 
@@ -106,18 +86,6 @@ class _End:
 _Request = _Ask | _End | Work
 _Result = Contribution | None
 _Outcome = _Result | Exception | Again
-
-_Known = Mapping[LeaseId, tuple[Contribution | None, Lease | None]]
-"""What the ledger has of leases that are not active."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Fleet:
-    """How long the live workers take for a round's target; None if nobody's pace is known."""
-
-    round_number: int
-    seconds: float | None
-    summed_at: float
 
 
 class Dispatcher:
@@ -137,22 +105,18 @@ class Dispatcher:
         self.changed = Bell()
         """Rings when there may be a reason to close."""
         self._config = config
-        self._shard_sizes = shard_sizes
         self._ledger = ledger
         self._clock = clock
         self._attention = attention
         self._lock = asyncio.Lock()
         self._books = Books(pool, Progress(0, 0))
-        self._round: Round | None = None
-        self._images_before = 0
+        self._live: LiveRound | None = None
         self._idle_reason = IdleReason.CLOSING
         self._line = WaitingLine[_Answer](IdleReason.ROUND_FULL)
+        self._told: set[WorkerId] = set()
         self._batches = Batches[_Request, _Result](self._store)
-        self._heard: dict[WorkerId, float] = {}
-        self._devices: dict[WorkerId, int] = {}
-        self._paces = PaceBook()
-        self._fleet: _Fleet | None = None
-        self._upcoming: tuple[DataPool, list[int]] | None = None
+        self._fleet = Fleet(heartbeat_seconds=config.lease.heartbeat_seconds, clock=clock)
+        self._granting = Granting(config=config, shard_sizes=shard_sizes, fleet=self._fleet, clock=clock)
 
     # -- what the round is --------------------------------------------------------------------------------------
 
@@ -172,44 +136,38 @@ class Dispatcher:
         return len(self._line)
 
     @property
+    def round_number(self) -> int | None:
+        """The open round."""
+        return self._live.opened.number if self._live else None
+
+    @property
     def _takes_late(self) -> bool:
         return self._config.round.late_weight > 0
 
     @property
-    def round_number(self) -> int | None:
-        """The open round."""
-        return self._round.number if self._round else None
+    def _reception(self) -> Reception:
+        return Reception(self.round_number, self._config.round.late_weight)
 
     def live_workers(self) -> list[WorkerId]:
         """Those heard lately, and those that wait."""
-        oldest = self._clock.now() - _LIVE_HEARTBEATS * self._config.lease.heartbeat_seconds
-        waiting = self._line.workers()
-        return [worker for worker, heard_at in self._heard.items() if heard_at >= oldest or worker in waiting]
+        return self._fleet.live(self._line.workers())
 
     def speed(self, worker: WorkerId) -> float | None:
         """Images a second while it trains, None while unknown."""
-        pace = self._paces.get(worker)
-        return None if pace is None else pace.images_per_second
+        return self._fleet.speed(worker)
 
     def seconds_to_close(self) -> float | None:
         """Time until the round closes if nothing more comes in; None while that is not known."""
-        return self._seconds_to_close(self.progress)
-
-    def _seconds_to_close(self, progress: Progress) -> float | None:
-        deadline = closes_at(self._config, progress)
-        return None if self._round is None or deadline is None else max(0.0, deadline - self._clock.now())
+        deadline = closes_at(self._config, self.progress)
+        return None if self._live is None or deadline is None else max(0.0, deadline - self._clock.now())
 
     def close_reason(self) -> CloseReason | None:
         """Why the round should close now, or None."""
-        return close_reason(self._config, self.progress, self._clock.now()) if self._round else None
+        return close_reason(self._config, self.progress, self._clock.now()) if self._live else None
 
     def upcoming_shards(self) -> list[int]:
         """Indices of the shards that the next leases will probably take from."""
-        pool = self._books.pool
-        if self._upcoming is None or self._upcoming[0] is not pool:
-            soon, _ = pool.take(2 * max(self._shard_sizes), seed=self._config.run.seed, shard_sizes=self._shard_sizes)
-            self._upcoming = pool, list(dict.fromkeys(part.shard for part in soon))[:_UPCOMING]
-        return self._upcoming[1]
+        return self._granting.upcoming_shards(self._books.pool)
 
     # -- the life of a round ------------------------------------------------------------------------------------
 
@@ -231,9 +189,8 @@ class Dispatcher:
                 self._count(books.progress, contribution.images)
             self._books = books
             self._set_late(missed)
-            self._round, self._images_before = opened, images_before
-            self._heard = {worker: self._heard[worker] for worker in self.live_workers()}
-            self._devices = {worker: self._devices.get(worker, 1) for worker in self._heard}
+            self._live = LiveRound(opened, images_before)
+            self._fleet.forget_all_but_live(self._line.workers())
         _log.info("round_opened", round=opened.number, target_images=opened.target_images, leases=len(leases))
         self._batches.poke()  # for those in line
         self.changed.ring()
@@ -244,19 +201,16 @@ class Dispatcher:
 
     async def _close(self, reason: CloseReason) -> None:
         async with self._lock:
-            assert self._round is not None
+            assert self._live is not None
+            number = self._live.opened.number
             missed = [active.lease for active in self._books.active.values()]
             pool = self._books.pool.give_back([part for lease in missed for part in lease.ranges])
-            await self._ledger.run(
-                Ledger.close_round, self._round.number, reason.value, [lease.lease_id for lease in missed], pool
-            )
+            await self._ledger.run(Ledger.close_round, number, reason.value, [lease.lease_id for lease in missed], pool)
             self._books = Books(pool, self.progress)
             self._set_late(missed)
             accepted = self.progress.accepted_images
-            _log.info(
-                "round_closed", round=self._round.number, reason=reason.value, images=accepted, missed=len(missed)
-            )
-            self._round = None
+            _log.info("round_closed", round=number, reason=reason.value, images=accepted, missed=len(missed))
+            self._live = None
         self.changed.ring()
 
     def _set_late(self, missed: Sequence[Lease]) -> None:
@@ -267,17 +221,15 @@ class Dispatcher:
         """After a restart between two rounds: what missed round `number` may still count in the next."""
         self._set_late(await self._ledger.run(Ledger.missed_leases, number - 1) if self._takes_late else [])
 
-    def expected(self) -> set[LeaseId]:
-        """The leases whose contributions may still count."""
-        return {*self._books.active, *self._books.late}
-
-    def may_count(self, lease_id: LeaseId) -> bool:
-        """Whether the lease is one of the `expected`."""
-        return lease_id in self._books.active or lease_id in self._books.late
-
     def complete(self) -> None:
         """The run has its images: workers that wait leave."""
+        self._told |= self._line.workers()
         self._send_away(IdleReason.COMPLETE)
+
+    async def all_told(self) -> None:
+        """Wait until each worker that was there lately has heard that the run is complete, or has fallen silent."""
+        while set(self.live_workers()) - self._told:
+            await self.changed.wait(_SILENCE_SECONDS)
 
     def stop(self) -> None:
         """Grant nothing more. That a run is complete stays the reason: workers that wait leave instead of coming back."""
@@ -293,22 +245,23 @@ class Dispatcher:
 
     def greet(self, worker: WorkerId, claimed_speed: float, devices: int = 1) -> None:
         """Note that a worker is there, and what it says of its speed and its devices."""
-        self._heard[worker] = self._clock.now()
-        self._devices[worker] = devices
-        self._paces.suggest(worker, claimed_speed)
+        self._fleet.greet(worker, claimed_speed, devices)
 
     async def lease(self, worker: WorkerId, seconds: float) -> Lease | IdleReason:
         """A lease of the live round for `worker`, or why there is none so many seconds later. What it holds goes back."""
         if self._grants_nothing:
+            if self._idle_reason is IdleReason.COMPLETE:
+                self._told.add(worker)
+                self.changed.ring()
             return self._idle_reason
         with self._line.wait(worker) as place:
             await self._batches.do(_Ask(place))
             if not place.answer.done() and seconds > 0:
                 await asyncio.wait([place.answer], timeout=seconds)
-        self._heard[worker] = self._clock.now()
+        self._fleet.heard(worker)
         if place.answer.done():
             return place.answer.result()
-        return self._idle_reason if self._round is None else IdleReason.ROUND_FULL
+        return self._idle_reason if self._live is None else IdleReason.ROUND_FULL
 
     async def grant(self, worker: WorkerId) -> Lease | IdleReason:
         """The same without waiting."""
@@ -320,7 +273,7 @@ class Dispatcher:
 
     def heartbeat(self, worker: WorkerId, lease_id: LeaseId) -> Order:
         """Keep a lease alive. ABANDON if it is not, or no longer, a lease of `worker` that may count."""
-        self._heard[worker] = self._clock.now()
+        self._fleet.heard(worker)
         if lease_id == 0:
             return Order.CONTINUE
         late = self._books.late.get(lease_id)
@@ -332,6 +285,11 @@ class Dispatcher:
         active.heard_at = self._attention.now()
         left = self.seconds_to_close()
         return Order.HAND_IN if left is not None and left <= _ABOUT_TO_CLOSE_SECONDS else Order.CONTINUE
+
+    def touch(self, lease_id: LeaseId) -> None:
+        """Bytes are arriving: the lease is alive whatever its heartbeats do."""
+        if active := self._books.active.get(lease_id):
+            active.heard_at = self._attention.now()
 
     async def release(self, worker: WorkerId, lease_id: LeaseId) -> None:
         """Take a lease back from its worker; its data goes to somebody else. Raises `Refused`."""
@@ -354,6 +312,14 @@ class Dispatcher:
 
     # -- contributions ------------------------------------------------------------------------------------------
 
+    def expected(self) -> set[LeaseId]:
+        """The leases whose contributions may still count."""
+        return {*self._books.active, *self._books.late}
+
+    def may_count(self, lease_id: LeaseId) -> bool:
+        """Whether the lease is one of the `expected`."""
+        return lease_id in self._books.active or lease_id in self._books.late
+
     async def owned(self, worker: WorkerId, lease_id: LeaseId) -> Lease:
         """The lease if it is `worker`'s, in whatever state. Raises `Refused`."""
         active = self._books.active.get(lease_id)
@@ -368,32 +334,9 @@ class Dispatcher:
             return None
         return await self._ledger.run(Ledger.contribution_of, lease_id)
 
-    def touch(self, lease_id: LeaseId) -> None:
-        """Bytes are arriving: the lease is alive whatever its heartbeats do."""
-        if active := self._books.active.get(lease_id):
-            active.heard_at = self._attention.now()
-
-    def check_acceptable(self, lease: Lease) -> float:
-        """The weight of one image of this lease now. Raises `Refused` when it no longer counts."""
-        return self._check_acceptable(self._books, lease)
-
-    def _check_acceptable(self, books: Books, lease: Lease) -> float:
-        match lease.state:
-            case LeaseState.ACTIVE if lease.lease_id in books.active:
-                return 1.0
-            case LeaseState.SUBMITTED:
-                raise Refused(Refusal.REFUSAL_DUPLICATE, f"lease {lease.lease_id} already has its contribution")
-            case LeaseState.EXPIRED | LeaseState.RELEASED:
-                raise Refused(
-                    Refusal.REFUSAL_LEASE_EXPIRED, f"lease {lease.lease_id} has ended: its data went to others"
-                )
-        if lease.lease_id in books.late:
-            if self._round is None:
-                raise Refused(Refusal.REFUSAL_BUSY, "the next round, in which this counts, opens soon", _SOON)
-            return self._config.round.late_weight
-        raise Refused(
-            Refusal.REFUSAL_ROUND_CLOSED, f"round {lease.round_number} has closed without lease {lease.lease_id}"
-        )
+    def check_acceptable(self, lease: Lease) -> None:
+        """Raises `Refused` when `lease` no longer counts."""
+        image_weight(self._books, lease, self._reception)
 
     async def accept(self, work: Work) -> Contribution:
         """Count a stored contribution, once; what it left undone goes to others. Raises `Refused`."""
@@ -429,7 +372,7 @@ class Dispatcher:
             for request, outcome in zip(requests, outcomes, strict=True)
         ]
 
-    async def _look_up(self, requests: Sequence[_Request]) -> _Known:
+    async def _look_up(self, requests: Sequence[_Request]) -> Known:
         """What the ledger has of the leases that something comes in for though they are not active."""
         ended = {
             request.lease.lease_id
@@ -444,7 +387,7 @@ class Dispatcher:
             for lease_id in ended
         }
 
-    def _decide(self, draft: Draft, request: _Request, known: _Known) -> _Outcome:
+    def _decide(self, draft: Draft, request: _Request, known: Known) -> _Outcome:
         """Write the decision into `draft`; None for a contribution whose receipt the ledger has yet to make."""
         match request:
             case _Ask(place):
@@ -458,126 +401,28 @@ class Dispatcher:
                 return None
             case Work():
                 try:
-                    return self._count_in(draft, request, known)
+                    outcome = count_in(draft, request, known, self._reception)
                 except Refused as refused:
                     return refused
+                if outcome is None:
+                    self._count(draft.progress, request.images)
+                return outcome
 
-    def _count_in(self, draft: Draft, work: Work, known: _Known) -> Contribution | Again | None:
-        lease_id, pool = work.lease.lease_id, draft.pool
-        if lease_id in draft.active:  # a late one's data has been given back already
-            pool = pool.give_back(split_ranges(work.lease.ranges, work.images)[1])
-        elif draft.touches(lease_id) or lease_id not in known:
-            return Again.AGAIN
-        else:
-            before, stored = known[lease_id]
-            if before is not None:
-                return same_or_refused(before, work.sha256)
-            assert stored is not None
-            work = replace(work, lease=stored)
-        weight = self._check_acceptable(draft, work.lease)
-        assert self._round is not None
-        draft.accept(
-            Contribution(
-                contribution_id=0,
-                lease_id=lease_id,
-                worker_id=work.lease.worker_id,
-                round_number=self._round.number,
-                first_range=work.lease.ranges[0],
-                sha256=work.sha256,
-                size_bytes=work.size_bytes,
-                images=work.images,
-                weight=weight * work.images,
-                mean_loss=work.mean_loss,
-                train_ms=work.train_ms,
-                accepted_at_ms=now_ms(),
-            ),
-            pool,
-        )
-        self._count(draft.progress, work.images)
-        return None
+    def _serve(self, draft: Draft) -> list[Place[_Answer]]:
+        """Whom the draft's grants are for."""
+        if self._live is None or self._grants_nothing:
+            return []
+        return self._granting.serve(self._line, draft, self._live)
 
     def _count(self, progress: Progress, images: int) -> None:
-        progress.accepted_images += images
-        if (
-            progress.quorum_at is None
-            and progress.accepted_images >= self._config.round.quorum * progress.target_images
-        ):
-            progress.quorum_at = self._clock.now()
+        progress.count(images, quorum=self._config.round.quorum, now=self._clock.now())
 
     def _learn(self, accepted: Sequence[Contribution]) -> None:
         """How long leases took, while the books still have them."""
         for receipt in accepted:
             active = self._books.active.get(receipt.lease_id)
             if active is not None and active.granted_at is not None:
-                self._paces.learn(
-                    receipt.worker_id,
-                    receipt.images,
-                    trained_seconds=receipt.train_ms / 1000,
-                    seconds=self._clock.now() - active.granted_at,
-                )
-
-    def _serve(self, draft: Draft) -> list[Place[_Answer]]:
-        """Grant leases to the line, in its order, as long as there is work; returns whom the draft's grants are for."""
-        served: list[Place[_Answer]] = []
-        if self._round is None or self._grants_nothing:
-            return served
-        for place in self._line:
-            left = draft.progress.unleased_images
-            if left == 0 or len(served) == MAX_BATCH:
-                break
-            if not place.is_ready or place.has_declined(self._round.number, left):
-                continue
-            images = self._quota(draft.progress, place.worker, self._round)
-            if images == 0:
-                place.decline(self._round.number, left)
-                continue
-            ranges, pool = draft.pool.take(images, seed=self._config.run.seed, shard_sizes=self._shard_sizes)
-            lease = Lease(
-                lease_id=LeaseId(0),
-                worker_id=place.worker,
-                base_version=self._round.number - 1,
-                ranges=ranges,
-                seed=lease_seed(self._config.run.seed, self._round.number, ranges[0]),
-                quota_images=images,
-                learning_rate=learning_rate(self._config, self._images_before),
-                state=LeaseState.ACTIVE,
-                granted_at_ms=now_ms(),
-            )
-            draft.grant(lease, pool, self._clock.now())
-            served.append(place)
-        return served
-
-    def _quota(self, progress: Progress, worker: WorkerId, opened: Round) -> int:
-        left = self._seconds_to_close(progress)
-        demand = Demand(
-            target_images=progress.target_images,
-            unleased_images=progress.unleased_images,
-            seconds_left=self._config.round.max_seconds if left is None else left,
-        )
-        asker = Asker(self._paces.get(worker), self._devices.get(worker, 1))
-        return lease_images_within(self._config, demand, asker, self._fleet_seconds(opened))
-
-    def _fleet_seconds(self, opened: Round) -> float | None:
-        """How long the live workers take for the round's target; None if nobody's pace is known."""
-        now, fleet = self._clock.now(), self._fleet
-        if fleet is None or fleet.round_number != opened.number or now >= fleet.summed_at + _FLEET_SECONDS:
-            paces = [pace for live in self.live_workers() if (pace := self._paces.get(live)) is not None]
-            seconds = seconds_for(opened.target_images, paces) if paces else None
-            fleet = self._fleet = _Fleet(opened.number, seconds, now)
-        return fleet.seconds
-
-
-def lease_seed(run_seed: int, round_number: int, first: ShardRange) -> int:
-    """The seed of the lease that starts with `first`: whoever gets the data again in this round gets the same lease."""
-    text = f"dah-lease-1\n{run_seed}\n{round_number}\n{first.epoch}\n{first.shard}\n{first.start}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def same_or_refused(before: Contribution, sha256: str) -> Contribution:
-    """The receipt again for the same bytes; other bytes for the same lease are refused."""
-    if before.sha256 != sha256:
-        raise Refused(Refusal.REFUSAL_DUPLICATE, f"lease {before.lease_id} already has another contribution")
-    return before
+                self._fleet.learn(receipt, self._clock.now() - active.granted_at)
 
 
 async def _finish(work: Coroutine[Any, Any, T]) -> T:

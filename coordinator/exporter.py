@@ -23,6 +23,7 @@ from torch import Tensor
 from coordinator.bell import Bell
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
+from coordinator.parts import check_autoencoder
 from coordinator.problems import Problems, damaged
 from coordinator.records import Checkpoint, Evaluation, Version, Weights, now_ms
 from coordinator.run_folder import RunFolder
@@ -144,6 +145,8 @@ class Exporter:
                 continue
             self._problems.written("exports")
             self._problems.clear(damaged("held_out"))
+            if done is not None:
+                self._problems.clear(damaged(due.state.name))
             due.state.unlink(missing_ok=True)
             self._changed.ring()
 
@@ -193,6 +196,8 @@ class Exporter:
             raise IntegrityError(
                 "this software builds another model than the run's: use the software that made the run"
             )
+        if due.checkpoint:
+            check_autoencoder(self._folder, self._spec)
         weights = dict(zip((Weights.RAW, Weights.EMA), load_weights(due.state), strict=True))
         evaluations = [self._evaluate(model, due.version, which, flat) for which, flat in weights.items()]
         losses = {evaluation.weights: round(evaluation.mean, 5) for evaluation in evaluations}

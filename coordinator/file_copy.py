@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 from coordinator.parts import Gone, damaged
 from diffusion_at_home.errors import IntegrityError, StorageError, storage_errors
-from diffusion_at_home.outer.state import sync_folder
+from diffusion_at_home.sync import sync_folder
 
 _CHUNK_BYTES: Final = 1 << 20
 

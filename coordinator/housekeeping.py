@@ -93,6 +93,22 @@ class Housekeeper:
             _log.error("housekeeping_failed", error=str(error))
             self._problems.set(QUOTA_EXCEEDED, f"the run's folder cannot be brought within its quota now: {error}")
 
+    async def replace_anchor(self, in_thread: InThread) -> bool:
+        """The anchor is damaged: the older of two saved states becomes it, as nothing can be recomputed from before that.
+
+        False while there are no two. Raises `StorageError`.
+        """
+        await in_thread(self._versions.save)
+        older = [v for v in self._states.saved() if self._states.anchor_version < v < self._versions.saved]
+        if not older:
+            return False
+        try:
+            await self._move_anchor(older[0], in_thread)
+        except IntegrityError as error:
+            _log.error("state_damaged", error=str(error))
+            return False
+        return True
+
     async def _tidy(self, in_thread: InThread) -> None:
         holdings = await self._holdings(in_thread)
         decided = plan(holdings, self._quota_bytes, may_save=True)

@@ -7,7 +7,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 from coordinator.blobs import BlobStore
-from coordinator.dispatcher import Dispatcher, Work, same_or_refused
+from coordinator.dispatcher import Dispatcher
+from coordinator.hand_in import Work, same_or_refused
 from coordinator.in_thread import in_thread
 from coordinator.metrics import Metrics
 from coordinator.records import Contribution, Lease

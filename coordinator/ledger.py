@@ -47,7 +47,7 @@ from coordinator.records import (
 from diffusion_at_home import events
 from diffusion_at_home.errors import IntegrityError, StorageError, storage_errors
 from diffusion_at_home.identity import WorkerId
-from diffusion_at_home.outer.state import sync_folder
+from diffusion_at_home.sync import sync_folder
 
 _COPY_SECONDS: Final = 60.0
 """Longest that a copy waits for a writer that has the ledger to itself."""

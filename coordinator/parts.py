@@ -16,8 +16,7 @@ from coordinator.blobs import file_sha256
 from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, parse_manifest
-from diffusion_at_home.data.manifest import AutoencoderFile
-from diffusion_at_home.errors import IntegrityError
+from diffusion_at_home.errors import DataError, IntegrityError
 from diffusion_at_home.runspec import RunSpec
 
 FOLDERS: Final = ("blobs", "held_out", "autoencoder", "checkpoints", "tls", "encoder", "pictures", "judgements")
@@ -51,7 +50,7 @@ def parts(folder: RunFolder, ledger: Ledger) -> list[Part]:
     return [
         *(Part(f"{folder.blobs.name}/{sha256}", sha256) for sha256 in sorted(_blobs(folder, ledger, spec))),
         *(Part(f"{folder.held_out.name}/{entry.name}", entry.sha256) for entry in spec.data.held_out),
-        *(Part(f"{folder.autoencoder.name}/{file.name}", file.sha256) for file in _autoencoder_files(spec)),
+        *autoencoder_parts(folder, spec),
         # Nothing names these; who reads a certificate and a key finds out whether they are a pair.
         *(Part(f"{folder.tls.name}/{path.name}", file_sha256(path)) for path in sorted(folder.tls.glob("*.pem"))),
         *_checkpoints(folder, ledger),
@@ -71,6 +70,20 @@ def damaged(path: Path) -> IntegrityError:
     return IntegrityError(f"{path} is damaged, its digest is another one: take it from another backup")
 
 
+def autoencoder_parts(folder: RunFolder, spec: RunSpec) -> list[Part]:
+    """The run's copy of its autoencoder; none of a run in pixels."""
+    files = spec.data.latents.files if spec.data.latents else ()
+    return [Part(f"{folder.autoencoder.name}/{file.name}", file.sha256) for file in files]
+
+
+def check_autoencoder(folder: RunFolder, spec: RunSpec) -> None:
+    """Raise `DataError` that names what of that copy is not what the data set says: nobody would see it in a checkpoint."""
+    for part in autoencoder_parts(folder, spec):
+        path = folder.root / part.path
+        if not path.is_file() or file_sha256(path) != part.sha256:
+            raise DataError(f"{path} is damaged or missing: restore it from a backup or from the data set")
+
+
 def states(folder: RunFolder) -> list[Path]:
     """The newest one, from which the run goes on, and the anchors. Raises `Gone` if there is none."""
     saved = {state_version(path.name): path for path in folder.state.glob("state-*.safetensors")}
@@ -82,10 +95,6 @@ def states(folder: RunFolder) -> list[Path]:
 def state_version(name: str) -> int:
     """Whose state it is, by the name of its file."""
     return int(name.removesuffix(".safetensors").rpartition("-")[2])
-
-
-def _autoencoder_files(spec: RunSpec) -> tuple[AutoencoderFile, ...]:
-    return spec.data.latents.files if spec.data.latents else ()
 
 
 def _blobs(folder: RunFolder, ledger: Ledger, spec: RunSpec) -> set[str]:

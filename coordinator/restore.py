@@ -23,7 +23,7 @@ from coordinator.ledger import Ledger
 from coordinator.parts import Gone, damaged, parts, spec_of
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.errors import ConfigError, IntegrityError, storage_errors
-from diffusion_at_home.outer.state import sync_folder
+from diffusion_at_home.sync import sync_folder
 
 SKIPPED_NUMBERS: Final = 10**9
 """A thousand leases a second for eleven days: more than any run grants between two backups. A ledger counts to 2^63."""

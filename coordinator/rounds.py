@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, TypeVar
 
 from coordinator.dispatcher import Dispatcher
@@ -84,6 +85,7 @@ class Rounds:
 
     async def _run(self) -> None:
         self._metrics.version.set(self._versions.newest.version)
+        await self.heal()  # a process may have died between losing a snapshot and writing it anew
         await self._export(self._versions.newest)
         while not self.complete:
             live = await self._open()
@@ -94,7 +96,7 @@ class Rounds:
             await self._export(version)
             self._settling = asyncio.create_task(self._settle())
         await self._settled()
-        await self._exporter.idle()
+        await self._last_checkpoint()
         self._dispatcher.complete()
         _log.info("run_complete", images=self._versions.newest.images, version=self._versions.newest.version)
 
@@ -149,9 +151,22 @@ class Rounds:
 
     async def _export(self, version: Version) -> None:
         due = await self._exporter.due_at(version, final=self.complete)
-        if due is not None:
+        if due is None:
+            return
+        async with self._making:  # as the state that is linked must not be replaced meanwhile
             await self._until_stored(lambda: self._in_thread(self._versions.save))
             await self._until_stored(lambda: self._exporter.consider(version, due))
+
+    async def _last_checkpoint(self) -> None:
+        """Until it is out. If the state turned out to be damaged that it is made of, that is saved anew and exported."""
+        await self._exporter.idle()
+        newest = self._versions.newest
+        if await self._exporter.due_at(newest, final=True) is None:
+            return
+        if not await self._in_thread(self._versions.saved_is_sound):
+            await self.replace_state(self._versions.state_file)
+        await self._export(newest)
+        await self._exporter.idle()
 
     async def _settle(self) -> None:
         """What the newest version leaves to do, while the next round collects."""
@@ -173,6 +188,18 @@ class Rounds:
         async with self._making:
             if not self._versions.can_be_joined():
                 await self._until_stored(self._store_snapshot, otherwise=self._tidy)
+
+    async def replace_state(self, path: Path) -> None:
+        """The saved state in `path` was found damaged: it is set aside, and the newest version's is saved."""
+        async with self._making:
+            await self._until_stored(
+                lambda: self._in_thread(lambda: self._versions.replace_saved(path)), otherwise=self._tidy
+            )
+
+    async def replace_anchor(self) -> bool:
+        """The anchor was found damaged: the older of two saved states becomes it; False while there are no two."""
+        async with self._making:
+            return await self._until_stored(lambda: self._housekeeper.replace_anchor(self._in_thread))
 
     async def _settled(self) -> None:
         """Wait for that, and raise what it died of."""

@@ -8,15 +8,13 @@ it has been read wrongly twice: memory and cables flip bits too.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import threading
+import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from coordinator.best import best_of
 from coordinator.blobs import is_sha256
@@ -25,35 +23,24 @@ from coordinator.exporter import give_way
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.problems import DAMAGED, damaged
-from coordinator.records import Checkpoint, HeldDelta, Version, Withdrawn
+from coordinator.records import Checkpoint, Withdrawn
 from coordinator.recovery import missing_sentence, withdrawn_sentence
-from coordinator.run_folder import RunFolder, delete
+from coordinator.run_folder import delete
+from coordinator.scrub_targets import Target, What, joiners_first, of_judgements, the_rest, whole_states
+from coordinator.slow_reader import SlowReader, Stopped
 from coordinator.versions import Versions
 from diffusion_at_home import events
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, load_manifest
 from diffusion_at_home.errors import IntegrityError, StorageError, storage_errors
 from diffusion_at_home.runspec import RunSpec
 
-_PIECE_BYTES: Final = 1 << 20
 _REST_SECONDS: Final = 60.0
 """From the start of one round through everything to that of the next, at least."""
 
+_STATE: Final = re.compile(r"(state|anchor)-\d+\.safetensors")
+
 T = TypeVar("T")
 _log = events.logger("coordinator")
-
-
-class What(StrEnum):
-    """What a file is to the run."""
-
-    SPEC = "specification"
-    SNAPSHOT = "snapshot"
-    UPDATE = "update"
-    SHARD = "shard"
-    CONTRIBUTION = "contribution"
-    CHECKPOINT = "checkpoint"
-    HELD_OUT = "held-out shard"
-    JUDGING = "what checkpoints are judged by"
-    SHEET = "sheet of a judgement"
 
 
 class Finding(StrEnum):
@@ -64,72 +51,17 @@ class Finding(StrEnum):
     DAMAGED = "damaged"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One file, and what it should be."""
+class Healer(Protocol):
+    """Makes again what is damaged."""
 
-    what: What
-    path: Path
-    sha256: str
-    name: str
-    """Of the problem if it is not: the sha256 of a blob, or the name of a checkpoint, a held-out shard or another file."""
-    about: str
-    """For people."""
+    async def heal(self) -> None:
+        """Write the newest version's snapshot if joiners have no other way."""
 
+    async def replace_state(self, path: Path) -> None:
+        """Set the saved state in `path` aside, and save the newest version's."""
 
-def joiners_first(
-    *, spec: RunSpec, history: Sequence[Version], snapshots: Sequence[int], folder: RunFolder
-) -> list[Target]:
-    """What a worker that joins now fetches, in its order: specification, snapshots and updates since, shards."""
-    blobs = folder.blobs
-    since = min(snapshots, default=len(history))
-    wanted = [(What.SPEC, spec.sha256, "the run's specification")]
-    wanted += [(What.SNAPSHOT, history[v].snapshot_sha256, f"the snapshot of version {v}") for v in reversed(snapshots)]
-    wanted += [(What.UPDATE, v.update_sha256, f"the update to version {v.version}") for v in history[since + 1 :]]
-    wanted += [(What.SHARD, entry.sha256, f"shard {entry.name}") for entry in spec.data.train]
-    return [Target(what, blobs / sha256, sha256, sha256, about) for what, sha256, about in wanted]
-
-
-def the_rest(
-    *,
-    spec: RunSpec,
-    history: Sequence[Version],
-    snapshots: Sequence[int],
-    deltas: Sequence[HeldDelta],
-    folder: RunFolder,
-) -> list[Target]:
-    """What only a restart, a replay, an evaluation or a worker that is far behind needs."""
-    blobs, since = folder.blobs, min(snapshots, default=0)
-    found = [
-        Target(What.CONTRIBUTION, blobs / d.sha256, d.sha256, d.sha256, f"a contribution to round {d.round_number}")
-        for d in reversed(deltas)
-    ]
-    found += [
-        Target(What.HELD_OUT, folder.held_out / entry.name, entry.sha256, entry.name, f"held-out shard {entry.name}")
-        for entry in spec.data.held_out
-    ]
-    found += [
-        Target(
-            What.UPDATE, blobs / v.update_sha256, v.update_sha256, v.update_sha256, f"the update to version {v.version}"
-        )
-        for v in reversed(history[1 : since + 1])
-    ]
-    return found
-
-
-def of_judgements(ledger: Ledger, folder: RunFolder) -> list[Target]:
-    """What checkpoints are judged by, and what they drew."""
-    found = [
-        Target(What.JUDGING, folder.root / path, sha256, path, f"{path}, by which checkpoints are judged,")
-        for path, sha256 in ledger.judging_files().items()
-    ]
-    for judgement in reversed(ledger.judgements()):
-        place, about = folder.judgements / judgement.checkpoint, f"a sheet of {judgement.checkpoint}"
-        found += [
-            Target(What.SHEET, place / name, sha256, f"{judgement.checkpoint}/{name}", about)
-            for name, sha256 in judgement.sheets.items()
-        ]
-    return found
+    async def replace_anchor(self) -> bool:
+        """Make a later state the anchor; whether there is one."""
 
 
 class Scrubber:
@@ -143,24 +75,24 @@ class Scrubber:
         spec: RunSpec,
         versions: Versions,
         ledger: LedgerThread,
-        heal: Callable[[], Awaitable[None]],
+        healer: Healer,
     ) -> None:
-        """`heal` writes the newest version's snapshot if joiners have no other way."""
-        self._bytes_per_second = bytes_per_second
+        self._is_on = bytes_per_second > 0
+        self._reader = SlowReader(bytes_per_second)
         self._folder = disk.folder
         self._blobs = disk.blobs
+        self._states = disk.states
         self._checkpoints = disk.checkpoints
         self._problems = disk.problems
         self._spec = spec
         self._versions = versions
         self._ledger = ledger
-        self._heal = heal
+        self._healer = healer
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="scrub", initializer=give_way)
-        self._stopping = threading.Event()
 
     async def run(self) -> None:
         """Round after round, for ever."""
-        if self._bytes_per_second == 0:
+        if not self._is_on:
             await asyncio.Event().wait()
         while True:
             started = time.monotonic()
@@ -176,15 +108,17 @@ class Scrubber:
         first = joiners_first(spec=spec, history=versions.history, snapshots=versions.snapshots, folder=folder)
         await self._look_at(first)
         await self._look_at_checkpoints()
+        states = whole_states(states=self._states, history=versions.history)
+        await self._look_at(states)
         deltas = await self._ledger.run(Ledger.held_deltas)
         rest = the_rest(spec=spec, history=versions.history, snapshots=versions.snapshots, deltas=deltas, folder=folder)
         rest += await self._ledger.run(of_judgements, folder)
         await self._look_at(rest)
-        self._forget_what_nobody_needs({target.name for target in (*first, *rest)})
+        self._forget_what_nobody_needs({target.name for target in (*first, *states, *rest)})
 
     def close(self) -> None:
         """Stop reading."""
-        self._stopping.set()
+        self._reader.stop()
         self._executor.shutdown(wait=True)
 
     # -- looking ------------------------------------------------------------------------------------------------
@@ -198,8 +132,10 @@ class Scrubber:
                 await self._found_damaged(target)
             elif finding is Finding.SOUND:
                 self._problems.clear(damaged(target.name))
-            elif target.what in {What.SHARD, What.HELD_OUT, What.JUDGING}:
+            elif target.what in {What.SHARD, What.HELD_OUT, What.AUTOENCODER, What.JUDGING}:
                 self._name(target)
+            elif target.what is What.ANCHOR and self._is_still_the_anchor(target):
+                await self._found_damaged(target)
 
     async def _look_at_checkpoints(self) -> None:
         offered = await self._ledger.run(Ledger.checkpoints)
@@ -229,55 +165,80 @@ class Scrubber:
     def _check(self, target: Target) -> Finding:
         for _ in range(2):
             try:
-                if self._slow_sha256(target.path) in {target.sha256, None}:
+                if self._is_sound(target):
                     return Finding.SOUND
+            except Stopped:
+                return Finding.SOUND  # as far as anybody will ever know
             except FileNotFoundError:
                 return Finding.GONE
             except OSError as error:
                 _log.error("read_failed", path=str(target.path), error=str(error))
         return Finding.DAMAGED
 
-    def _slow_sha256(self, path: Path) -> str | None:
-        """The file's digest; None if we are to stop."""
-        sha256, started, num_bytes = hashlib.sha256(), time.monotonic(), 0
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                sha256.update(piece)
-                num_bytes += len(piece)
-                ahead = num_bytes / self._bytes_per_second - (time.monotonic() - started)
-                if self._stopping.wait(max(ahead, 0)):
-                    return None
-        return sha256.hexdigest()
+    def _is_sound(self, target: Target) -> bool:
+        if isinstance(target.expected, str):
+            return self._reader.sha256(target.path) == target.expected
+        try:
+            found = self._reader.state(target.path)
+        except IntegrityError:
+            target.path.stat()  # it may have gone meanwhile
+            return False
+        wanted = target.expected
+        return (found.version, found.images) == (wanted.version, wanted.images) and wanted.digest in {"", found.digest}
+
+    def _is_still_the_anchor(self, target: Target) -> bool:
+        anchor = self._states.anchor
+        return anchor is not None and target.path == self._states.anchor_file(anchor.version)
 
     def _forget_what_nobody_needs(self, looked_at: set[str]) -> None:
-        """A blob that was damaged, and that the run has let go of since, is no problem."""
+        """A blob or a state that was damaged, and that the run has let go of since, is no problem."""
         for problem in self._problems.present():
             kind, _, name = problem.name.partition(":")
-            if kind == DAMAGED and is_sha256(name) and name not in looked_at:
+            if kind == DAMAGED and (is_sha256(name) or _STATE.fullmatch(name)) and name not in looked_at:
                 self._problems.clear(problem.name)
 
     # -- what is done about it ----------------------------------------------------------------------------------
 
     def _name(self, target: Target) -> None:
-        place = target.path
-        self._problems.set(damaged(target.name), missing_sentence(place.parent, place.name, target.about))
+        match target.what:
+            case What.STATE:
+                sentence = f"{target.about} is damaged: the newest one is being saved"
+            case What.ANCHOR:
+                sentence = (
+                    f"{target.about} is damaged or missing: no version can be recomputed until a later state has taken its "
+                    f"place, as soon as two are saved, or {target.path} is restored from a backup"
+                )
+            case _:
+                sentence = missing_sentence(target.path.parent, target.path.name, target.about)
+        self._problems.set(damaged(target.name), sentence)
 
     async def _found_damaged(self, target: Target) -> None:
         _log.error("damaged", what=target.what.value, name=target.name)
         self._name(target)
-        if target.what in {What.HELD_OUT, What.JUDGING}:
-            return  # never served, and refused by its digest whenever it is read
-        await self._in_thread(lambda: self._blobs.set_aside(target.sha256, self._folder.damaged))
+        if await self._healed(target):
+            self._problems.clear(damaged(target.name))
+            _log.info("healed", what=target.what.value, name=target.name)
+
+    async def _healed(self, target: Target) -> bool:
+        """Set a damaged file aside and make it again; whether that is possible."""
+        match target.what:
+            case What.STATE:
+                await self._healer.replace_state(target.path)
+                return True
+            case What.ANCHOR:
+                return not self._is_still_the_anchor(target) or await self._healer.replace_anchor()
+            case What.HELD_OUT | What.AUTOENCODER | What.JUDGING:
+                return False  # never served, and refused by its digest whenever it is read
+        await self._in_thread(lambda: self._blobs.set_aside(target.path.name, self._folder.damaged))
         match target.what:
             case What.SPEC:
                 await self._in_thread(lambda: self._blobs.add_bytes(self._spec.to_bytes()))
             case What.SNAPSHOT | What.UPDATE:
-                self._versions.lost(target.sha256)
-                await self._heal()
+                self._versions.lost(target.path.name)
+                await self._healer.heal()
             case _:
-                return
-        self._problems.clear(damaged(target.name))
-        _log.info("healed", what=target.what.value, name=target.name)
+                return False
+        return True
 
     async def _forget_sheet(self, target: Target) -> None:
         """A picture that was drawn for people cannot be made again, and nothing needs it."""

@@ -16,7 +16,8 @@ from typing import Final
 
 from coordinator.records import Anchor, now_ms
 from diffusion_at_home.errors import storage_errors
-from diffusion_at_home.outer.state import RunState, state_digest, sync_folder
+from diffusion_at_home.outer.state import RunState, state_digest
+from diffusion_at_home.sync import sync_folder
 
 KEPT_STATES: Final = 2
 """Newest saved states that stay."""
@@ -104,7 +105,8 @@ class States:
         """
         source, kept = self.file(version), self.anchor_file(version)
         with storage_errors(kept):
-            kept.unlink(missing_ok=True)
+            if kept.exists():  # of a move that failed
+                kept.unlink()
             os.link(source, kept)
             sync_folder(self._folder)
         return Anchor(version, state_digest(kept), now_ms())

@@ -25,7 +25,7 @@ from diffusion_at_home import events
 from diffusion_at_home.config.run import Codec, RunConfig
 from diffusion_at_home.errors import IntegrityError, StorageError, storage_errors
 from diffusion_at_home.outer.aggregation import WeightedMean
-from diffusion_at_home.outer.state import RunState
+from diffusion_at_home.outer.state import RunState, state_digest
 from diffusion_at_home.rpc.coordinator_pb2 import Blob, Refusal
 from diffusion_at_home.wire.chunk import DecodeError
 from diffusion_at_home.wire.layout import Layout
@@ -161,6 +161,24 @@ class Versions:
         self._saved, self._saved_at = state.version, time.monotonic()
         self._save_seconds = self._saved_at - started
         self._unsaved_seconds = 0.0
+
+    def saved_is_sound(self) -> bool:
+        """Whether the newest saved state is what it was. Blocks, as all of it is read."""
+        try:
+            state_digest(self.state_file)
+        except IntegrityError:
+            return False
+        return True
+
+    def replace_saved(self, path: Path) -> None:
+        """Set the saved state in `path` aside, and save the newest version's.
+
+        Blocks. Raises `StorageError`; then the same call may be repeated.
+        """
+        if path.is_file():  # it may have gone meanwhile, and may be moved already
+            self._states.set_aside(path)
+        self._saved = max(self._states.saved(), default=-1)
+        self.save()
 
     def can_afford_saving(self) -> bool:
         """Whether another save would leave the disk most of the time."""

@@ -7,7 +7,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,8 +28,9 @@ from diffusion_at_home.checkpoint.manifest import (
 from diffusion_at_home.checkpoint.older_readers import for_transformers_4
 from diffusion_at_home.errors import storage_errors
 from diffusion_at_home.model.base import DiffusionModel
-from diffusion_at_home.outer.state import sync_folder, writing_safetensors
+from diffusion_at_home.outer.state import writing_safetensors
 from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.sync import sync_all, sync_folder
 from diffusion_at_home.wire.layout import Layout
 
 Which = Literal["raw", "ema"]
@@ -87,7 +87,7 @@ def export(
         (draft / "README.md").write_text(model_card(manifest, prompt, single_file), encoding="utf-8")
         manifest = manifest.model_copy(update={"files": _files(draft)})
         (draft / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        _sync(draft)
+        sync_all(draft)
         draft.rename(out)
         sync_folder(out.parent)
     return manifest
@@ -153,13 +153,6 @@ def _files(folder: Path) -> dict[str, FileEntry]:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         files[path.relative_to(folder).as_posix()] = FileEntry(sha256=sha256, size_bytes=path.stat().st_size)
     return files
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
 
 
 def _finite(loss: float) -> float | None:

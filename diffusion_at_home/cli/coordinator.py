@@ -59,7 +59,7 @@ def run(
     exit_when_complete: Annotated[
         bool,
         typer.Option(
-            "--exit-when-complete", help="Stop after the last checkpoint, once it is judged, instead of serving on."
+            "--exit-when-complete", help="Stop once the last checkpoint is out and judged, and the workers know."
         ),
     ] = False,
     as_json: Json = False,

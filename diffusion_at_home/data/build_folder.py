@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from diffusion_at_home.config.toml import Section, first_mistake
 from diffusion_at_home.data.build_settings import BuildSettings
 from diffusion_at_home.data.manifest import MANIFEST_NAME, DataManifest
-from diffusion_at_home.data.parts import sync_folder
 from diffusion_at_home.data.report import REPORT_NAME
 from diffusion_at_home.data.report_page import PAGE_NAME
 from diffusion_at_home.errors import ConfigError, DataError, storage_errors
+from diffusion_at_home.sync import sync_folder
 
 _IDENTITY_NAME: Final = "build.json"
 _LOCK_NAME: Final = "build.lock"

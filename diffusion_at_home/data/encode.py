@@ -71,7 +71,8 @@ def encode(
         StorageError: the disk is full.
     """
     source, space = DataManifest.load(pictures), encoder.space
-    _check_pictures(pictures, source, space)
+    remedy = "build the data set again with another step, or take another autoencoder"
+    check_pictures(pictures, source, space.factor, remedy)
     latents = Latents(space=space, pictures=source.digest)
     if (out / MANIFEST_NAME).is_file():
         return _existing(out, latents)
@@ -101,16 +102,20 @@ def encode(
     return manifest
 
 
-def _check_pictures(folder: Path, source: DataManifest, space: LatentSpace) -> None:
+def check_pictures(folder: Path, source: DataManifest, factor: int, remedy: str) -> None:
+    """Raise `ConfigError` if the data set in `folder` holds nothing that an autoencoder of this factor takes.
+
+    `remedy` is what to do where a picture's sides are no multiples of `factor`.
+    """
     if source.latents is not None:
         raise ConfigError(f"{folder} holds latents already: name the data set of pictures that they were made of")
     if source.channels != 3:
         raise ConfigError(f"{folder} holds grey pictures, autoencoders take RGB: build the data set again")
     for entry in (*source.train, *source.held_out):
-        if entry.width % space.factor or entry.height % space.factor:
+        if entry.width % factor or entry.height % factor:
             raise ConfigError(
                 f"{folder} has pictures of {entry.width} x {entry.height} pixels, no multiples of the autoencoder's factor of "
-                f"{space.factor}: build the data set again with another step, or take another autoencoder"
+                f"{factor}: {remedy}"
             )
 
 

@@ -21,6 +21,7 @@ from diffusion_at_home.data.duplicates import PictureHash
 from diffusion_at_home.data.manifest import Size
 from diffusion_at_home.data.sources.source import Reason, Refused
 from diffusion_at_home.errors import DataError, storage_errors
+from diffusion_at_home.sync import sync_folder
 
 _REMEDY: Final = "delete the folder {} and build again"
 
@@ -230,13 +231,3 @@ def _all_or_nothing(path: Path) -> Iterator[IO[bytes]]:
             file.close()
         temporary.unlink(missing_ok=True)
         raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable. Raises `StorageError`."""
-    with storage_errors(folder):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from diffusion_at_home.config.run import Amount, Count, Positive, Rate
 from diffusion_at_home.config.toml import Section
+from diffusion_at_home.data.encode import check_pictures
 from diffusion_at_home.data.manifest import DataManifest, ShardEntry
 from diffusion_at_home.data.order import sample_order, shard_order
 from diffusion_at_home.data.shards import decode_images, read_shard
@@ -131,7 +132,7 @@ def train_autoencoder(
     if out.exists():
         raise ConfigError(f"{out} exists already: choose a new folder")
     manifest = DataManifest.load(pictures)
-    _check_pictures(pictures, manifest, settings)
+    check_pictures(pictures, manifest, settings.factor, "change block_out_channels, which give the factor")
     started = time.monotonic()
     autoencoder = _fresh(settings).to(device)
     batches = _batches(pictures, manifest, settings)
@@ -164,19 +165,6 @@ def psnr(autoencoder: Autoencoder, batches: Iterator[Tensor]) -> float:
         squared += float((y_BCHW.clamp(-1, 1) - x_BCHW).square().double().sum())
         numbers += x_BCHW.numel()
     return 10 * math.log10(4 * numbers / max(squared, 1e-12))
-
-
-def _check_pictures(folder: Path, manifest: DataManifest, settings: AutoencoderTraining) -> None:
-    if manifest.latents is not None:
-        raise ConfigError(f"{folder} holds latents: name the data set of pictures that they were made of")
-    if manifest.channels != 3:
-        raise ConfigError(f"{folder} holds grey pictures, autoencoders take RGB: build the data set again")
-    for entry in (*manifest.train, *manifest.held_out):
-        if entry.width % settings.factor or entry.height % settings.factor:
-            raise ConfigError(
-                f"{folder} has pictures of {entry.width} x {entry.height} pixels, no multiples of the factor of "
-                f"{settings.factor} that block_out_channels gives: change block_out_channels"
-            )
 
 
 def _train(

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from diffusion_at_home.errors import IntegrityError, storage_errors
 from diffusion_at_home.model.ema import ema_decay, ema_update
 from diffusion_at_home.outer.aggregation import WeightedMean
 from diffusion_at_home.outer.step import num_moments, outer_step
+from diffusion_at_home.sync import sync_folder
 from diffusion_at_home.wire.codecs import chunk_codec
 from diffusion_at_home.wire.parallel import in_order
 from diffusion_at_home.wire.vector import CHUNK_ELEMENTS
@@ -131,15 +132,6 @@ def writing_safetensors() -> Iterator[None]:
         raise OSError(number, os.strerror(number)) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames within `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def load_weights(path: Path) -> tuple[Tensor, Tensor]:
     """The published weights and their average, fp32 (n,) each, of the state in `path`. Raises `IntegrityError`."""
     with _opened(path) as file:
@@ -147,26 +139,45 @@ def load_weights(path: Path) -> tuple[Tensor, Tensor]:
         return _checked(file, "published", facts), _checked(file, "ema", facts)
 
 
-def state_digest(path: Path) -> str:
-    """sha256 (hex) that names the state in `path`: of its version, its images and its vectors' digests.
+@dataclass(frozen=True, slots=True)
+class StateFacts:
+    """What a state's file says of itself."""
 
-    Reads all of it, a chunk at a time. Raises `IntegrityError` if a vector is not what its digest says.
+    version: int
+    images: int
+    digest: str
+    """sha256 (hex) that names the state: of its version, its images and its vectors' digests."""
+
+
+def state_digest(path: Path) -> str:
+    """What names the state in `path`; reads all of it. Raises `IntegrityError`."""
+    return read_through(path).digest
+
+
+def read_through(path: Path, has_read: Callable[[int], None] = lambda _: None) -> StateFacts:
+    """Compare all vectors of the state in `path` with their digests, a chunk at a time, of whose bytes `has_read` is told.
+
+    Raises `IntegrityError` if a vector is not what its digest says, and whatever `has_read` raises.
     """
     with _opened(path) as file:
         text = file.metadata()[_METADATA]
-        for name, digest in json.loads(text)["digests"].items():
+        facts = json.loads(text)
+        for name, digest in facts["digests"].items():
             vector, sha256 = file.get_slice(name), hashlib.sha256()
             (num_elements,) = vector.get_shape()
             for start in range(0, num_elements, CHUNK_ELEMENTS):
-                sha256.update(_chunk_digest(vector[start : start + CHUNK_ELEMENTS]))
+                chunk = vector[start : start + CHUNK_ELEMENTS]
+                sha256.update(_chunk_digest(chunk))
+                has_read(chunk.numel() * chunk.element_size())
             if sha256.hexdigest() != digest:
                 raise ValueError(f"{name} does not have the digest it was saved with")
-    return hashlib.sha256(text.encode()).hexdigest()
+        return StateFacts(facts["version"], facts["images"], hashlib.sha256(text.encode()).hexdigest())
 
 
 def _checked(file: Any, name: str, facts: dict[str, Any]) -> Tensor:
     """The vector `name` of an opened file; what differs from its digest is a `ValueError`."""
-    tensor: Tensor = file.get_tensor(name)
+    # A copy: what the library returns are pages of the file, which may be read from the disk anew after they were checked.
+    tensor: Tensor = file.get_tensor(name).clone()
     if _digest(tensor) != facts["digests"][name]:
         raise ValueError(f"{name} does not have the digest it was saved with")
     return tensor

@@ -16,8 +16,6 @@ class Action(StrEnum):
     """kill -9 by the process itself: nothing runs after it."""
     STOP = "stop"
     """SIGSTOP by the process itself, until somebody sends it SIGCONT."""
-    FULL = "full"
-    """The operation fails for want of space; only before a file operation or a commit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 A point lies where the platform can be asked what a process is about to do, so that nothing of ours is patched and the code
 knows of no test: at a file operation, in the middle of writing a file, at a transaction, at an event of the log. To add one,
-add a row here; `test_coordinator_killed_anywhere.py` and its like fail for a row that no run passes.
+add a row here; the tests `test_*_killed_anywhere.py` fail for a row that no run passes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,25 @@ class Who(StrEnum):
 
     COORDINATOR = "coordinator"
     WORKER = "worker"
+
+
+class Under(StrEnum):
+    """What a run must suffer to pass a point."""
+
+    TRAFFIC = "traffic"
+    """Workers that work."""
+    QUOTA = "quota"
+    """A quota that it has outgrown, besides."""
+    DAMAGE = "damage"
+    """A byte that flips on its disk, besides."""
+    INIT = "init"
+    """That it is made."""
+    BACKUP = "backup"
+    """That it is backed up, to a folder `backup` which has a former one."""
+    RESTORE = "restore"
+    """That it is restored, to a folder `restored`."""
+    JUDGING = "judging"
+    """That its checkpoints are judged, each after seconds."""
 
 
 class Operation(StrEnum):
@@ -77,6 +96,7 @@ class Point:
     name: str
     who: Who
     seam: Seam
+    under: Under = Under.TRAFFIC
 
 
 _SHA256: Final = "[0-9a-f]{64}"
@@ -137,6 +157,41 @@ _JUDGING: Final[dict[str, Seam]] = {
     **_committed("judgement", "INSERT judgements"),
 }
 
+_RETENTION: Final[dict[str, Seam]] = {
+    **_around("anchor is linked", Operation.LINK, r"state/anchor-\d+\.safetensors"),
+    **_committed("anchor", "INSERT anchors"),
+    **_around("old anchor is deleted", Operation.REMOVE, r"state/anchor-\d+\.safetensors"),
+    "anchor: contributions before it are deleted": Event("anchor_moved"),
+    "updates: deleted": Event("updates_deleted"),
+    **_committed("withdrawal", "INSERT withdrawn"),
+    "withdrawn checkpoint: half deleted": File(Operation.REMOVE, r"model_index\.json", after=True),
+    "withdrawn checkpoint: deleted": Event("checkpoint_deleted"),
+}
+
+_HEALING: Final[dict[str, Seam]] = {
+    **_around("damaged blob is set aside", Operation.RENAME, f"damaged/{_SHA256}"),
+    **_around("damaged checkpoint is set aside", Operation.RENAME, r"damaged/tiny-\d+"),
+    **_around("damaged state is set aside", Operation.RENAME, r"damaged/state-\d+\.safetensors"),
+}
+
+_INIT: Final[dict[str, Seam]] = {
+    "init: half": File(Operation.RENAME, rf"\.run\.new/blobs/{_SHA256}", after=True),
+    **_around("init: its folder is renamed", Operation.RENAME, r"\.run\.new"),
+}
+
+_BACKUP: Final[dict[str, Seam]] = {
+    "backup: half": File(Operation.RENAME, rf"backup/blobs/{_SHA256}", after=True),
+    **_around("backup: its state is renamed", Operation.RENAME, r"backup/state/state-\d+\.safetensors"),
+    **_around("backup: its mark is renamed", Operation.RENAME, r"backup/backup\.json"),
+    **_around("backup: its ledger is renamed", Operation.RENAME, r"backup/ledger\.sqlite"),
+    **_around("backup: its former state is deleted", Operation.REMOVE, r"backup/state/state-\d+\.safetensors"),
+}
+
+_RESTORE: Final[dict[str, Seam]] = {
+    "restore: half": File(Operation.RENAME, rf"\.restored\.new/blobs/{_SHA256}", after=True),
+    **_around("restore: its folder is renamed", Operation.RENAME, r"\.restored\.new"),
+}
+
 _WORKER: Final[dict[str, Seam]] = {
     **_around("joined run is renamed", Operation.RENAME, r"runs/[^/]+\.json\.tmp"),
     **_around("saved residual is deleted", Operation.REMOVE, r"residual/[^/]+\.safetensors"),
@@ -152,22 +207,22 @@ _WORKER: Final[dict[str, Seam]] = {
     "receipt: before the next lease": Event("contribution_received"),
 }
 
+_TABLES: Final = (
+    (Who.COORDINATOR, Under.TRAFFIC, _COORDINATOR),
+    (Who.COORDINATOR, Under.QUOTA, _RETENTION),
+    (Who.COORDINATOR, Under.DAMAGE, _HEALING),
+    (Who.COORDINATOR, Under.INIT, _INIT),
+    (Who.COORDINATOR, Under.BACKUP, _BACKUP),
+    (Who.COORDINATOR, Under.RESTORE, _RESTORE),
+    (Who.COORDINATOR, Under.JUDGING, _JUDGING),
+    (Who.WORKER, Under.TRAFFIC, _WORKER),
+)
+
 POINTS: Final[dict[str, Point]] = {
-    name: Point(name, who, seam)
-    for who, seams in ((Who.COORDINATOR, _COORDINATOR), (Who.COORDINATOR, _JUDGING), (Who.WORKER, _WORKER))
-    for name, seam in seams.items()
+    name: Point(name, who, seam, under) for who, under, seams in _TABLES for name, seam in seams.items()
 }
 
 
-JUDGING: Final = tuple(_JUDGING)
-"""Names of those that only a run passes whose checkpoints are judged, each after seconds."""
-
-
-def points_of(who: Who) -> list[Point]:
-    """In the order in which a run passes them, more or less; without those of `JUDGING`."""
-    return [point for point in watched_points(who) if point.name not in JUDGING]
-
-
-def watched_points(who: Who) -> list[Point]:
-    """All of them."""
-    return [point for point in POINTS.values() if point.who is who]
+def points_of(who: Who, under: Under = Under.TRAFFIC) -> list[Point]:
+    """In the order in which a run passes them, more or less."""
+    return [point for point in POINTS.values() if (point.who, point.under) == (who, under)]

@@ -215,14 +215,14 @@ class House:
     """The processes of one test and where they live; all are gone when it ends."""
 
     def __init__(self, root: Path, start: StartProcess = Forked) -> None:
-        self._root = root
+        self.root = root
         self._start = start
         self._processes: list[Process] = []
         self.ports = free_ports()
         """Of its coordinators: HTTP, gRPC."""
 
     def start(self, name: str, *arguments: str, faults: FaultPlan | None = None) -> Process:
-        process = Process(arguments, self._root / f"{name}.out", faults, self._start)
+        process = Process(arguments, self.root / f"{name}.out", faults, self._start)
         self._processes.append(process)
         return process
 
@@ -253,9 +253,9 @@ class House:
         environment: Mapping[str, str] = NO_CHANGE,
     ) -> Worker:
         """A worker that is told these addresses, or none if it has joined before."""
-        state = self._root / name
+        state = self.root / name
         arguments = ("worker", "run", *urls, *QUICK_WORKER, "--state-dir", str(state), *options, "--json")
-        out = self._root / f"{name}.out"
+        out = self.root / f"{name}.out"
         worker = Worker(arguments, out, state / "status.json", faults, self._start, environment)
         self._processes.append(worker)
         return worker
@@ -308,3 +308,9 @@ def wait_until(
         assert time.monotonic() < deadline, "\n".join([explain(), *(process.output for process in processes)])
         pause.wait(0.02)
     return result
+
+
+def is_stopped(pid: int) -> bool:
+    """By SIGSTOP."""
+    state: str = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "T"

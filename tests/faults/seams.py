@@ -7,7 +7,6 @@ operation to the next thing the thread does.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ from types import FrameType
 from typing import Any, Final
 
 from tests.faults.plan import Action, FaultPlan, Passed
-from tests.faults.points import Event, File, Half, Operation, Point, Transaction, Who, watched_points
+from tests.faults.points import POINTS, Event, File, Half, Operation, Point, Transaction, Who
 
 STARTED: Final = "process started"
 """Recorded when the seams are installed: the interpreter is up, and nothing of ours is imported."""
@@ -48,7 +47,7 @@ class Passing:
         self._round = number
 
     def at(self, name: str) -> None:
-        """The process is at a point. Raises `OSError` if the plan wants the disk full there."""
+        """The process is at a point."""
         line = Passed(os.getpid(), name, self._round, time.monotonic(), time.process_time()).to_line()
         os.write(self._record, line)
         if name != self._plan.point or self._round < self._plan.round:
@@ -63,8 +62,6 @@ class Passing:
                 os.kill(os.getpid(), signal.SIGKILL)
             case Action.STOP:
                 os.kill(os.getpid(), signal.SIGSTOP)
-            case Action.FULL:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class _Thread(threading.local):
@@ -152,15 +149,7 @@ class Transactions:
                 if seam.after:
                     self._thread.committed.append(point)
                 else:
-                    self._at(point)
-
-    def _at(self, point: Point) -> None:
-        import sqlalchemy as sa  # noqa: PLC0415
-
-        try:
-            self._passing.at(point.name)
-        except OSError as error:
-            raise sa.exc.OperationalError("COMMIT", None, error) from error
+                    self._passing.at(point.name)
 
     def _done(self, connection: Any, record: Any) -> None:  # noqa: ARG002
         committed, self._thread.committed = self._thread.committed, []
@@ -190,7 +179,7 @@ class Log:
 
 def install(plan: FaultPlan, who: Who) -> None:
     """From here on this process, which is to be a `who`, passes points; once."""
-    passing, points = Passing(plan), watched_points(who)
+    passing, points = Passing(plan), [point for point in POINTS.values() if point.who is who]
     passing.at(STARTED)
     Log(points, passing)
     if who is Who.COORDINATOR:

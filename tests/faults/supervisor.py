@@ -23,6 +23,19 @@ from tests.faults.processes import PATIENCE_SECONDS, House, Process, wait_until
 from tests.integration.live_run import LiveRun
 from tests.unit.tiny_data import SHARD_SIZES
 
+BUSY = (
+    "run.total_images=1000000",
+    "round.images=48",
+    "round.quorum=1.0",  # so that no round closes without somebody
+    "lease.probe_steps=1",
+    "lease.max_steps=2",
+    "evaluation.every_images=48",
+    "evaluation.draws=1",
+    "checkpoint.every_images=96",
+    "checkpoint.sampling_steps=1",
+)
+"""A run that does all that a coordinator does within few seconds."""
+
 
 class Supervisor:
     """One run's coordinators, one after another. What they passed is in `record`."""
@@ -74,6 +87,15 @@ def await_death_at(process: Process, point: str, record: Path, patience_seconds:
     # Not the last one: another thread may pass a point while this one dies.
     own = [line.point for line in passed(record) if line.pid == process.pid]
     assert point in own, f"it died after {own[-3:]} instead of at {point!r}"
+
+
+def settle(supervisor: Supervisor, folder: RunFolder) -> None:
+    """Let the last coordinator end, and another one find what they all left."""
+    supervisor.process.terminate()
+    supervisor.start()
+    wait_until(lambda: not any(folder.exports.iterdir()), supervisor.process)
+    assert supervisor.process.terminate() == 0, supervisor.process.output
+    assert_no_orphans(folder)
 
 
 def assert_nothing_is_lost(folder: RunFolder, receipts: Sequence[pb.SubmitReply]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.judging.choice import MOST_TRIES
 from coordinator.ledger import Ledger
-from tests.faults.points import JUDGING
+from tests.faults.points import Under, Who, points_of
 from tests.faults.processes import house, wait_until
 from tests.faults.supervisor import Supervisor, assert_no_orphans
 from tests.integration.judging_process import JUDGED
@@ -19,7 +19,8 @@ from tests.unit.tiny_data import tiny_run_folder
 pytestmark = pytest.mark.timeout(900)
 
 PATIENCE_SECONDS = 500.0
-CHECKPOINTS = 1 + len(JUDGING) // MOST_TRIES
+POINTS = [point.name for point in points_of(Who.COORDINATOR, Under.JUDGING)]
+CHECKPOINTS = 1 + len(POINTS) // MOST_TRIES
 """Each is given up after so many tries."""
 
 
@@ -36,10 +37,10 @@ def test_a_judgement_is_whole_or_not_there_wherever_its_coordinator_is_killed(tm
     armed = tmp_path / "armed"
     with house(tmp_path) as home:
         supervisor = Supervisor(home, folder, tmp_path / "passed")
-        train(supervisor.start(JUDGING[0], armed))
+        train(supervisor.start(POINTS[0], armed))
         supervisor.process.kill()
         armed.touch()
-        for point in JUDGING:
+        for point in POINTS:
             supervisor.begin(point)
             supervisor.await_death_at(point, PATIENCE_SECONDS)
         run = supervisor.start()

@@ -16,7 +16,7 @@ from coordinator.run_folder import RunFolder
 from tests.faults.coverage import assert_every_sample_once, leases_of
 from tests.faults.plan import Action, FaultPlan, passed
 from tests.faults.points import Who, points_of
-from tests.faults.processes import House, Worker, house, wait_until
+from tests.faults.processes import House, Worker, house, is_stopped, wait_until
 from tests.faults.supervisor import await_death_at
 from tests.integration.live_run import LiveRun, serving
 from tests.unit.tiny_data import tiny_run_folder
@@ -95,8 +95,3 @@ def test_worker_killed_while_it_waits_for_its_receipt_counts_once(tmp_path: Path
     assert given.count(lease) == 1
     assert outbox(tmp_path) == set()
     replay(folder)
-
-
-def is_stopped(pid: int) -> bool:
-    state: str = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return state == "T"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,12 +18,12 @@ from coordinator.run_folder import RunFolder
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME
 from diffusion_at_home.errors import IntegrityError
 from tests.integration.daemon_here import work_here
-from tests.integration.live_run import LiveRun, Volunteer, encoded, serving, volunteers
+from tests.integration.damage import ROUNDS, flip, problems, train, until
+from tests.integration.live_run import encoded, serving, volunteers
 from tests.unit.tiny_data import tiny_run_folder
 from worker.loop import Goal
 
 QUIET = ("evaluation.every_images=100000", "checkpoint.every_images=100000")
-ROUNDS = ("round.images=8", "lease.min_steps=1", "lease.probe_steps=1", "lease.max_steps=1")
 NO_SCRUBBING = ("storage.scrub_mb_per_second=0",)
 CHECKPOINTS = (
     "run.total_images=24",
@@ -35,30 +33,6 @@ CHECKPOINTS = (
     "evaluation.max_images=4",
     "checkpoint.sampling_steps=1",
 )
-PATIENCE_SECONDS = 60.0
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def until(found: Callable[[], bool]) -> None:
-    deadline, pause = time.monotonic() + PATIENCE_SECONDS, threading.Event()
-    while not found():
-        assert time.monotonic() < deadline
-        pause.wait(0.05)
-
-
-def train(run: LiveRun, anna: Volunteer, upto: int) -> None:
-    for number in range(run.status()["version"] + 1, upto + 1):
-        anna.submit(anna.lease(), encoded(run, 0.001 * number))
-        run.wait_for_version(number)
-
-
-def problems(run: LiveRun) -> dict[str, str]:
-    return {problem["name"]: problem["sentence"] for problem in run.status()["live"]["problems"]}
 
 
 def history(folder: RunFolder) -> list[Version]:

@@ -11,7 +11,8 @@ from typing import Any, Self, TypeVar
 from coordinator.attentive_clock import AttentiveClock
 from coordinator.closing import CloseReason
 from coordinator.data_pool import DataPool
-from coordinator.dispatcher import Dispatcher, IdleReason, Work
+from coordinator.dispatcher import Dispatcher, IdleReason
+from coordinator.hand_in import Work
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.problems import Problems

@@ -160,3 +160,10 @@ def test_help_loads_nothing_heavy(page: list[str]) -> None:
     loaded = done.stdout.splitlines()[-1].split()
     assert loaded[0] == "loaded"
     assert [name for name in loaded if name in HEAVY] == []
+
+
+def test_building_a_data_set_loads_no_torch() -> None:
+    """Each of its processes would take that much more memory, and seconds to start."""
+    code = "import sys, diffusion_at_home.data.build, diffusion_at_home.data.reading; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout == "False\n"

@@ -169,6 +169,25 @@ def test_complete_and_stopping_send_everybody_away_and_complete_stays(desk: Desk
     assert desk.ask(CARL) is IdleReason.COMPLETE
 
 
+def test_all_are_told_that_the_run_is_complete_once_who_was_there_has_asked_or_fallen_silent(desk: Desk) -> None:
+    async def leave() -> None:
+        asked = await in_line(desk, ANNA)
+        for worker in (BERT, CARL):
+            desk.dispatcher.greet(worker, 0.0)
+        desk.dispatcher.complete()
+        told = asyncio.create_task(desk.dispatcher.all_told())
+        assert await asked[0] is IdleReason.COMPLETE
+        desk.clock.advance(10.0)
+        assert await ask(desk, BERT) is IdleReason.COMPLETE
+        await asyncio.sleep(0.01)
+        assert not told.done()  # as nobody has told Carl
+        desk.clock.advance(85.0)  # three heartbeats after Carl was heard
+        assert await ask(desk, BERT) is IdleReason.COMPLETE
+        await told
+
+    desk.run(leave())
+
+
 def test_what_comes_in_together_is_one_transaction_and_each_gets_its_receipt(desk: Desk) -> None:
     desk.open(target_images=16 * len(CROWD))
     leases = [desk.lease(worker) for worker in CROWD]

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion_at_home.config.run import Codec, OuterKind, RunConfig
 from diffusion_at_home.errors import IntegrityError
 from diffusion_at_home.outer.aggregation import WeightedMean
-from diffusion_at_home.outer.state import RunState
+from diffusion_at_home.outer.state import RunState, load_weights
 from diffusion_at_home.wire.codecs import chunk_codec
 from diffusion_at_home.wire.vector import CHUNK_ELEMENTS, VectorReader, encode_chunks, write_vector
 from tests.unit.tiny_run import same_bits, tiny_config
@@ -116,6 +116,17 @@ def test_saving_again_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: P
     state.save(tmp_path / "state.safetensors")
     assert RunState.load(tmp_path / "state.safetensors").version == 1
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_what_was_loaded_is_what_was_checked_whatever_becomes_of_the_file(tmp_path: Path) -> None:
+    """A disk that rots shows itself when pages of a file are read anew: what was checked must not lie in them."""
+    path = tmp_path / "state.safetensors"
+    state = RunState.initial(CONFIG, noise(0))
+    state.save(path)
+    loaded, weights = RunState.load(path), load_weights(path)
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+    assert same_bits(vectors(loaded), vectors(state))
+    assert same_bits(weights, (state.published, state.ema))
 
 
 def test_truncated_missing_or_foreign_state_is_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from worker.trainer import Batch
 
 CAPTIONS = ("a dark square", "a bright square")
 
-_TINY = (
+TINY = (
     "run.name='tiny'",
     "run.total_images=1000",
     "data.path='nowhere'",
@@ -42,10 +42,11 @@ _TINY = (
     "checkpoint.every_images=100",
     "judging.every_images=0",
 )
+"""Settings, as after `--set`."""
 
 
 def tiny_config(*overrides: str) -> RunConfig:
-    return load_toml(None, RunConfig, [*_TINY, *overrides])
+    return load_toml(None, RunConfig, [*TINY, *overrides])
 
 
 def tiny_tokenizer(config: RunConfig) -> bytes:
