@@ -49,6 +49,7 @@ class What(StrEnum):
     SNAPSHOT = "snapshot"
     UPDATE = "update"
     SHARD = "shard"
+    TEXT_ENCODER = "text encoder"
     CONTRIBUTION = "contribution"
     CHECKPOINT = "checkpoint"
     HELD_OUT = "held-out shard"
@@ -78,10 +79,12 @@ class Target:
 def joiners_first(
     *, spec: RunSpec, history: Sequence[Version], snapshots: Sequence[int], folder: RunFolder
 ) -> list[Target]:
-    """What a worker that joins now fetches, in its order: specification, snapshots and updates since, shards."""
+    """What a worker that joins now fetches, in its order: specification, text encoder, snapshots and updates since, shards."""
     blobs = folder.blobs
     since = min(snapshots, default=len(history))
     wanted = [(What.SPEC, spec.sha256, "the run's specification")]
+    files = spec.text_encoder.files if spec.text_encoder else ()
+    wanted += [(What.TEXT_ENCODER, file.sha256, f"the text encoder's {file.name}") for file in files]
     wanted += [(What.SNAPSHOT, history[v].snapshot_sha256, f"the snapshot of version {v}") for v in reversed(snapshots)]
     wanted += [(What.UPDATE, v.update_sha256, f"the update to version {v.version}") for v in history[since + 1 :]]
     wanted += [(What.SHARD, entry.sha256, f"shard {entry.name}") for entry in spec.data.train]
@@ -178,7 +181,7 @@ class Scrubber:
                 await self._found_damaged(target)
             elif finding is Finding.SOUND:
                 self._problems.clear(damaged(target.name))
-            elif target.what in {What.SHARD, What.HELD_OUT}:
+            elif target.what in {What.SHARD, What.TEXT_ENCODER, What.HELD_OUT}:
                 self._name(target)
 
     async def _look_at_checkpoints(self) -> None:
