@@ -112,6 +112,8 @@ def plan(
     console = Console()
     console.print(shown)
     console.print(found["reason"])
+    if found["encoding"] is not None:
+        console.print(found["encoding"]["reason"])
 
 
 @app.command()
