@@ -29,7 +29,10 @@ _FILE_NAMES: Final = (
 
 
 class FrozenKind(StrEnum):
-    """A class of transformers, whose `last_hidden_state` a family's pipeline hands to its denoiser."""
+    """A class of transformers, whose `last_hidden_state` a family's pipeline hands to its denoiser.
+
+    PRX also takes a T5GemmaEncoder, but what diffusers 0.42.1 saves of one it does not load again: it could not be exported.
+    """
 
     T5 = "T5EncoderModel"
     CLIP = "CLIPTextModel"
