@@ -1,12 +1,14 @@
 """A run's frozen text encoder as its specification names it: what it is, and the files that it travels as.
 
-It is no part of the model: nothing of it is trained or exchanged. The files are blobs of the run, each with its size and sha256,
-and are linked into a folder of their own names whenever the encoder is loaded. Only JSON and safetensors can be named.
+It is no part of the model: nothing of it is trained or exchanged. The files are blobs of the run, each with its size and sha256, and
+are linked into a folder of their own names whenever the encoder is loaded. Only JSON and safetensors can be named, and no config
+that asks for code.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -23,6 +25,8 @@ CONFIG_NAME: Final = "config.json"
 MAX_FILE_BYTES: Final = 16 * 2**30
 MAX_ENCODER_BYTES: Final = 32 * 2**30
 """Of all its files: more than any encoder that the pipelines take has in fp32."""
+_FOREIGN: Final = ("auto_map", "attn_implementation", "experts_implementation", "kernel", "quantization")
+"""What in a config.json may make transformers load code from elsewhere, or weights that are not the file's."""
 _FILE_NAMES: Final = (
     r"^(config|tokenizer|tokenizer_config)\.json$|^model[A-Za-z0-9_-]{0,64}\.safetensors(\.index\.json)?$"
 )
@@ -76,12 +80,24 @@ class FrozenText(Section):
         config = by_name.get(CONFIG_NAME)
         if config is None or config.sha256 != hashlib.sha256(self.config_json.encode()).hexdigest():
             raise ValueError(f"config_json is not the {CONFIG_NAME} of the text encoder")
+        foreign = _foreign(self.config_json)
+        if foreign is not None:
+            raise ValueError(f"the {CONFIG_NAME} of the text encoder has {foreign}")
         return self
 
     @property
     def size_bytes(self) -> int:
         """Of all files."""
         return sum(file.size_bytes for file in self.files)
+
+
+def _foreign(config_json: str) -> str | None:
+    """The first of `_FOREIGN` in it, wherever, and however it is escaped. Raises `ValueError` if it is no JSON."""
+    try:
+        plain = json.dumps(json.loads(config_json))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return next((word for word in _FOREIGN if word in plain), None)
 
 
 @contextmanager

@@ -29,7 +29,6 @@ from worker.joining import new_session, remember
 from worker.live_line import live_line
 from worker.loop import Goal, Parts, WorkerLoop
 from worker.memory.choice import Machine, encodes_on_device
-from worker.memory.encoding import encoding_bytes
 from worker.memory.planning import WorkPlan, this_machine
 from worker.outbox import Outbox
 from worker.pacer import Pacer
@@ -242,6 +241,8 @@ class Daemon:
         text = spec.text_encoder
         if text is None:
             return None
+        from worker.memory.encoding import encoding_bytes  # noqa: PLC0415 -- loads what other runs do not need
+
         num_bytes = encoding_bytes(spec.config.model, text.config_json)
 
         def device() -> torch.device:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import torch
 import transformers.utils.logging as transformers_logging
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -31,6 +32,7 @@ from transformers import (
 )
 
 from diffusion_at_home.config.run import OWN, TextEncoderSection
+from diffusion_at_home.config.toml import first_mistake
 from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.frozen_text import CONFIG_NAME, EncoderFile, FrozenKind, FrozenText
 from diffusion_at_home.model.autoencoder import weights_digest
@@ -185,12 +187,17 @@ def keep_encoder(section: TextEncoderSection, kind: FrozenKind, out: Path) -> tu
     with writing_safetensors():
         encoder.save_pretrained(out, max_shard_size=_LARGEST_FILE)
         tokenizer.save_pretrained(out)
-    text = FrozenText(
-        kind=kind,
-        digest=weights_digest(encoder),
-        config_json=(out / CONFIG_NAME).read_text(encoding="utf-8"),
-        files=tuple(_entry(path) for path in sorted(out.iterdir())),
-    )
+    try:
+        text = FrozenText(
+            kind=kind,
+            digest=weights_digest(encoder),
+            config_json=(out / CONFIG_NAME).read_text(encoding="utf-8"),
+            files=tuple(_entry(path) for path in sorted(out.iterdir())),
+        )
+    except ValidationError as error:
+        raise ConfigError(
+            f"model.text.encoder = {section.encoder!r} does not do ({first_mistake(error)}): name another one"
+        ) from None
     return section, text
 
 

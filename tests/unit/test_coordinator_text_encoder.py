@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from contextlib import closing
 from pathlib import Path
@@ -105,10 +106,23 @@ def test_an_encoder_that_does_not_do_makes_no_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["no encoder", "another kind", "another config", "a pickle", "too large", "two of one name"]
+    "wrong",
+    [
+        "no encoder",
+        "another kind",
+        "another config",
+        "code",
+        "escaped code",
+        "no JSON",
+        "a deep one",
+        "a pickle",
+        "too large",
+        "two of one name",
+    ],
 )
 def test_a_specification_that_contradicts_itself_does_not_parse(tmp_path: Path, wrong: str) -> None:
     plain = spec(made(tmp_path)).model_dump(mode="json")
+    RunSpec.model_validate(plain)
     text = plain["text_encoder"]
     match wrong:
         case "no encoder":
@@ -117,6 +131,14 @@ def test_a_specification_that_contradicts_itself_does_not_parse(tmp_path: Path, 
             text["kind"] = "CLIPTextModel"
         case "another config":
             text["config_json"] = text["config_json"].replace("24", "25")
+        case "code" | "escaped code" | "no JSON" | "a deep one":
+            key = {"code": "attn_implementation", "escaped code": "attn_implementatio\\u006e"}.get(wrong, "fine")
+            config = (
+                "[" * 60_000 if wrong == "a deep one" else text["config_json"].replace("{", '{"' + key + '": "x/y",', 1)
+            )
+            text["config_json"] = config[: -3 if wrong == "no JSON" else None]
+            entry = next(file for file in text["files"] if file["name"] == "config.json")
+            entry["sha256"] = hashlib.sha256(text["config_json"].encode()).hexdigest()
         case "a pickle":
             text["files"][0]["name"] = "pytorch_model.bin"
         case "too large":

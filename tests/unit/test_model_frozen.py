@@ -205,6 +205,9 @@ def damaged(folder: Path, how: str) -> None:
         case "a weight of another shape":
             weights["encoder.final_layer_norm.weight"] = torch.ones(3)
             save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        case "config that loads code":
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "x.y"}}))
         case "no tokenizer":
             (folder / "tokenizer.json").unlink()
         case "tokenizer is no JSON":
@@ -227,6 +230,7 @@ def damaged(folder: Path, how: str) -> None:
         ("cut weights", "cannot be loaded"),
         ("a weight is missing", "lacks 1 of the weights of a T5EncoderModel, encoder.final_layer_norm.weight"),
         ("a weight of another shape", "cannot be loaded"),
+        ("config that loads code", "has auto_map): name another one"),
         ("no tokenizer", "tokenizer.json does not exist: name another model.text.encoder"),
         ("tokenizer is no JSON", "the tokenizer of model.text.encoder"),
         ("tokenizer of more tokens", f"has token ids up to {VOCABULARY}, but the encoder embeds {VOCABULARY} only"),
