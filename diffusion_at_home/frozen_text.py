@@ -1,8 +1,8 @@
 """A run's frozen text encoder as its specification names it: what it is, and the files that it travels as.
 
-It is no part of the model: nothing of it is trained or exchanged. The files are blobs of the run, each with its size and sha256, and
-are linked into a folder of their own names whenever the encoder is loaded. Only JSON and safetensors can be named, and no config
-that asks for code.
+It is no part of the model: nothing of it is trained or exchanged. The files are blobs of the run, each with its size and sha256,
+and are linked into a folder of their own names whenever the encoder is loaded. Only JSON and safetensors can be named, and no
+config that asks for code.
 """
 
 from __future__ import annotations
