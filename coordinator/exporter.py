@@ -27,11 +27,12 @@ from coordinator.parts import check_autoencoder
 from coordinator.problems import Problems, damaged
 from coordinator.records import Checkpoint, Evaluation, Version, Weights, now_ms
 from coordinator.run_folder import RunFolder
+from coordinator.text_encoder import own_text_encoder
 from coordinator.versions import Versions
 from diffusion_at_home import events
 from diffusion_at_home.checkpoint.export import CheckpointFacts, export
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, Contributor
-from diffusion_at_home.config.run import ModelSection
+from diffusion_at_home.config.run import ModelSection, TextEncoderSection
 from diffusion_at_home.data.latents import read_latents
 from diffusion_at_home.data.manifest import ShardEntry
 from diffusion_at_home.data.shards import decode_images, read_shard
@@ -189,9 +190,15 @@ class Exporter:
             return None
 
     def _do(self, due: _Due, contributors: tuple[Contributor, ...]) -> tuple[list[Evaluation], Checkpoint | None]:
+        with own_text_encoder(self._spec, self._folder.blobs) as text:
+            return self._do_with(text, due, contributors)
+
+    def _do_with(
+        self, text: TextEncoderSection, due: _Due, contributors: tuple[Contributor, ...]
+    ) -> tuple[list[Evaluation], Checkpoint | None]:
         config = self._spec.config
         # Built each time: evaluations are rare, and a model kept would be a quarter of the coordinator's memory.
-        model = build_model(self._model_section(), config.objective, self._spec.tokenizer.encode(), config.run.seed)
+        model = build_model(self._model_section(text), config.objective, self._spec.tokenizer.encode(), config.run.seed)
         if Layout.of(model).digest != self._layout.digest:
             raise IntegrityError(
                 "this software builds another model than the run's: use the software that made the run"
@@ -206,9 +213,9 @@ class Exporter:
             return evaluations, None
         return evaluations, self._export(model, due.version, weights, evaluations, contributors)
 
-    def _model_section(self) -> ModelSection:
-        """The run's, with the run's own copy of the autoencoder."""
-        section = self._spec.config.model
+    def _model_section(self, text: TextEncoderSection) -> ModelSection:
+        """The run's, with the run's own copy of the autoencoder, and `text`."""
+        section = self._spec.config.model.model_copy(update={"text": text})
         if not section.in_latents:
             return section
         latents = section.latents.model_copy(update={"autoencoder": str(self._folder.autoencoder)})

@@ -1,4 +1,4 @@
-"""Makes a run: checks the data, trains the tokenizer, draws the initial weights, writes version 0."""
+"""Makes a run: checks the data, trains the tokenizer or takes an encoder in, draws the initial weights, writes version 0."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from coordinator.judging.copies import copy_what_judges
 from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 from coordinator.run_layout import run_layout
+from coordinator.text_encoder import take_in
 from coordinator.versions import first_version
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.data.latents import read_texts
@@ -71,12 +72,15 @@ def init_run(folder: RunFolder, config: RunConfig) -> NewRun:
 def _fill(folder: RunFolder, config: RunConfig, manifest: DataManifest) -> RunSpec:
     data = config.data.path
     blobs = BlobStore(folder.blobs, folder.staging)
+    text_section, text_encoder = take_in(config.model, blobs)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"text": text_section})})
     captions = (text.caption for entry in manifest.train for text in read_texts(data, manifest, entry))
     spec = RunSpec(
         run_id=f"{config.run.name}-{secrets.token_hex(4)}",
         config=_without_place(config),
         data=manifest,
-        tokenizer=run_tokenizer(captions, config.model.text).decode(),
+        tokenizer="" if text_encoder else run_tokenizer(captions, config.model.text).decode(),
+        text_encoder=text_encoder,
     )
     if manifest.latents is not None:
         folder.autoencoder.mkdir()

@@ -110,7 +110,7 @@ def _blobs(folder: RunFolder, ledger: Ledger, spec: RunSpec) -> set[str]:
         raise Gone(folder.blobs / snapshots[-1].snapshot_sha256)
     spare = {sha256 for version in history for sha256 in (version.update_sha256, version.snapshot_sha256)}
     spare -= {version.update_sha256 for version in history[joining.version + 1 :]}
-    named = ledger.blob_names() | {entry.sha256 for entry in spec.data.train}
+    named = ledger.blob_names() | set(spec.blobs)
     return {sha256 for sha256 in named if sha256 and (sha256 in there or sha256 not in spare)}
 
 

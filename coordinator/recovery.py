@@ -74,7 +74,7 @@ def sweep(
     The ledger decides: what it does not name is not part of the run. Raises `StorageError`, `IntegrityError`.
     """
     kept_uploads, deleted_uploads = uploads.forget_all_but({lease.lease_id for lease in ledger.active_leases()})
-    orphans = blobs.keep_only(ledger.blob_names() | {entry.sha256 for entry in spec.data.train})
+    orphans = blobs.keep_only(ledger.blob_names() | set(spec.blobs))
     leftovers = [f"{folder.state.name}/{name}" for name in states.sweep()]
     leftovers += [f"{folder.staging.name}/{name}" for name in _empty(folder.staging, keep="upload-*.part")]
     leftovers += [f"{folder.exports.name}/{name}" for name in _empty(folder.exports, keep="*.safetensors")]
@@ -125,7 +125,7 @@ def name_what_is_missing(
     folder: RunFolder, *, ledger: Ledger, blobs: BlobStore, spec: RunSpec, problems: Problems
 ) -> None:
     """Set a problem for each file that the run needs and that is not there, or was set aside and not restored."""
-    needed = {entry.sha256: f"shard {entry.name}" for entry in spec.data.train}
+    needed = dict(spec.blobs)
     needed |= {delta.sha256: f"a contribution to round {delta.round_number}" for delta in ledger.held_deltas()}
     for sha256, what in needed.items():
         if blobs.path(sha256) is None:

@@ -22,6 +22,7 @@ class What(StrEnum):
     SNAPSHOT = "snapshot"
     UPDATE = "update"
     SHARD = "shard"
+    TEXT_ENCODER = "text encoder"
     STATE = "saved state"
     ANCHOR = "anchor"
     CONTRIBUTION = "contribution"
@@ -59,9 +60,11 @@ class Target:
 def joiners_first(
     *, spec: RunSpec, history: Sequence[Version], snapshots: Sequence[int], folder: RunFolder
 ) -> list[Target]:
-    """What a worker that joins now fetches, in its order: specification, snapshots and updates since, shards."""
+    """What a worker that joins now fetches, in its order: specification, text encoder, snapshots and updates since, shards."""
     since = min(snapshots, default=len(history))
     wanted = [(What.SPEC, spec.sha256, "the run's specification")]
+    files = spec.text_encoder.files if spec.text_encoder else ()
+    wanted += [(What.TEXT_ENCODER, file.sha256, f"the text encoder's {file.name}") for file in files]
     wanted += [(What.SNAPSHOT, history[v].snapshot_sha256, f"the snapshot of version {v}") for v in reversed(snapshots)]
     wanted += [(What.UPDATE, v.update_sha256, f"the update to version {v.version}") for v in history[since + 1 :]]
     wanted += [(What.SHARD, entry.sha256, f"shard {entry.name}") for entry in spec.data.train]

@@ -132,7 +132,7 @@ class Scrubber:
                 await self._found_damaged(target)
             elif finding is Finding.SOUND:
                 self._problems.clear(damaged(target.name))
-            elif target.what in {What.SHARD, What.HELD_OUT, What.AUTOENCODER, What.JUDGING}:
+            elif target.what in {What.SHARD, What.TEXT_ENCODER, What.HELD_OUT, What.AUTOENCODER, What.JUDGING}:
                 self._name(target)
             elif target.what is What.ANCHOR and self._is_still_the_anchor(target):
                 await self._found_damaged(target)

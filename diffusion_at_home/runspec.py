@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.toml import Section, first_mistake
 from diffusion_at_home.data.manifest import DataManifest
 from diffusion_at_home.errors import DataError
+from diffusion_at_home.frozen_text import FrozenText, frozen_kind
 
 MAX_SPEC_BYTES: Final = 16 * 2**20
 """No run needs more; a larger one is refused before it is read."""
@@ -39,9 +40,27 @@ class RunSpec(Section):
     data: DataManifest
     """The shards that are leased, and those that are held out."""
     tokenizer: str
-    """tokenizer.json."""
+    """tokenizer.json; empty where the text encoder is frozen, which has its own beside it."""
+    text_encoder: FrozenText | None = None
+    """The frozen one; None where it is trained with the denoiser."""
     _blob: bytes = PrivateAttr(default=b"")
     """What it was read from: newer software, whose config has more keys, must not give a run another name."""
+
+    @model_validator(mode="after")
+    def _text_encoder_agrees(self) -> Self:
+        model, text = self.config.model, self.text_encoder
+        if model.text.frozen != (text is not None):
+            raise ValueError("model.text.encoder and the text encoder contradict each other")
+        if text is not None and text.kind is not frozen_kind(model.kind):
+            raise ValueError(f"a model of kind {model.kind} does not take a {text.kind}")
+        return self
+
+    @property
+    def blobs(self) -> dict[str, str]:
+        """What a worker fetches of a run whatever its version: the sha256 of each file, and what it is, for people."""
+        shards = {entry.sha256: f"shard {entry.name}" for entry in self.data.train}
+        files = self.text_encoder.files if self.text_encoder else ()
+        return {file.sha256: f"the text encoder's {file.name}" for file in files} | shards
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """See `BaseModel`; what was changed is another blob."""

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.model.base import Embeddings
 from worker.device import num_devices, open_device
 from worker.memory.choice import GIB, Machine, Rung, describe
 from worker.memory.planning import WorkPlan, this_machine
@@ -143,8 +144,9 @@ def _made_up(config: RunConfig) -> Iterator[Batch]:
     """Batches of the run's shape without end; what is in them changes no speed."""
     num_images, generator = config.inner.batch_images, torch.Generator().manual_seed(0)
     x_BCHW = torch.rand(num_images, *config.model.sample_shape, generator=generator) * 2 - 1
+    text = Embeddings.made_up(config.model.text, num_images + 1)
     while True:
-        yield Batch(x_BCHW, ["a caption"] * num_images)
+        yield Batch(x_BCHW, ["a caption"] * num_images, text=text)
 
 
 def _peak_host_bytes() -> int | None:

@@ -1,7 +1,8 @@
 """Immutable files named by their sha256: kept on disk within a quota, fetched over HTTP, never used unverified.
 
 A download resumes where it broke off, stops at the size known beforehand, and counts only if its digest is right. A
-cached file is hashed whenever it is opened, so one that went bad on disk is fetched again. Files in use stay.
+cached file is hashed whenever it is opened, so one that went bad on disk is fetched again. Files in use stay. What a worker made
+from a blob may lie beside it, and is evicted with it.
 """
 
 from __future__ import annotations
@@ -88,6 +89,10 @@ class BlobCache:
         """Where its unfinished download is."""
         return self._folder / f"{sha256}.part"
 
+    def beside(self, sha256: str, name: str) -> Path:
+        """Where a file that was made from a blob is, or would be; whoever writes it makes room first."""
+        return self._folder / f"{sha256}.{name}"
+
     @contextmanager
     def pinned(self, sha256: str) -> Iterator[None]:
         """Within, this blob is not evicted."""
@@ -125,14 +130,17 @@ class BlobCache:
     def make_room(self, blob: BlobRef) -> None:
         """Evict until `blob` fits. Raises `StorageError` if what is in use leaves too little."""
         with self._lock:
-            files = sorted((p for p in self._folder.iterdir() if p.is_file()), key=lambda p: p.stat().st_mtime_ns)
-            used = sum(p.stat().st_size for p in files if p != self.part(blob.sha256))
-            for path in files:
+            together: dict[str, list[Path]] = {}  # a blob, its download, and what was made from it
+            for path in (p for p in self._folder.iterdir() if p.is_file()):
+                together.setdefault(path.name.partition(".")[0], []).append(path)
+            used = sum(p.stat().st_size for paths in together.values() for p in paths if p != self.part(blob.sha256))
+            for name in sorted(together, key=lambda name: max(p.stat().st_mtime_ns for p in together[name])):
                 if used + blob.size_bytes <= self._quota_bytes:
                     return
-                if self._pins[path.name.removesuffix(".part")] == 0:
-                    used -= path.stat().st_size
-                    path.unlink(missing_ok=True)
+                if self._pins[name] == 0:
+                    for path in together[name]:
+                        used -= path.stat().st_size
+                        path.unlink(missing_ok=True)
         if used + blob.size_bytes > self._quota_bytes:
             raise StorageError(
                 f"{self._folder} has no room for {blob.size_bytes} bytes within its quota of {self._quota_bytes}: "
@@ -184,6 +192,11 @@ class BlobFetcher:
         with self.have(blob, interrupt) as path, path.open("rb") as file:
             # Unmapped with its last view: a decoder's traceback may hold one longer than this block.
             yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    @property
+    def cache(self) -> BlobCache:
+        """Where they are kept."""
+        return self._cache
 
     def cached(self, blob: BlobRef) -> bool:
         """Whether a copy is here, sound or not: a cheap question."""

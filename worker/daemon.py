@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
 from rich.console import Console
 
 from diffusion_at_home import events
@@ -20,12 +21,14 @@ from diffusion_at_home.runinfo import RunInfo
 from diffusion_at_home.runspec import RunSpec
 from worker.backoff import Backoff
 from worker.blobs import BlobCache, BlobFetcher
+from worker.captions import CaptionEmbeddings
 from worker.device import describe, num_devices, open_device
 from worker.grant import GrantReader
 from worker.http_line import open_http
 from worker.joining import new_session, remember
 from worker.live_line import live_line
 from worker.loop import Goal, Parts, WorkerLoop
+from worker.memory.choice import Machine, encodes_on_device
 from worker.memory.planning import WorkPlan, this_machine
 from worker.outbox import Outbox
 from worker.pacer import Pacer
@@ -46,6 +49,7 @@ from worker.state_folder import StateFolder, locked
 from worker.step.compute import Compute
 from worker.steppers import OpenStepper, TrainingSite, open_stepper
 from worker.stop import Interrupted, StopSignal
+from worker.text_encoder import RunTextEncoder
 from worker.whereabouts import Workplace
 
 _log = events.logger("worker")
@@ -201,11 +205,18 @@ class Daemon:
         residual = Residual(self._folder.residual(spec.run_id), config.codec, layout)
         opened.callback(residual.close)
         outbox = Outbox(self._folder.outbox(spec.run_id), residual)
+        embeddings = self._embeddings(spec, blobs, machine, plan, compute)
         return Parts(
             session=session,
             grants=GrantReader(config, spec.data, layout),
             replica=Replica(layout, config.codec.update, blobs),
-            samples=LeaseSamples(spec.data, blobs, batch_images=config.inner.batch_images, seed=config.run.seed),
+            samples=LeaseSamples(
+                spec.data,
+                blobs,
+                batch_images=config.inner.batch_images,
+                seed=config.run.seed,
+                embeddings=embeddings,
+            ),
             trainer=trainer,
             residual=residual,
             outbox=outbox,
@@ -223,6 +234,33 @@ class Daemon:
             stop=self.stop,
             clock=self._clock,
         )
+
+    def _embeddings(
+        self, spec: RunSpec, blobs: BlobFetcher, machine: Machine, plan: WorkPlan, compute: Compute
+    ) -> CaptionEmbeddings | None:
+        """Of a run whose text encoder is frozen, which is fetched before any lease is asked for."""
+        text = spec.text_encoder
+        if text is None:
+            return None
+        from worker.memory.encoding import encoding_bytes  # noqa: PLC0415 -- loads what other runs do not need
+
+        num_bytes = encoding_bytes(spec.config.model, text.config_json)
+
+        def device() -> torch.device:
+            on_device = encodes_on_device(num_bytes, plan.rung, machine, spec.config.run.name)
+            return compute.device if on_device else torch.device("cpu")
+
+        _log.info("encoding_planned", num_bytes=num_bytes, device=device().type)
+        encoder = RunTextEncoder(spec, text, blobs, device)
+        self.progress.enter(WorkerState.FETCHING, "the text encoder")
+        self._patience.call(lambda: self._fetch_encoder(encoder), self.stop.event)
+        return CaptionEmbeddings(spec, text, encoder, blobs.cache)
+
+    def _fetch_encoder(self, encoder: RunTextEncoder) -> None:
+        try:
+            encoder.fetch(self.stop.event)
+        except LeaseLost as lost:  # there is no lease yet: it is asked for again
+            raise RetryCall(str(lost)) from None
 
 
 @contextmanager

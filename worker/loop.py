@@ -192,6 +192,15 @@ class WorkerLoop:
                 progress.training()
                 yield batch
 
+        try:
+            self._parts.samples.prepare(
+                grant.ranges,
+                keeper.wrap_up,
+                self._parts.stop.event,
+                lambda shards: progress.enter(WorkerState.ENCODING, f"the captions of {shards} shards"),
+            )
+        except Interrupted:
+            raise self._nothing_trained(keeper) from None
         trained = self._parts.trainer.train(
             base,
             batches,

@@ -9,7 +9,8 @@ import hashlib
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -22,7 +23,9 @@ from diffusion_at_home.data.manifest import DataManifest, ShardEntry
 from diffusion_at_home.data.order import ShardRange, sample_order
 from diffusion_at_home.data.shards import Sample, decode_images, read_shard
 from diffusion_at_home.errors import DataError, LeaseLost
+from diffusion_at_home.model.base import Embeddings
 from worker.blobs import BlobFetcher, BlobRef
+from worker.captions import CaptionEmbeddings, Embedded
 from worker.stop import Interrupted
 from worker.trainer import Batch
 
@@ -35,8 +38,9 @@ class _Shard(Protocol):
 
     num_bytes: int
 
-    def text(self, position: int) -> Sample | SampleText:
-        """What the sample at `position` of the file is called."""
+    @property
+    def texts(self) -> Sequence[Sample | SampleText]:
+        """What its samples are called, in the order of the file."""
 
     def values(self, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """What is trained on: fp32 (n, C, H, W), and the spread of latents around it, (n, C, 1, 1)."""
@@ -56,8 +60,9 @@ class _PictureShard:
             self._images_NCHW = decode_images(self._samples, entry.size, channels)
             self.num_bytes += decoded_bytes
 
-    def text(self, position: int) -> Sample:
-        return self._samples[position]
+    @property
+    def texts(self) -> Sequence[Sample]:
+        return self._samples
 
     def values(self, positions: Sequence[int]) -> tuple[Tensor, None]:
         if self._images_NCHW is not None:
@@ -71,8 +76,9 @@ class _Latents:
         self._shard = shard
         self.num_bytes = num_bytes
 
-    def text(self, position: int) -> SampleText:
-        return self._shard.texts[position]
+    @property
+    def texts(self) -> Sequence[SampleText]:
+        return self._shard.texts
 
     def values(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         posterior = self._shard.posterior(positions)
@@ -89,16 +95,57 @@ class _Pick:
     """In the shard's file."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A shard in memory, and its captions where their encoder is frozen."""
+
+    shard: _Shard
+    embedded: Embedded | None
+    num_bytes: int
+
+
 class LeaseSamples:
     """Reads the shards of one run."""
 
-    def __init__(self, data: DataManifest, blobs: BlobFetcher, *, batch_images: int, seed: int) -> None:
-        """`seed` is the run's."""
+    def __init__(
+        self,
+        data: DataManifest,
+        blobs: BlobFetcher,
+        *,
+        batch_images: int,
+        seed: int,
+        embeddings: CaptionEmbeddings | None = None,
+    ) -> None:
+        """`seed` is the run's; `embeddings` are there where its text encoder is frozen."""
         self._data = data
         self._blobs = blobs
         self._batch_images = batch_images
         self._seed = seed
-        self._shards: OrderedDict[int, _Shard] = OrderedDict()
+        self._embeddings = embeddings
+        self._shards: OrderedDict[int, _Read] = OrderedDict()
+
+    def prepare(
+        self,
+        ranges: Sequence[ShardRange],
+        interrupt: threading.Event,
+        stop: threading.Event,
+        tell: Callable[[int], None],
+    ) -> None:
+        """Encode the captions of those shards of `ranges` that have not been, so that their encoder is loaded once.
+
+        `tell` hears how many these are, if there are any. A lease that ends meanwhile sets `interrupt`, which ends the wait for
+        a shard but not the encoding, else a slow machine would begin it again with each lease; `stop` ends both. Raises as
+        `BlobFetcher.have`, and `LeaseLost` if a shard cannot be read.
+        """
+        embeddings = self._embeddings
+        if embeddings is None:
+            return
+        entries = [self._data.train[index] for index in dict.fromkeys(part.shard for part in ranges)]
+        missing = [entry for entry in entries if not embeddings.cached(entry.sha256)]
+        if missing:
+            tell(len(missing))
+            with _readable():
+                embeddings.encode(self._captions(missing, interrupt), stop)
 
     def batches(self, ranges: Sequence[ShardRange], interrupt: threading.Event) -> Iterator[Batch]:
         """The samples of `ranges` in order, batch_images at a time and what is left of each size at its end.
@@ -107,14 +154,10 @@ class LeaseSamples:
         Ends early if `interrupt` is set while a shard is waited for. Raises as `BlobFetcher.have`.
         """
         picks = self._picks(ranges)
-        try:
+        with suppress(Interrupted), _readable():
             for _, same_size in itertools.groupby(picks, key=lambda pick: self._data.train[pick.shard].size):
                 while batch := list(itertools.islice(same_size, self._batch_images)):
                     yield self._batch(batch, interrupt)
-        except Interrupted:
-            return
-        except DataError as error:  # its digest is right: the fault is the operator's and not this machine's
-            raise LeaseLost(f"a shard of the run cannot be read ({error})", "unreadable_shard") from None
 
     def _picks(self, ranges: Sequence[ShardRange]) -> Iterator[_Pick]:
         for part in ranges:
@@ -126,14 +169,21 @@ class LeaseSamples:
         images: list[Tensor] = []
         spreads: list[Tensor] = []
         captions: list[str] = []
+        rows: list[Tensor] = []
+        empty: list[Tensor] = []
         for index, members in itertools.groupby(picks, key=lambda pick: pick.shard):
-            shard, group = self._shard(index, interrupt), list(members)
-            values_NCHW, spread_NC11 = shard.values([pick.position for pick in group])
+            read, group = self._shard(index, interrupt), list(members)
+            values_NCHW, spread_NC11 = read.shard.values([pick.position for pick in group])
             images.append(values_NCHW)
             if spread_NC11 is not None:
                 spreads.append(spread_NC11)
-            captions += [self._caption(pick, shard.text(pick.position)) for pick in group]
-        return Batch(torch.cat(images), captions, torch.cat(spreads) if spreads else None)
+            texts = [self._caption(pick, read.shard.texts[pick.position]) for pick in group]
+            captions += texts
+            if read.embedded is not None:
+                rows += [read.embedded[text] for text in texts]
+                empty = [read.embedded[""]]
+        text = Embeddings.of([*rows, *empty]) if empty else None
+        return Batch(torch.cat(images), captions, torch.cat(spreads) if spreads else None, text)
 
     def _caption(self, pick: _Pick, sample: Sample | SampleText) -> str:
         """One of the sample's captions, another in each epoch."""
@@ -143,17 +193,61 @@ class LeaseSamples:
         drawn = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
         return (sample.caption, *sample.further_captions)[drawn % (1 + len(sample.further_captions))]
 
-    def _shard(self, index: int, interrupt: threading.Event) -> _Shard:
+    def _shard(self, index: int, interrupt: threading.Event) -> _Read:
         if index not in self._shards:
             self._shards[index] = self._read(index, interrupt)
         self._shards.move_to_end(index)
-        while len(self._shards) > 1 and sum(shard.num_bytes for shard in self._shards.values()) > _MEMORY_BYTES:
+        while len(self._shards) > 1 and sum(read.num_bytes for read in self._shards.values()) > _MEMORY_BYTES:
             self._shards.popitem(last=False)
         return self._shards[index]
 
-    def _read(self, index: int, interrupt: threading.Event) -> _Shard:
+    def _read(self, index: int, interrupt: threading.Event) -> _Read:
         entry, latents = self._data.train[index], self._data.latents
         with self._blobs.have(BlobRef(entry.sha256, entry.size_bytes), interrupt) as path:
+            shard: _Shard
             if latents is not None:
-                return _Latents(read_latents(path, entry, latents.space), entry.size_bytes)
-            return _PictureShard(path, entry, self._data.channels)
+                shard = _Latents(read_latents(path, entry, latents.space), entry.size_bytes)
+            else:
+                shard = _PictureShard(path, entry, self._data.channels)
+            embedded = self._embedded(entry, _captions_of(shard.texts), interrupt)
+            num_bytes = sum(row.nbytes for row in embedded.values()) if embedded else 0
+            return _Read(shard, embedded, shard.num_bytes + num_bytes)
+
+    def _embedded(self, entry: ShardEntry, captions: list[str], interrupt: threading.Event) -> Embedded | None:
+        """Those of `prepare`, unless they went bad on the disk, or with their shard, meanwhile."""
+        if self._embeddings is None:
+            return None
+        for _ in range(2):
+            found = self._embeddings.read(entry.sha256, captions)
+            if found is not None:
+                return found
+            self._embeddings.encode([(entry.sha256, captions)], interrupt)
+        raise DataError(f"the embeddings of {entry.name} do not stay as they were written: check this machine's disk")
+
+    def _captions(
+        self, entries: Sequence[ShardEntry], interrupt: threading.Event
+    ) -> Iterator[tuple[str, Sequence[str]]]:
+        """Of each shard, which is in use until the next one is asked for."""
+        latents = self._data.latents
+        for entry in entries:
+            with self._blobs.have(BlobRef(entry.sha256, entry.size_bytes), interrupt) as path:
+                yield (
+                    entry.sha256,
+                    _captions_of(
+                        read_latents(path, entry, latents.space).texts if latents else read_shard(path, entry)
+                    ),
+                )
+
+
+def _captions_of(texts: Sequence[Sample | SampleText]) -> list[str]:
+    """Every caption of a shard, in the order of the file."""
+    return [caption for text in texts for caption in (text.caption, *text.further_captions)]
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Within, a shard that cannot be read costs the lease: its digest is right, so the fault is the operator's."""
+    try:
+        yield
+    except DataError as error:
+        raise LeaseLost(f"a shard of the run cannot be read ({error})", "unreadable_shard") from None

@@ -46,7 +46,7 @@ class WorkerSettings(Section):
     threads: Annotated[int, Field(ge=0, le=1024, strict=True)] = 0
     """CPU threads to compute with; 0 takes all cores."""
     cache_gib: Annotated[float, Field(gt=0, strict=True)] = 20.0
-    """Most disk for downloaded shards and weights (GiB); the longest unused go first."""
+    """Most disk for downloads and embeddings of captions (GiB); the longest unused go first."""
     up_mbit_per_second: Annotated[float, Field(ge=0, strict=True)] = 0.0
     """Most that contributions take of the line up (Mbit/s); 0 is all of it."""
     down_mbit_per_second: Annotated[float, Field(ge=0, strict=True)] = 0.0

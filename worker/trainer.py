@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion_at_home.config.run import ObjectiveSection, RunConfig
+from diffusion_at_home.model.base import Embeddings
 from diffusion_at_home.model.objective import drop_captions, sample_times
 from worker.step.stepper import Drawn, Stepper
 
@@ -27,6 +28,8 @@ class Batch:
     captions: list[str]
     spread_BC11: Tensor | None = None
     """Of latents: the standard deviation with which they are drawn around their means."""
+    text: Embeddings | None = None
+    """Where the text encoder is frozen: of the captions, and in the last row, one more, of the empty one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,4 +94,7 @@ def draw(batch: Batch, objective: ObjectiveSection, generator: torch.Generator) 
     x_BCHW = batch.images_BCHW
     if batch.spread_BC11 is not None:
         x_BCHW = x_BCHW + batch.spread_BC11 * torch.randn(x_BCHW.shape, generator=generator)
-    return Drawn(x_BCHW, captions, t_B, eps_BCHW, torch.full((num_images,), 1 / num_images))
+    text = None
+    if batch.text is not None:  # a dropped caption is the empty one
+        text = batch.text.at([index if caption else num_images for index, caption in enumerate(captions)])
+    return Drawn(x_BCHW, captions, t_B, eps_BCHW, torch.full((num_images,), 1 / num_images), text)

@@ -49,6 +49,7 @@ Loss on pictures that nobody trained on: {losses}. By time t of the default weig
 | data manifest (sha256) | `{data_digest}` |
 | run | {run_id}, version {version} |
 | weights of that version (sha256) | `{weights_digest}` |
+| text encoder | {text_encoder} |
 | parameters | {parameters:,} |
 | software | {software} |
 
@@ -93,6 +94,7 @@ def model_card(manifest: CheckpointManifest, prompt: str, single_file: str) -> s
         run_id=manifest.run_id,
         weights_digest=manifest.weights_digest,
         parameters=manifest.parameters,
+        text_encoder=_text_encoder(manifest),
         software=", ".join(f"{name} {version}" for name, version in sorted(manifest.software.items())),
         contributors=_contributors(manifest),
         config=json.dumps(manifest.config, indent=1, sort_keys=True).replace("```", "` ` `"),
@@ -103,6 +105,11 @@ def escape(text: str) -> str:
     """`text` as Markdown that stays in its cell: volunteers choose their names, and some choose badly."""
     flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return re.sub(r"([\\`*_{}\[\]()#+!|<>~&:@.-])", r"\\\1", flat)
+
+
+def _text_encoder(manifest: CheckpointManifest) -> str:
+    name = manifest.config.get("model", {}).get("text", {}).get("encoder")
+    return f"pretrained elsewhere and left as it was: {escape(name)}" if name else "trained with the rest"
 
 
 def _contributors(manifest: CheckpointManifest) -> str:

@@ -76,7 +76,10 @@ def export(
         model.eval()
         variant = "raw" if facts.default_weights == "ema" else "ema"
         model.pipeline().save_pretrained(draft, safe_serialization=True, variant=variant)
-        shutil.rmtree(draft / "vae", ignore_errors=True)  # the same for both: loaders take the file without a variant
+        for same in (
+            ("vae", "text_encoder") if model.frozen else ("vae",)
+        ):  # for both: loaders take the file without a variant
+            shutil.rmtree(draft / same, ignore_errors=True)
         layout.load(model, default)
         model.pipeline().save_pretrained(draft, safe_serialization=True)
         for_transformers_4(draft)

@@ -111,7 +111,8 @@ def obstacle(config: ModelSection, tokenizer: PreTrainedTokenizerFast, autoencod
         or autoencoder.post_quant_conv is None
     ):
         return "the autoencoder does not have the shape of Stable Diffusion 1.5's"
-    if config.text.model_copy(update={"tokenizer": _TEXT_SHAPE.tokenizer}) != _TEXT_SHAPE:
+    given = config.text.model_copy(update={"encoder": _TEXT_SHAPE.encoder, "tokenizer": _TEXT_SHAPE.tokenizer})
+    if given != _TEXT_SHAPE:
         return "the text encoder does not have the shape of Stable Diffusion 1.5's"
     if not is_clip_tokenizer(tokenizer):
         return "they bring CLIP's vocabulary, and the run has another: model.text.tokenizer chooses"

@@ -117,6 +117,8 @@ def plan(
         console.print(
             f"an image takes {found['chosen']['tflop_per_image']:g} TFLOP (10^12 multiplications and additions)"
         )
+    if found["encoding"] is not None:
+        console.print(found["encoding"]["reason"])
 
 
 @app.command()

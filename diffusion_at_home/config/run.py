@@ -102,10 +102,15 @@ class DataSection(Section):
 
 
 class TextEncoderSection(Section):
-    """The text encoder, trained from nothing with the run, T5 for prx and CLIP for unet, and its tokenizer."""
+    """The text encoder, T5 for prx and CLIP for unet, and its tokenizer: trained from nothing with the run, or frozen."""
+
+    encoder: str = ""
+    """Folder or hub id of a pretrained T5EncoderModel (prx) or CLIPTextModel (unet) in safetensors, which stays as it is; its
+    sizes and its tokenizer then hold, and need no key here. Empty trains one with the denoiser."""
 
     tokenizer: str = OWN
-    """own trains a byte-level BPE on the run's captions; else a tokenizer.json with the special tokens of CLIP or T5 (path)."""
+    """own trains a byte-level BPE on the run's captions, or takes that of encoder; else a tokenizer.json with the
+    special tokens of CLIP or T5 (path)."""
     vocab_size: Positive = 512
     """Most tokens the tokenizer may have (entries)."""
     hidden_size: Positive = 64
@@ -116,6 +121,11 @@ class TextEncoderSection(Section):
     """Attention heads."""
     max_tokens: Positive = 16
     """Length every caption is padded or cut to (tokens)."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the encoder is pretrained and stays as it is."""
+        return bool(self.encoder)
 
 
 class PrxSection(Section):

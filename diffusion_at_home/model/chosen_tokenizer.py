@@ -108,3 +108,36 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("merges", [])
     lines = [*sorted(vocabulary, key=vocabulary.__getitem__), *(" ".join(merge) for merge in merges)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def tokenizer_beside(config: TextEncoderSection) -> PreTrainedTokenizerFast:
+    """The tokenizer in the folder or hub id of the frozen encoder, cutting and padding to `config.max_tokens`.
+
+    Its tokenizer_config.json says which of its tokens are special. Raises `ConfigError`.
+    """
+    name, path = config.encoder, Path(config.encoder) / "tokenizer.json"
+    remedy = "name another model.text.encoder, or a tokenizer.json in model.text.tokenizer"
+    if Path(name).is_dir() and not path.is_file():
+        raise ConfigError(f"{path} does not exist: {remedy}")
+    try:
+        if path.is_file():
+            Tokenizer.from_buffer(path.read_bytes())  # says what is wrong with it
+        found = PreTrainedTokenizerFast.from_pretrained(
+            name, model_max_length=config.max_tokens, clean_up_tokenization_spaces=False
+        )
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(
+            f"the tokenizer of model.text.encoder = {name!r} cannot be read ({reason}): {remedy}"
+        ) from None
+    found.name_or_path = ""
+    if found.pad_token is None:
+        raise ConfigError(f"the tokenizer of model.text.encoder = {name!r} has no token to fill up with: {remedy}")
+    if max(found.get_vocab().values()) >= config.vocab_size:
+        raise ConfigError(
+            f"the tokenizer of model.text.encoder = {name!r} has token ids up to {max(found.get_vocab().values())}, but the "
+            f"encoder embeds {config.vocab_size} only: {remedy}"
+        )
+    if not found("")["input_ids"]:
+        raise ConfigError(f"the tokenizer of model.text.encoder = {name!r} has no token for an empty text: {remedy}")
+    return found

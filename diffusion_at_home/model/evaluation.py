@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion_at_home.config.run import ObjectiveSection
-from diffusion_at_home.model.base import DiffusionModel, Tokens
+from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.objective import flow_loss
 
 _CHUNK_PIXELS = 2**16  # of all images that are denoised together: 1,024 of 8 x 8, 16 of 64 x 64, one of 256 x 256
@@ -64,24 +64,25 @@ def held_out_loss(
     generator = torch.Generator().manual_seed(seed)
     totals = [0.0] * len(bins)
     for pictures in held_out:
-        tokens = model.tokenize(pictures.captions)
         for _ in range(draws):
-            for x_BCHW, part in _chunks(pictures.images_NCHW, tokens):
+            for x_BCHW, captions in _chunks(pictures):
+                text = model.tokenize(captions)
                 eps_BCHW = torch.randn(x_BCHW.shape, generator=generator).to(device)
                 for index, t in enumerate(bins):
                     t_B = torch.full((len(x_BCHW),), t, device=device)
-                    loss_B = flow_loss(model, x_BCHW.to(device), part, t_B, eps_BCHW, objective)
+                    loss_B = flow_loss(model, x_BCHW.to(device), text, t_B, eps_BCHW, objective)
                     totals[index] += loss_B.double().sum().item()
     losses = tuple(_finite_or_inf(total / (draws * num_images)) for total in totals)
     return HeldOutLoss(mean=sum(losses) / len(losses), bins=losses, images=num_images)
 
 
-def _chunks(images_NCHW: Tensor, tokens: Tokens) -> Iterator[tuple[Tensor, Tokens]]:
-    """Images and tokens of as many as are denoised together."""
+def _chunks(pictures: Pictures) -> Iterator[tuple[Tensor, Sequence[str]]]:
+    """Images and captions of as many as are denoised together, so that no more embeddings lie in memory."""
+    images_NCHW = pictures.images_NCHW
     chunk = max(1, _CHUNK_PIXELS // images_NCHW[0, 0].numel())
     for start in range(0, len(images_NCHW), chunk):
         part = slice(start, start + chunk)
-        yield images_NCHW[part].float(), Tokens(tokens.ids_BL[part], tokens.mask_BL[part])
+        yield images_NCHW[part].float(), pictures.captions[part]
 
 
 def _finite_or_inf(loss: float) -> float:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from diffusion_at_home.config.run import ObjectiveSection, Prediction
-from diffusion_at_home.model.base import DiffusionModel, Tokens
+from diffusion_at_home.model.base import DiffusionModel, Text
 
 T_MIN = 0.05
 """Least time by which a sample's error is divided; `PRXPixelPipeline` clamps the same way when it samples."""
@@ -43,7 +43,7 @@ def drop_captions(captions: Sequence[str], share: float, generator: torch.Genera
 
 
 def flow_loss(
-    model: DiffusionModel, x_BCHW: Tensor, tokens: Tokens, t_B: Tensor, eps_BCHW: Tensor, objective: ObjectiveSection
+    model: DiffusionModel, x_BCHW: Tensor, text: Text, t_B: Tensor, eps_BCHW: Tensor, objective: ObjectiveSection
 ) -> Tensor:
     """Each image's squared velocity error, averaged over C, H and W: loss_B (float32), to be averaged over B.
 
@@ -53,7 +53,7 @@ def flow_loss(
     """
     t_B111 = t_B[:, None, None, None]
     x_t_BCHW = (1 - t_B111) * x_BCHW + t_B111 * eps_BCHW
-    predicted_BCHW = model(x_t_BCHW, t_B, tokens).float()
+    predicted_BCHW = model(x_t_BCHW, t_B, text).float()
     if objective.prediction is Prediction.SAMPLE:
         error_BCHW = (predicted_BCHW - x_BCHW) / t_B111.clamp(min=T_MIN)
     else:

@@ -1,16 +1,16 @@
-"""PRX: a rectified-flow transformer with a T5 encoder trained along, in pixels or in an autoencoder's latents.
+"""PRX: a rectified-flow transformer with a T5 encoder, trained along or frozen, in pixels or in an autoencoder's latents.
 
-Owns `PRXTransformer2DModel`, `T5EncoderModel` and the tokenizer, in the shapes that the stock `PRXPixelPipeline` and
-`PRXPipeline` load. The former subtracts the network's output from its input and divides by the time, so in pixels the
-network must predict samples; the latter takes velocities. Anything else is refused when the model is built, not when
-somebody downloads it.
+Owns `PRXTransformer2DModel` and, where it is trained, `T5EncoderModel` and the tokenizer, in the shapes that the stock
+`PRXPixelPipeline` and `PRXPipeline` load. The former subtracts the network's output from its input and divides by the
+time, so in pixels the network must predict samples; the latter takes velocities. Anything else is refused when the model is
+built, not when somebody downloads it.
 
 Shapes: B images, C channels, H height, W width, L text tokens, D text features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from diffusers import (
@@ -25,8 +25,10 @@ from torch import Tensor, nn
 
 from diffusion_at_home.config.run import ModelSection, ObjectiveSection, Prediction
 from diffusion_at_home.errors import ConfigError
-from diffusion_at_home.model.base import DiffusionModel, Tokens
+from diffusion_at_home.frozen_text import FrozenKind
+from diffusion_at_home.model.base import DiffusionModel, Embeddings, Text
 from diffusion_at_home.model.decoding import Decoder
+from diffusion_at_home.model.frozen import FrozenEncoder
 from diffusion_at_home.model.text import build_t5, clean_caption, load_tokenizer, tokens_of
 
 _PLAIN_CALL_SIZES = (256, 512, 1024)  # the sizes for which the stock pipeline has bins of aspect ratios
@@ -50,8 +52,10 @@ class Prx(DiffusionModel):
         self._config = config
         self.prediction = wanted
         self.decoder = Decoder(config.latents) if config.in_latents else None
-        self.tokenizer = load_tokenizer(tokenizer_json, config.text)
-        self.text_encoder = build_t5(config.text, self.tokenizer)
+        self.frozen = self.frozen_encoder(config) if config.text.frozen else None
+        if self.frozen is None:
+            self.tokenizer = load_tokenizer(tokenizer_json, config.text)
+            self.text_encoder = build_t5(config.text, self.tokenizer)
         shape = config.prx
         self.transformer = PRXTransformer2DModel(
             in_channels=config.sample_shape[0],
@@ -64,20 +68,30 @@ class Prx(DiffusionModel):
             axes_dim=[shape.hidden_size // shape.heads // 2] * 2,  # rows, columns
         )
 
-    def tokenize(self, captions: Sequence[str]) -> Tokens:
-        """See `DiffusionModel.tokenize`; the pipelines for pixels and for latents clean a prompt each in its own way."""
-        clean = TextPreprocessor().clean_text if self._config.in_latents else clean_caption
+    @staticmethod
+    def frozen_encoder(config: ModelSection) -> FrozenEncoder:
+        """What `frozen` is for `config`: whoever only encodes captions needs no model."""
+        return FrozenEncoder(config.text, FrozenKind.T5, _cleaning(config))
+
+    def tokenize(self, captions: Sequence[str]) -> Text:
+        """See `DiffusionModel.tokenize`."""
+        if self.frozen is not None:
+            return self.frozen(captions, next(self.parameters()).device)
+        clean = _cleaning(self._config)
         return tokens_of(self.tokenizer, [clean(caption) for caption in captions])
 
-    def forward(self, x_BCHW: Tensor, t_B: Tensor, tokens: Tokens) -> Tensor:
-        """The predicted clean pictures (B, C, H, W); `tokens` may lie on another device than `x_BCHW`.
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, text: Text) -> Tensor:
+        """The predicted clean pictures (B, C, H, W); `text` may lie on another device than `x_BCHW`.
 
         A caption of no tokens at all is safe: image tokens always attend to each other, and what the text encoder
         makes of padding is masked.
         """
-        ids_BL = tokens.ids_BL.to(x_BCHW.device)
-        mask_BL = tokens.mask_BL.to(x_BCHW.device)
-        text_BLD = self.text_encoder(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
+        mask_BL = text.mask_BL.to(x_BCHW.device)
+        if isinstance(text, Embeddings):
+            text_BLD = text.values_BLD.to(x_BCHW.device, self.dtype)
+        else:
+            ids_BL = text.ids_BL.to(x_BCHW.device)
+            text_BLD = self.text_encoder(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
         predicted_BCHW: Tensor = self.transformer(
             hidden_states=x_BCHW.to(self.dtype),
             timestep=t_B,
@@ -90,11 +104,13 @@ class Prx(DiffusionModel):
     def recompute_activations(self) -> None:
         """See `DiffusionModel.recompute_activations`."""
         self.transformer.enable_gradient_checkpointing()
-        self.text_encoder.activation_checkpointing_enable()
+        if self.frozen is None:
+            self.text_encoder.activation_checkpointing_enable()
 
     def blocks(self) -> list[nn.Module]:
         """See `DiffusionModel.blocks`."""
-        return [*self.text_encoder.encoder.block, *self.transformer.blocks]
+        encoder = [] if self.frozen is not None else self.text_encoder.encoder.block
+        return [*encoder, *self.transformer.blocks]
 
     def scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         """See `DiffusionModel.scheduler`; an unshifted time grid, as in training."""
@@ -105,8 +121,8 @@ class Prx(DiffusionModel):
         parts = {
             "transformer": self.transformer,
             "scheduler": self.scheduler(),
-            "text_encoder": self.text_encoder,
-            "tokenizer": self.tokenizer,
+            "text_encoder": self.text_encoder if self.frozen is None else self.frozen.encoder,
+            "tokenizer": self.tokenizer if self.frozen is None else self.frozen.tokenizer,
             "default_sample_size": self._config.image_size,
         }
         if self.decoder is not None:
@@ -115,7 +131,11 @@ class Prx(DiffusionModel):
 
     def adopt(self, pipeline: DiffusionPipeline) -> None:
         """See `DiffusionModel.adopt`."""
-        self.transformer, self.text_encoder = pipeline.transformer, pipeline.text_encoder
+        self.transformer = pipeline.transformer
+        if self.frozen is None:
+            self.text_encoder = pipeline.text_encoder
+        else:
+            self.frozen.adopt(pipeline.text_encoder, pipeline.tokenizer)
         if self.decoder is not None:
             self.decoder.adopt(pipeline.vae)
 
@@ -123,3 +143,9 @@ class Prx(DiffusionModel):
         """See `DiffusionModel.pipeline_call`; the pipelines have resolution bins for some sizes only."""
         plain = self._config.in_latents and self._config.image_size in _PLAIN_CALL_SIZES
         return {} if plain else {"use_resolution_binning": False}
+
+
+def _cleaning(config: ModelSection) -> Callable[[str], str]:
+    """The pipelines for pixels and for latents clean a prompt each in its own way."""
+    clean: Callable[[str], str] = TextPreprocessor().clean_text if config.in_latents else clean_caption
+    return clean

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion_at_home.config.run import Prediction
-from diffusion_at_home.model.base import DiffusionModel, Tokens
+from diffusion_at_home.model.base import DiffusionModel, Text
 from diffusion_at_home.model.objective import T_MIN
 
 _CHUNK_ELEMENTS = 2**16  # H x W of all that is denoised together: 1,024 of 8 x 8, 16 of 64 x 64, one of 256 x 256
@@ -70,12 +70,12 @@ def draw(
 @torch.no_grad()
 def _denoise(model: DiffusionModel, x_BCHW: Tensor, captions: list[str], steps: int, guidance_scale: float) -> Tensor:
     guided = guidance_scale > 1
-    tokens = model.tokenize(captions + [""] * len(captions) if guided else captions)
+    text = model.tokenize(captions + [""] * len(captions) if guided else captions)
     scheduler = model.scheduler()
     scheduler.set_timesteps(steps, device=x_BCHW.device)
     for timestep in scheduler.timesteps:
         t = timestep.float() / scheduler.config.num_train_timesteps
-        output_BCHW = _predict(model, x_BCHW, t, tokens)
+        output_BCHW = _predict(model, x_BCHW, t, text)
         if guided:
             conditional_BCHW, unconditional_BCHW = output_BCHW.chunk(2)
             output_BCHW = unconditional_BCHW + guidance_scale * (conditional_BCHW - unconditional_BCHW)
@@ -85,8 +85,8 @@ def _denoise(model: DiffusionModel, x_BCHW: Tensor, captions: list[str], steps: 
     return x_BCHW
 
 
-def _predict(model: DiffusionModel, x_BCHW: Tensor, t: Tensor, tokens: Tokens) -> Tensor:
-    """The network's output for every row of `tokens`, of which there are one or two for each row of `x_BCHW`."""
-    rows = len(tokens.ids_BL)
-    output_RCHW: Tensor = model(x_BCHW.repeat(rows // len(x_BCHW), 1, 1, 1), t.expand(rows), tokens)
+def _predict(model: DiffusionModel, x_BCHW: Tensor, t: Tensor, text: Text) -> Tensor:
+    """The network's output for every row of `text`, of which there are one or two for each row of `x_BCHW`."""
+    rows = len(text.mask_BL)
+    output_RCHW: Tensor = model(x_BCHW.repeat(rows // len(x_BCHW), 1, 1, 1), t.expand(rows), text)
     return output_RCHW.float()

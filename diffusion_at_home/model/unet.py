@@ -1,8 +1,8 @@
-"""The U-Net of Stable Diffusion 1.x at any size, with a CLIP-shaped text encoder trained along, in latents.
+"""The U-Net of Stable Diffusion 1.x at any size, with a CLIP-shaped text encoder, trained along or frozen, in latents.
 
-Owns `UNet2DConditionModel`, `CLIPTextModel` and the tokenizer, in the shapes that the stock `StableDiffusionPipeline` loads.
-The network predicts velocities of the rectified flow, which the pipeline follows with UniPC over flow sigmas; its times are
-1,000 t.
+Owns `UNet2DConditionModel` and, where it is trained, `CLIPTextModel` and the tokenizer, in the shapes that the stock
+`StableDiffusionPipeline` loads. The network predicts velocities of the rectified flow, which the pipeline follows with UniPC
+over flow sigmas; its times are 1,000 t.
 
 Shapes: B images, C channels, H height, W width, L text tokens, D text features.
 """
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from diffusion_at_home.config.run import ModelSection, ObjectiveSection, Prediction
 from diffusion_at_home.errors import ConfigError
-from diffusion_at_home.model.base import DiffusionModel, Tokens
+from diffusion_at_home.frozen_text import FrozenKind
+from diffusion_at_home.model.base import DiffusionModel, Embeddings, Text
 from diffusion_at_home.model.decoding import Decoder
+from diffusion_at_home.model.frozen import FrozenEncoder
 from diffusion_at_home.model.text import build_clip, load_tokenizer, tokens_of
 
 _NUM_TRAIN_TIMESTEPS = 1000
@@ -42,8 +44,10 @@ class UNet(DiffusionModel):
         self._config = config
         self.prediction = Prediction.VELOCITY
         self.decoder = Decoder(config.latents, sd_scale=True)
-        self.tokenizer = load_tokenizer(tokenizer_json, config.text)
-        self.text_encoder = build_clip(config.text, self.tokenizer)
+        self.frozen = self.frozen_encoder(config) if config.text.frozen else None
+        if self.frozen is None:
+            self.tokenizer = load_tokenizer(tokenizer_json, config.text)
+            self.text_encoder = build_clip(config.text, self.tokenizer)
         shape, (channels, side, _) = config.unet, config.sample_shape
         attended = len(shape.channels) - 1
         self.unet = UNet2DConditionModel(
@@ -59,13 +63,23 @@ class UNet(DiffusionModel):
             norm_num_groups=shape.groups,
         )
 
-    def tokenize(self, captions: Sequence[str]) -> Tokens:
+    @staticmethod
+    def frozen_encoder(config: ModelSection) -> FrozenEncoder:
+        """What `frozen` is for `config`: whoever only encodes captions needs no model."""
+        return FrozenEncoder(config.text, FrozenKind.CLIP, str)
+
+    def tokenize(self, captions: Sequence[str]) -> Text:
         """See `DiffusionModel.tokenize`; the pipeline neither cleans prompts nor masks what fills them up."""
+        if self.frozen is not None:
+            return self.frozen(captions, next(self.parameters()).device)
         return tokens_of(self.tokenizer, list(captions))
 
-    def forward(self, x_BCHW: Tensor, t_B: Tensor, tokens: Tokens) -> Tensor:
-        """The predicted velocities (B, C, H, W); `tokens` may lie on another device than `x_BCHW`."""
-        text_BLD = self.text_encoder(input_ids=tokens.ids_BL.to(x_BCHW.device)).last_hidden_state
+    def forward(self, x_BCHW: Tensor, t_B: Tensor, text: Text) -> Tensor:
+        """The predicted velocities (B, C, H, W); `text` may lie on another device than `x_BCHW`."""
+        if isinstance(text, Embeddings):
+            text_BLD = text.values_BLD.to(x_BCHW.device, self.dtype)
+        else:
+            text_BLD = self.text_encoder(input_ids=text.ids_BL.to(x_BCHW.device)).last_hidden_state
         predicted_BCHW: Tensor = self.unet(
             x_BCHW.to(self.dtype), t_B * _NUM_TRAIN_TIMESTEPS, encoder_hidden_states=text_BLD, return_dict=False
         )[0]
@@ -74,13 +88,15 @@ class UNet(DiffusionModel):
     def recompute_activations(self) -> None:
         """See `DiffusionModel.recompute_activations`."""
         self.unet.enable_gradient_checkpointing()
-        self.text_encoder.activation_checkpointing_enable()
+        if self.frozen is None:
+            self.text_encoder.activation_checkpointing_enable()
 
     def blocks(self) -> list[nn.Module]:
         """See `DiffusionModel.blocks`: layers of the text encoder, then residual and attention blocks."""
         stages = [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
         parts = [part for stage in stages for part in (*stage.resnets, *getattr(stage, "attentions", ()))]
-        return [*self.text_encoder.encoder.layers, *parts]
+        encoder = [] if self.frozen is not None else self.text_encoder.encoder.layers
+        return [*encoder, *parts]
 
     def scheduler(self) -> UniPCMultistepScheduler:
         """See `DiffusionModel.scheduler`; the pipeline does not take `FlowMatchEulerDiscreteScheduler`."""
@@ -95,8 +111,8 @@ class UNet(DiffusionModel):
         """See `DiffusionModel.pipeline`."""
         return StableDiffusionPipeline(
             vae=self.decoder.autoencoder,
-            text_encoder=self.text_encoder,
-            tokenizer=self.tokenizer,
+            text_encoder=self.text_encoder if self.frozen is None else self.frozen.encoder,
+            tokenizer=self.tokenizer if self.frozen is None else self.frozen.tokenizer,
             unet=self.unet,
             scheduler=self.scheduler(),
             safety_checker=None,
@@ -106,7 +122,11 @@ class UNet(DiffusionModel):
 
     def adopt(self, pipeline: DiffusionPipeline) -> None:
         """See `DiffusionModel.adopt`."""
-        self.unet, self.text_encoder = pipeline.unet, pipeline.text_encoder
+        self.unet = pipeline.unet
+        if self.frozen is None:
+            self.text_encoder = pipeline.text_encoder
+        else:
+            self.frozen.adopt(pipeline.text_encoder, pipeline.tokenizer)
         self.decoder.adopt(pipeline.vae)
 
     def pipeline_call(self) -> dict[str, Any]:

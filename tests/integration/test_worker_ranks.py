@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import LeaseLost
+from diffusion_at_home.model.base import Embeddings
 from diffusion_at_home.wire.layout import Layout
 from tests.unit.tiny_run import batches, spread_weights, tiny_config, tiny_model, tiny_tokenizer
 from worker.ranks.ranks import Ranks
@@ -31,6 +32,7 @@ RATE = 1e-3
 ADAMW = ("model.prx.hidden_size=64", "inner.optimizer='adamw'", "inner.clip='tensor'")
 ADAMW8BIT = ("model.prx.hidden_size=64", "inner.optimizer='adamw8bit'", "inner.clip='tensor'")
 GLOBAL = ("model.prx.hidden_size=64", "inner.optimizer='adamw'", "inner.clip='global'", "inner.clip_norm=0.5")
+FROZEN = (*ADAMW, "model.text.encoder='somewhere'")
 GRADIENT = ("inner.optimizer='gradient'", "outer.optimizer='adamw'")
 UNET = (
     "model.kind='unet'",
@@ -64,7 +66,14 @@ def whole(plan: StepPlan, overrides: tuple[str, ...], images: int = 8) -> Tensor
 
 
 def lease_of(config: RunConfig, images: int) -> list[Batch]:
-    return batches(3, images, shape=config.model.sample_shape)
+    lease = batches(3, images, shape=config.model.sample_shape)
+    if not config.model.text.frozen:
+        return lease
+    generator = torch.Generator().manual_seed(5)
+    rows = [
+        torch.randn(1 + index % 3, config.model.text.hidden_size, generator=generator) for index in range(images + 1)
+    ]
+    return [replace(batch, text=Embeddings.of([row.bfloat16() for row in rows])) for batch in lease]
 
 
 @contextmanager
@@ -97,8 +106,9 @@ def apart(left: Tensor, right: Tensor) -> float:
         (2, StepPlan(), GRADIENT, 1e-5),
         (2, StepPlan(release=True), ADAMW8BIT, 2e-2),  # blocks of 256 are cut elsewhere
         (2, StepPlan(checkpointing=True), UNET, 1e-3),
+        (2, StepPlan(checkpointing=True), FROZEN, 1e-3),
     ],
-    ids=["split", "micro-batches", "gradient", "8 bits", "unet"],
+    ids=["split", "micro-batches", "gradient", "8 bits", "unet", "frozen text encoder"],
 )
 def test_several_devices_train_as_one(
     devices: int, plan: StepPlan, overrides: tuple[str, ...], tolerance: float

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from diffusion_at_home.config.run import ClipKind, InnerKind, RunConfig
+from diffusion_at_home.errors import HardwareError
 from worker.memory.measure import Need
 from worker.step.masters import WeightKind
 from worker.step.plan import Offload, StepPlan
@@ -170,6 +171,24 @@ def rung_of(plan: StepPlan, need: Need, machine: Machine, *, slowdown: float) ->
     device_fits = not machine.is_gpu or device_bytes <= machine.device_bytes - _OTHERS_DEVICE_BYTES
     fits = device_fits and host_bytes <= machine.host_bytes - _OTHERS_HOST_BYTES
     return Rung(plan, need, device_bytes, host_bytes, slowdown, fits)
+
+
+def encodes_on_device(num_bytes: int, rung: Rung, machine: Machine, run: str) -> bool:
+    """Whether captions are encoded on the device, which takes `num_bytes` beside all that `rung` does there; else on the host.
+
+    The encoder passes through the host on its way to a device. Raises `HardwareError` if it does not fit there.
+    """
+    held_bytes = rung.host_bytes
+    if not machine.is_gpu:  # gradients and activations come with a step
+        held_bytes -= rung.plan.devices * (rung.need.gradients_bytes + rung.need.activations_bytes)
+    host_bytes = max(held_bytes, 0) + num_bytes + _OTHERS_HOST_BYTES
+    if host_bytes > machine.host_bytes:
+        enough = replace(machine, host_bytes=host_bytes)
+        raise HardwareError(
+            f"the run {run} does not fit {describe(machine)}: to encode its captions, which takes {_gib(num_bytes)} beside the "
+            f"training, it needs at least {describe(enough)}"
+        )
+    return machine.is_gpu and rung.device_bytes + num_bytes <= machine.device_bytes - _OTHERS_DEVICE_BYTES
 
 
 def _step_seconds(need: Need, machine: Machine) -> float:

@@ -10,10 +10,13 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.toml import load_toml
-from diffusion_at_home.errors import ConfigError
+from diffusion_at_home.errors import ConfigError, HardwareError
+from diffusion_at_home.frozen_text import frozen_kind
+from diffusion_at_home.model.frozen import config_json, with_sizes
 from diffusion_at_home.model.text import placeholder_tokenizer
 from worker.http_line import open_http
-from worker.memory.choice import GIB, Machine, MemoryPlan, Rung, describe, refusal
+from worker.memory.choice import GIB, Machine, MemoryPlan, Rung, describe, encodes_on_device, refusal
+from worker.memory.encoding import encoding_bytes
 from worker.memory.planning import make_plan
 from worker.run_address import RunAddress, fetch_spec, find_run, pins
 
@@ -42,7 +45,7 @@ def plan_command(
 
     Raises `ConfigError`, `Unreachable`, `IntegrityError`.
     """
-    config, tokenizer_json = read_source(source)
+    config, tokenizer_json, encoder_json = _read(source)
     machine = imagined.on(here)
     made = make_plan(config, tokenizer_json, machine, try_all=try_all)
     return made, {
@@ -53,12 +56,35 @@ def plan_command(
         "rungs": [_plain(rung, config.inner.batch_images) for rung in made.rungs],
         "chosen": None if made.chosen is None else _plain(made.chosen, config.inner.batch_images),
         "reason": _reason(made, machine, config.run.name),
+        "encoding": None if encoder_json is None else _encoding(config, encoder_json, made, machine),
     }
 
 
 def read_source(source: Path | str) -> tuple[RunConfig, bytes]:
     """The run that a config's path or an address names, and its tokenizer or one of the same size. Raises as `plan_command`."""
+    return _read(source)[:2]
+
+
+def _read(source: Path | str) -> tuple[RunConfig, bytes, str | None]:
+    """As `read_source`, and what a frozen text encoder says of itself."""
     return _from_file(source) if isinstance(source, Path) else _from_run(source)
+
+
+def _encoding(config: RunConfig, encoder_json: str, made: MemoryPlan, machine: Machine) -> dict[str, Any]:
+    """What the captions take before training, and where they are encoded, if training fits at all."""
+    num_bytes = encoding_bytes(config.model, encoder_json)
+    gib = round(num_bytes / GIB, 3)
+    if made.chosen is None:
+        return {"gib": gib, "place": None, "reason": "its captions are not encoded, as it is not trained"}
+    try:
+        place = "device" if encodes_on_device(num_bytes, made.chosen, machine, config.run.name) else "host"
+    except HardwareError as error:
+        return {"gib": gib, "place": None, "reason": str(error)}
+    return {
+        "gib": gib,
+        "place": place,
+        "reason": f"before it trains, its captions are encoded in {gib:.2f} GiB of the {place}",
+    }
 
 
 def _reason(made: MemoryPlan, machine: Machine, run: str) -> str:
@@ -98,13 +124,19 @@ def _size(text: str, option: str) -> int:
         raise ConfigError(f"{option} {text!r} is not a size: give one like 6GiB") from None
 
 
-def _from_file(path: Path) -> tuple[RunConfig, bytes]:
+def _from_file(path: Path) -> tuple[RunConfig, bytes, str | None]:
     config = load_toml(path, RunConfig)
-    return config, placeholder_tokenizer(config.model.text)
+    model = config.model
+    if not model.text.frozen:
+        return config, placeholder_tokenizer(model.text), None
+    text, kind = model.text, frozen_kind(model.kind)
+    model = model.model_copy(update={"text": with_sizes(text, kind)})  # as when the run is made
+    return config.model_copy(update={"model": model}), b"", config_json(text, kind)
 
 
-def _from_run(url: str) -> tuple[RunConfig, bytes]:
+def _from_run(url: str) -> tuple[RunConfig, bytes, str | None]:
     address = RunAddress.parse(url)
     with open_http(pins([address])) as http:
         spec = fetch_spec(address, http, find_run(address, http))
-    return spec.config, spec.tokenizer.encode()
+    encoder = spec.text_encoder
+    return spec.config, spec.tokenizer.encode(), None if encoder is None else encoder.config_json

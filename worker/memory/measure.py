@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from diffusion_at_home.config.run import InnerKind, RunConfig
+from diffusion_at_home.model.base import Embeddings
 from diffusion_at_home.model.build import build_model, model_family
 from diffusion_at_home.wire.layout import Layout
 from worker.memory.tracker import Holds, MemoryTracker
@@ -140,7 +141,8 @@ def _share(config: RunConfig, devices: int, shape: tuple[int, int, int]) -> Draw
     num_images = -(-config.inner.batch_images // devices)
     x_BCHW = torch.empty(num_images, *shape)
     some_B = torch.empty(num_images)
-    return Drawn(x_BCHW, ["a caption"] * num_images, some_B, torch.empty_like(x_BCHW), some_B.clone())
+    text = Embeddings.made_up(config.model.text, num_images)
+    return Drawn(x_BCHW, ["a caption"] * num_images, some_B, torch.empty_like(x_BCHW), some_B.clone(), text)
 
 
 def _marker(tracker: MemoryTracker, holds: Holds) -> Callable[[Tensor], None]:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.model.base import Embeddings
 from worker.settings import WorkerSettings
 from worker.step.plan import StepPlan
 from worker.step.stepper import Drawn
@@ -60,17 +61,27 @@ class Step:
     weight_B: npt.NDArray[np.float32]
     num_images: int
     """Of the whole batch."""
+    text: tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]] | None = None
+    """Embeddings in bf16, bit by bit, and their mask."""
 
     @classmethod
     def of(cls, share: Drawn, num_images: int) -> Step:
         """The message for a `share`."""
         arrays = (share.t_B.numpy(), share.eps_BCHW.numpy(), share.weight_B.numpy())
-        return cls(share.x_BCHW.numpy(), share.captions, *arrays, num_images)
+        text = None
+        if share.text is not None:
+            values_BLD = share.text.values_BLD.to(torch.bfloat16)  # as they are cached
+            text = (values_BLD.view(torch.int16).numpy(), share.text.mask_BL.numpy())
+        return cls(share.x_BCHW.numpy(), share.captions, *arrays, num_images, text)
 
     def share(self) -> Drawn:
         """The share as tensors."""
         x_BCHW, t_B, eps_BCHW, weight_B = map(torch.from_numpy, (self.x_BCHW, self.t_B, self.eps_BCHW, self.weight_B))
-        return Drawn(x_BCHW, self.captions, t_B, eps_BCHW, weight_B)
+        text = None
+        if self.text is not None:
+            values_BLD, mask_BL = map(torch.from_numpy, self.text)
+            text = Embeddings(values_BLD.view(torch.bfloat16), mask_BL)
+        return Drawn(x_BCHW, self.captions, t_B, eps_BCHW, weight_B, text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion_at_home.config.run import ClipKind, RunConfig
-from diffusion_at_home.model.base import DiffusionModel
+from diffusion_at_home.model.base import DiffusionModel, Embeddings
 from diffusion_at_home.model.objective import flow_loss
 from diffusion_at_home.wire.layout import Layout
 from worker.step.compute import Compute
@@ -32,11 +32,20 @@ class Drawn:
     eps_BCHW: Tensor
     weight_B: Tensor
     """Of each image's loss in the step's: one by the number of images, or 0 for what only fills a share up."""
+    text: Embeddings | None = None
+    """Of `captions`, where the text encoder is frozen."""
 
     def part(self, begin: int, end: int) -> Drawn:
         """The images from `begin` to `end`."""
         part = slice(begin, end)
-        return Drawn(self.x_BCHW[part], self.captions[part], self.t_B[part], self.eps_BCHW[part], self.weight_B[part])
+        return Drawn(
+            self.x_BCHW[part],
+            self.captions[part],
+            self.t_B[part],
+            self.eps_BCHW[part],
+            self.weight_B[part],
+            None if self.text is None else self.text.at(part),
+        )
 
     def share(self, index: int, num_shares: int) -> Drawn:
         """One of `num_shares` parts of the same size: the last ones are filled up with images that do not count."""
@@ -50,6 +59,7 @@ class Drawn:
             self.t_B[there],
             self.eps_BCHW[there],
             torch.where(positions < num_images, self.weight_B[there], 0.0),
+            None if self.text is None else self.text.at(there.tolist()),
         )
 
 
@@ -131,14 +141,14 @@ class ModelStepper:
 
     def _backward(self, drawn: Drawn) -> Tensor:
         device, plan = self._compute.device, self.plan
-        tokens = self._model.tokenize(drawn.captions)
+        text = self._model.tokenize(drawn.captions) if drawn.text is None else drawn.text
         # Where weights are gathered, they are cast on the way.
         by_autocast = plan.weights is WeightKind.FP32 and not plan.sharded
         with self._compute.precision() if by_autocast else nullcontext():
             loss_B = flow_loss(
                 self._model,
                 drawn.x_BCHW.to(device),
-                tokens,
+                text,
                 drawn.t_B.to(device),
                 drawn.eps_BCHW.to(device),
                 self._config.objective,
