@@ -99,7 +99,7 @@ def train_autoencoder(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a small AutoencoderKL from nothing on PICTURES, for latents without anybody's weights."""
+    """Train a small AutoencoderKL from nothing on PICTURES, for latents without anybody's weights. One broken off goes on."""
     import torch
 
     from diffusion_at_home.config.toml import load_toml

@@ -10,7 +10,7 @@ squares are there because absolute errors alone are content for long with the me
 pictures; the colours, because else they come long after the greys. Divided by N, averaged over the batch.
 
 Which pictures, which windows of them and which noise come from the seed alone: on one machine the same settings and pictures give
-the same weights.
+the same weights, however often the training was killed and started again.
 
 Shapes: B images, C channels, H height, W width.
 """
@@ -23,6 +23,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Final, Self
 
@@ -36,7 +38,7 @@ from diffusion_at_home.config.toml import Section
 from diffusion_at_home.data.encode import check_pictures
 from diffusion_at_home.data.manifest import DataManifest, ShardEntry
 from diffusion_at_home.data.order import sample_order, shard_order
-from diffusion_at_home.data.shards import decode_images, read_shard
+from diffusion_at_home.data.shards import Sample, decode_images, read_shard
 from diffusion_at_home.errors import ConfigError, storage_errors
 from diffusion_at_home.model.autoencoder import (
     Autoencoder,
@@ -45,11 +47,15 @@ from diffusion_at_home.model.autoencoder import (
     encode_pictures,
     weights_digest,
 )
+from diffusion_at_home.model.autoencoder_progress import Moment, ProgressFile
 from diffusion_at_home.outer.state import writing_safetensors
+from diffusion_at_home.sync import sync_all, sync_folder
 
 _MEASURED_IMAGES: Final = 512
 """Most held-out pictures for the figures at the end, and most trained ones for the scale of the latents."""
 _FIRST_LOG_VARIANCE: Final = -6.0
+_BETWEEN_SAVES: Final = timedelta(seconds=30)
+"""What a kill costs at most."""
 
 
 class AutoencoderTraining(Section):
@@ -109,6 +115,7 @@ class TrainedAutoencoder:
     scaling_factor: float
     images: int
     seconds: float
+    """Of all processes that trained it."""
     weights_digest: str
 
 
@@ -119,24 +126,29 @@ def train_autoencoder(
     *,
     device: torch.device = torch.device("cpu"),  # noqa: B008 -- it is immutable
     on_images: Callable[[int, float], None] = lambda _images, _loss: None,
+    between_saves: timedelta = _BETWEEN_SAVES,
 ) -> TrainedAutoencoder:
     """Train on the train shards of `pictures`, measure on the held-out ones, save to the new folder `out`, all or nothing.
 
-    `on_images` is told the images trained so far and the loss of the last step.
+    A training that was killed is gone on with, from what it saved last in a hidden file beside `out`. `on_images` is told the
+    images trained so far and the loss of the last step.
 
     Raises:
-        ConfigError: `out` is taken, or `pictures` do not fit `settings`.
-        DataError: `pictures` is damaged.
+        ConfigError: `out` is taken, `pictures` do not fit `settings`, or another training for `out` was begun.
+        DataError: `pictures`, or what was saved of the training, is damaged.
         StorageError: the disk is full.
     """
     if out.exists():
         raise ConfigError(f"{out} exists already: choose a new folder")
     manifest = DataManifest.load(pictures)
     check_pictures(pictures, manifest, settings.factor, "change block_out_channels, which give the factor")
-    started = time.monotonic()
-    autoencoder = _fresh(settings).to(device)
-    batches = _batches(pictures, manifest, settings)
-    _train(autoencoder, batches, settings, on_images)
+    chosen = json.loads(settings.model_dump_json())
+    progress = ProgressFile(out.with_name(f".{out.name}.training.safetensors"), manifest.digest, chosen)
+    moment = _beginning(settings, device)
+    if progress.restore(moment):
+        on_images(moment.images, moment.loss)
+    _train(moment, _batches(pictures, manifest, settings, moment), settings, on_images, progress, between_saves)
+    autoencoder, started = moment.autoencoder, time.monotonic()
     autoencoder.eval().requires_grad_(False)
     scale = 1 / _latent_std(autoencoder, _some(pictures, manifest, manifest.train))
     autoencoder.register_to_config(scaling_factor=scale, shift_factor=0.0)
@@ -149,11 +161,12 @@ def train_autoencoder(
         psnr_db=psnr_db,
         scaling_factor=scale,
         images=settings.images,
-        seconds=time.monotonic() - started,
+        seconds=moment.seconds + time.monotonic() - started,
         weights_digest=weights_digest(autoencoder),
     )
     facts = {"pictures": manifest.digest, "license": manifest.license, "psnr_db": psnr_db}
-    _save(autoencoder, out, {**facts, "settings": json.loads(settings.model_dump_json())})
+    _save(autoencoder, out, {**facts, "settings": chosen})
+    progress.forget()
     return made
 
 
@@ -168,28 +181,52 @@ def psnr(autoencoder: Autoencoder, batches: Iterator[Tensor]) -> float:
 
 
 def _train(
-    autoencoder: AutoencoderKL,
+    moment: Moment,
     batches: Iterator[Tensor],
     settings: AutoencoderTraining,
     on_images: Callable[[int, float], None],
+    progress: ProgressFile,
+    between_saves: timedelta,
 ) -> None:
-    autoencoder.train()
-    generator = torch.Generator().manual_seed(settings.seed)  # on the CPU, whatever the device
-    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=settings.learning_rate, weight_decay=0.0)
-    images = 0
-    for batch_BCHW in batches:
-        x_BCHW = batch_BCHW[: settings.images - images].to(autoencoder.device, memory_format=torch.channels_last)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule((images + len(x_BCHW)) / settings.images)
-        loss = _loss(autoencoder, x_BCHW, settings, generator)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
-        torch.nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
-        optimizer.step()
-        images += len(x_BCHW)
-        on_images(images, float(loss.detach()))
-        if images >= settings.images:
-            return
+    """Step by step from `moment` to the last image, saving now and then and at the end."""
+    moment.autoencoder.train()
+    saved_at = stepped_at = time.monotonic()
+    while moment.images < settings.images:
+        _step(moment, next(batches), settings)
+        now = time.monotonic()
+        moment.seconds += now - stepped_at
+        stepped_at = now
+        if now - saved_at >= between_saves.total_seconds() or moment.images >= settings.images:
+            progress.save(moment)
+            saved_at = time.monotonic()
+        on_images(moment.images, moment.loss)
+
+
+def _step(moment: Moment, batch_BCHW: Tensor, settings: AutoencoderTraining) -> None:
+    autoencoder, optimizer = moment.autoencoder, moment.optimizer
+    left_BCHW = batch_BCHW[: settings.images - moment.images]
+    x_BCHW = left_BCHW.to(autoencoder.device, memory_format=torch.channels_last)
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * _schedule((moment.images + len(x_BCHW)) / settings.images)
+    loss = _loss(autoencoder, x_BCHW, settings, moment.noise)
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+    torch.nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
+    optimizer.step()
+    moment.batches += 1
+    moment.images += len(x_BCHW)
+    moment.loss = float(loss.detach())
+
+
+def _beginning(settings: AutoencoderTraining, device: torch.device) -> Moment:
+    """Random generators are on the CPU, whatever the device."""
+    autoencoder = _fresh(settings).to(device)
+    return Moment(
+        autoencoder=autoencoder,
+        optimizer=torch.optim.AdamW(autoencoder.parameters(), lr=settings.learning_rate, weight_decay=0.0),
+        noise=torch.Generator().manual_seed(settings.seed),
+        windows=torch.Generator().manual_seed(settings.seed),
+    )
 
 
 def _fresh(settings: AutoencoderTraining) -> AutoencoderKL:
@@ -231,17 +268,25 @@ def _schedule(progress: float) -> float:
     return min(progress / 0.02, 0.5 * (1 + math.cos(math.pi * progress)), 1.0)
 
 
-def _batches(pictures: Path, manifest: DataManifest, settings: AutoencoderTraining) -> Iterator[Tensor]:
-    """Epochs without end, each sample once an epoch, shard by shard: memory does not grow with the data."""
-    generator, epoch = torch.Generator().manual_seed(settings.seed), 0
+def _batches(pictures: Path, manifest: DataManifest, settings: AutoencoderTraining, moment: Moment) -> Iterator[Tensor]:
+    """What comes after the batches of `moment`, without end; of one shard at a time: memory does not grow with the data."""
+    opened: tuple[ShardEntry, list[Sample]] | None = None
+    for entry, positions in islice(_order(manifest, settings), moment.batches, None):
+        if opened is None or opened[0] is not entry:
+            opened = entry, read_shard(pictures / entry.name, entry)
+        picked = [opened[1][position] for position in positions]
+        yield _window(decode_images(picked, entry.size, manifest.channels), settings.window, moment.windows)
+
+
+def _order(manifest: DataManifest, settings: AutoencoderTraining) -> Iterator[tuple[ShardEntry, tuple[int, ...]]]:
+    """Batches of epochs without end, each sample once an epoch, shard by shard: a shard, and places in it."""
+    epoch = 0
     while True:
         for index in shard_order(settings.seed, epoch, len(manifest.train)):
             entry = manifest.train[index]
-            samples = read_shard(pictures / entry.name, entry)
-            order = sample_order(settings.seed, epoch, index, len(samples))
+            order = sample_order(settings.seed, epoch, index, entry.num_samples)
             for start in range(0, len(order), settings.batch_images):
-                picked = [samples[position] for position in order[start : start + settings.batch_images]]
-                yield _window(decode_images(picked, entry.size, manifest.channels), settings.window, generator)
+                yield entry, order[start : start + settings.batch_images]
         epoch += 1
 
 
@@ -284,4 +329,6 @@ def _save(autoencoder: AutoencoderKL, out: Path, facts: dict[str, object]) -> No
         autoencoder.to(memory_format=torch.contiguous_format)
         autoencoder.save_pretrained(draft, safe_serialization=True)
         (draft / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        sync_all(draft)
         draft.rename(out)
+        sync_folder(out.parent)

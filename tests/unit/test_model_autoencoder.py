@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL
-from PIL import Image, ImageDraw
 
-from diffusion_at_home.config.toml import load_toml
 from diffusion_at_home.data.manifest import AutoencoderKind, DataManifest
-from diffusion_at_home.data.shards import Sample, write_shard
 from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.model.autoencoder import (
     decode_latents,
@@ -23,61 +19,32 @@ from diffusion_at_home.model.autoencoder import (
     open_autoencoder,
     weights_digest,
 )
-from diffusion_at_home.model.autoencoder_training import AutoencoderTraining, train_autoencoder
+from diffusion_at_home.model.autoencoder_training import train_autoencoder
+from tests.unit.square_pictures import SIDE, build_squares, small_training
 from tests.unit.tiny_autoencoder import CHANNELS, FACTOR, encode_tiny_data, save_tiny_autoencoder
-
-SMALL = ("block_out_channels=[8, 8]", "groups=4", "batch_images=8", "learning_rate=1e-2")
-SIDE = 8
 
 
 def opened(folder: Path) -> AutoencoderKL | AutoencoderDC:
     return open_autoencoder(str(folder), named_by="--autoencoder")
 
 
-def squares(count: int, size: tuple[int, int] = (SIDE, SIDE)) -> list[Sample]:
-    made = []
-    for index in range(count):
-        picture = Image.new("RGB", size, "white")
-        place = index % 4
-        ImageDraw.Draw(picture).rectangle((place, place, place + 3, place + 3), fill=(40 * (index % 6), 90, 10))
-        png = io.BytesIO()
-        picture.save(png, "PNG")
-        made.append(Sample(f"k{index}", png.getvalue(), "png", "a square", "here", "CC0-1.0"))
-    return made
-
-
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards of two shapes."""
     folder = tmp_path_factory.mktemp("squares")
-    wide = (2 * SIDE, SIDE)
-    DataManifest(
-        name="squares",
-        source="made for a test",
-        license="CC0-1.0",
-        train=(
-            write_shard(folder / "train-0.tar", squares(20), (SIDE, SIDE)),
-            write_shard(folder / "train-1.tar", squares(12, wide), wide),
-        ),
-        held_out=(write_shard(folder / "held-out-0.tar", squares(4), (SIDE, SIDE)),),
-    ).save(folder)
+    build_squares(folder)
     return folder
-
-
-def settings(*overrides: str) -> AutoencoderTraining:
-    return load_toml(None, AutoencoderTraining, [*SMALL, *overrides])
 
 
 def test_training_reconstructs_what_it_has_not_seen_and_diffusers_loads_it(pictures: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, float]] = []
     made = train_autoencoder(
-        pictures, tmp_path / "made", settings("images=480", "groups=2"), on_images=lambda *step: seen.append(step)
+        pictures, tmp_path / "made", small_training("images=480", "groups=2"), on_images=lambda *step: seen.append(step)
     )
     images, losses = zip(*seen, strict=True)
     assert list(images) == sorted(set(images))
     assert images[-1] == made.images == 480
     assert sum(losses[-10:]) < 0.75 * sum(losses[:10])
-    untrained = train_autoencoder(pictures, tmp_path / "untrained", settings("images=8", "learning_rate=1e-9"))
+    untrained = train_autoencoder(pictures, tmp_path / "untrained", small_training("images=8", "learning_rate=1e-9"))
     assert made.psnr_db > untrained.psnr_db + 2
     loaded = AutoencoderKL.from_pretrained(made.folder)
     assert (made.factor, made.channels) == (2, 4)
@@ -89,7 +56,7 @@ def test_training_reconstructs_what_it_has_not_seen_and_diffusers_loads_it(pictu
 
 
 def test_latents_of_what_was_trained_have_a_spread_of_about_one(pictures: Path, tmp_path: Path) -> None:
-    made = train_autoencoder(pictures, tmp_path / "made", settings("images=64"))
+    made = train_autoencoder(pictures, tmp_path / "made", small_training("images=64"))
     autoencoder = opened(Path(made.folder))
     x = torch.rand(64, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     posterior = encode_pictures(autoencoder, x)
@@ -102,7 +69,7 @@ def test_latents_of_what_was_trained_have_a_spread_of_about_one(pictures: Path, 
 
 def test_training_twice_gives_the_same_weights_and_another_seed_others(pictures: Path, tmp_path: Path) -> None:
     made = [
-        train_autoencoder(pictures, tmp_path / name, settings("images=48", f"seed={seed}", "window=4"))
+        train_autoencoder(pictures, tmp_path / name, small_training("images=48", f"seed={seed}", "window=4"))
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     assert made[0].weights_digest == made[1].weights_digest != made[2].weights_digest
@@ -116,9 +83,9 @@ def test_what_cannot_be_trained_on_is_refused(pictures: Path, tmp_path: Path) ->
     )
     for folder, override, why in cases:
         with pytest.raises(ConfigError, match=why):
-            train_autoencoder(folder, tmp_path / "out", settings(override))
+            train_autoencoder(folder, tmp_path / "out", small_training(override))
     with pytest.raises(ConfigError, match="exists already"):
-        train_autoencoder(pictures, tmp_path / "autoencoder", settings())
+        train_autoencoder(pictures, tmp_path / "autoencoder", small_training())
     assert not (tmp_path / "out").exists()
 
 
@@ -127,7 +94,7 @@ def test_what_cannot_be_trained_on_is_refused(pictures: Path, tmp_path: Path) ->
 )
 def test_settings_that_do_not_fit_name_the_key(override: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
-        settings(override)
+        small_training(override)
 
 
 def test_an_autoencoder_is_named_by_its_weights_whatever_file_they_lie_in(tmp_path: Path) -> None:
