@@ -33,8 +33,8 @@ from diffusion_at_home.evaluation.places import (
     grid_path,
     own_encoder_path,
 )
-from diffusion_at_home.outer.state import sync_folder
 from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.sync import sync_folder
 
 GRID_NAME: Final = "grid.png"
 """What a checkpoint drew for the fixed prompts."""
