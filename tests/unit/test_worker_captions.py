@@ -80,7 +80,7 @@ class Site:
         self.cache = BlobCache(root / "cache", quota_bytes)
         self.blobs = BlobFetcher(
             pacer=no_limit(),
-            address=RunAddress.parse("http://run.example"),
+            address=RunAddress.parse("https://run.example"),
             http=httpx2.Client(transport=httpx2.MockTransport(self.mirror)),
             cache=self.cache,
             patience=Patience(Backoff(1, 300), _fail),
