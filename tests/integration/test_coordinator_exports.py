@@ -55,7 +55,7 @@ def test_what_is_offered_as_the_best_never_gets_worse_though_the_run_does(tmp_pa
     folder = tiny_run_folder(tmp_path, *FEW_PICTURES, *often)
     offered, losses = list[float](), list[float]()
     with serving(folder) as run, volunteers(run, 1) as (anna,):
-        for number, delta in enumerate((0.001, -0.001, 0.05, 0.2, 0.4, 0.001), start=1):
+        for number, delta in enumerate((0.001, -0.001, 0.05, 0.2, 0.4), start=1):
             anna.submit(anna.lease(), encoded(run, delta))
             run.wait_for_version(number)
             while len(found := run.get("/checkpoints.json").json()["checkpoints"]) < number:
@@ -63,5 +63,5 @@ def test_what_is_offered_as_the_best_never_gets_worse_though_the_run_does(tmp_pa
             best = run.get("/checkpoints.json").json()["best"]
             losses.append(found[-1]["held_out_loss"])
             offered.append(next(c["held_out_loss"] for c in found if c["name"] == best))
-    assert losses[-1] > 1.1 * min(losses), "it should have become worse"
+    assert losses[-1] > losses[-2] > min(losses), "it should have become worse"
     assert offered == [min(losses[:number]) for number in range(1, len(losses) + 1)]
