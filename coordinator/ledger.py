@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -23,7 +23,6 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 from coordinator import tables
 from coordinator.books import Changes
 from coordinator.data_pool import DataPool
-from coordinator.migrations import Migrations, our_migrations
 from coordinator.records import (
     Anchor,
     Checkpoint,
@@ -49,6 +48,9 @@ from diffusion_at_home.errors import IntegrityError, StorageError, storage_error
 from diffusion_at_home.identity import WorkerId
 from diffusion_at_home.sync import sync_folder
 
+if TYPE_CHECKING:
+    from coordinator.migrations import Migrations
+
 _COPY_SECONDS: Final = 60.0
 """Longest that a copy waits for a writer that has the ledger to itself."""
 
@@ -66,12 +68,14 @@ class Ledger:
         """
         if not path.is_file():
             raise IntegrityError(f"{path} does not exist: make a run with `dah coordinator init`")
-        known = migrations or our_migrations()
         self._path = path
         self._engine = _engine(path, read_only=read_only)
         try:
             with self._begin() as tx:
-                found = known.revision(tx)
+                found = _revision(tx)
+            if migrations is None and found == tables.REVISION:
+                return
+            known = migrations or _our_migrations()
             _check_revision(path, found, known, read_only=read_only)
         except BaseException:  # raised again; the file must not stay open
             self._engine.dispose()
@@ -87,7 +91,7 @@ class Ledger:
         engine = _engine(path, read_only=False, foreign_keys=False)
         values = {"run_id": run_id, "spec_sha256": spec_sha256, "pool": pool.to_json()}
         with _transaction(engine, path) as tx:
-            our_migrations().run(tx)
+            _our_migrations().run(tx)
             tx.execute(sa.insert(tables.run).values(id=1, created_at_ms=now_ms(), **values))
         engine.dispose()
         return cls(path)
@@ -450,6 +454,21 @@ def copy_ledger(source: Path, target: Path) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
         sync_folder(target.parent)
+
+
+def _our_migrations() -> Migrations:
+    """This software's. They load Alembic, which takes a third of a second, and a start hardly ever needs them."""
+    from coordinator.migrations import our_migrations  # noqa: PLC0415
+
+    return our_migrations()
+
+
+def _revision(tx: sa.Connection) -> str | None:
+    """Which one the database has; None if it is no ledger."""
+    if not sa.inspect(tx).has_table("alembic_version"):
+        return None
+    found = tx.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)
 
 
 def _check_revision(path: Path, found: str | None, known: Migrations, *, read_only: bool) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -29,6 +29,9 @@ from sqlalchemy import (
 
 from coordinator.records import LeaseState, RoundState, Weights, Withdrawn
 from diffusion_at_home.data.order import ShardRange
+
+REVISION: Final = "0002"
+"""The newest one in `coordinator/migrations/versions/`, which is the schema below."""
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
 

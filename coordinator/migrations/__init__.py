@@ -32,10 +32,6 @@ class Migrations:
         assert newest is not None
         self.newest = newest
 
-    def revision(self, tx: sa.Connection) -> str | None:
-        """Which one the database has; None if it is no ledger."""
-        return MigrationContext.configure(tx).get_current_revision()
-
     def knows(self, revision: str) -> bool:
         """Whether it is one of these."""
         return any(script.revision == revision for script in self._scripts.walk_revisions())

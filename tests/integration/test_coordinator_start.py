@@ -17,7 +17,7 @@ from tests.integration.live_run import encoded, serving, volunteers
 from tests.unit.tiny_data import tiny_run_folder
 from tests.unit.tiny_run import REPOSITORY
 
-SLOW = ("bitsandbytes", "diffusers", "scipy", "sympy", "torch._dynamo", "torch._inductor", "transformers")
+SLOW = ("alembic", "bitsandbytes", "diffusers", "scipy", "sympy", "torch._dynamo", "torch._inductor", "transformers")
 """Each takes as long to import as all that a start needs, or nearly."""
 
 START = """

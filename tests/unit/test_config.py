@@ -14,6 +14,7 @@ from diffusion_at_home.checkpoint.listing import CheckpointListing
 from diffusion_at_home.checkpoint.manifest import CheckpointManifest
 from diffusion_at_home.config.run import InnerKind, OuterKind, RunConfig
 from diffusion_at_home.config.toml import Section, load_toml, parse
+from diffusion_at_home.data.build_settings import BuildSettings
 from diffusion_at_home.data.manifest import DataManifest
 from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.runinfo import RunInfo
@@ -22,6 +23,7 @@ from tests.unit.tiny_run import REPOSITORY, tiny_config
 from worker.settings import WorkerSettings
 
 SHIPPED = sorted((REPOSITORY / "configs").glob("*.toml"))
+DATA_SETTINGS = sorted((REPOSITORY / "configs" / "data").glob("*.toml"))
 DIGITS = REPOSITORY / "configs/digits.toml"
 SCHEMAS = (RunConfig, WorkerSettings, DataManifest, CheckpointManifest, CheckpointListing, RunInfo, RunSpec)
 
@@ -187,3 +189,8 @@ def test_a_number_is_a_number_and_not_a_word_that_looks_like_one(text: str) -> N
 
 def test_a_whole_number_will_do_where_a_fraction_may_stand() -> None:
     assert load_toml(DIGITS, RunConfig, ["round.quorum=1"]).round.quorum == 1.0
+
+
+@pytest.mark.parametrize("path", DATA_SETTINGS, ids=[path.name for path in DATA_SETTINGS])
+def test_every_shipped_file_of_build_settings_loads(path: Path) -> None:
+    load_toml(path, BuildSettings).picture_rules()

@@ -56,6 +56,10 @@ FINDS_NO_SPACE = (
 LOSES_A_ROW = TRIAL + '    op.execute("DELETE FROM leases")\n'
 
 
+def test_the_tables_are_those_of_the_newest_revision() -> None:
+    assert our_migrations().newest == tables.REVISION
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A ledger with rows, one of them a contribution that refers to a lease, and a lease's number that no row has."""
