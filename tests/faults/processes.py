@@ -93,7 +93,8 @@ class Fresh:
         self, arguments: Sequence[str], out: Path, faults: FaultPlan | None, environment: Mapping[str, str]
     ) -> None:
         module = ["tests.faults.under_faults", faults.to_json()] if faults else ["diffusion_at_home"]
-        around = {**_ENVIRONMENT, **environment}
+        kept = {"PYTHONDONTWRITEBYTECODE": ""}  # what is compiled, as on everybody else's machine
+        around = {**_ENVIRONMENT, **kept, **environment}
         with out.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *module, *arguments], stdout=output, stderr=output, cwd=_ROOT, env=around
