@@ -30,15 +30,14 @@ def list_(url: Url, as_json: Json = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = ("name", "images", "version", "held-out loss", "retrieval", "kernel distance", "MB", "")
-    table = Table(*columns, title=listing.run)
+    table = Table(title=listing.run, box=None)
+    for column in ("name", "images", "held-out loss", "retrieval", "MB", ""):  # --json has the rest
+        table.add_column(column, no_wrap=True)
     for c in listing.checkpoints:
         marks = [word for word, name in (("latest", listing.latest), ("best", listing.best)) if name == c.name]
         loss = "-" if c.held_out_loss is None else f"{c.held_out_loss:.4f} ({c.default_weights})"
-        figures = (None, None) if c.judged is None else (c.judged.retrieval, c.judged.kernel)
-        judged = ("-" if figure is None else f"{figure:.3g}" for figure in figures)
-        size = f"{c.size_bytes / 1e6:.1f}"
-        table.add_row(c.name, f"{c.images:,}", str(c.version), loss, *judged, size, " ".join(marks))
+        retrieval = "-" if c.judged is None or c.judged.retrieval is None else f"{c.judged.retrieval:.3g}"
+        table.add_row(c.name, f"{c.images:,}", loss, retrieval, f"{c.size_bytes / 1e6:.1f}", " ".join(marks))
     Console().print(table if listing.checkpoints else f"{listing.run} has no checkpoint yet")
 
 

@@ -13,7 +13,7 @@ from coordinator.replay import replay
 from coordinator.restore import restore
 from coordinator.run_folder import RunFolder
 from tests.faults.coverage import assert_every_sample_once
-from tests.faults.processes import house
+from tests.faults.processes import house, wait_until
 from tests.faults.supervisor import times_counted
 from tests.faults.traffic import traffic
 from tests.unit.tiny_data import tiny_run_folder
@@ -39,6 +39,8 @@ def test_every_backup_restores_to_a_run_that_holds_every_receipt_given_before(tm
         with traffic(run, 2) as busy:
             for number in range(BACKUPS):
                 pause.wait(moments.uniform(0.0, 0.7))
+                if number == BACKUPS - 1:  # exports come after everything else, and on a busy machine late
+                    wait_until(lambda: run.status()["checkpoints"], coordinator)
                 receipts = busy.receipts
                 back_up(folder, out)
                 restored = RunFolder(tmp_path / f"restored-{number}")

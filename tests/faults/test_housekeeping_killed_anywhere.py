@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from coordinator.ledger import Ledger
 from coordinator.replay import replay
 from tests.faults.points import Under, Who, points_of
@@ -27,6 +29,11 @@ OUTGROWN = "storage.quota_gib=0.00001"
 CHECKPOINTS = ("evaluation.every_images=1000000", "checkpoint.every_images=48")
 """One a round, of which the first, the best and the latest stay."""
 
+pytestmark = pytest.mark.timeout(900)
+
+PATIENCE_SECONDS = 200.0
+"""Exports come after everything else, and on a busy machine late."""
+
 PAUSE_SECONDS = 0.1
 """Of a volunteer before a lease: rounds that leave time to export."""
 
@@ -48,7 +55,7 @@ def test_nothing_that_is_needed_goes_at_whatever_point_of_housekeeping_it_is_kil
             supervisor.process.kill()
             for point in points_of(Who.COORDINATOR, Under.QUOTA):
                 supervisor.begin(point.name)
-                supervisor.await_death_at(point.name)
+                supervisor.await_death_at(point.name, PATIENCE_SECONDS)
             supervisor.start()
             run.wait_for_version(run.status()["version"] + 1)
         settle(supervisor, folder)

@@ -23,13 +23,14 @@ def test_worker_follows_the_runs_name_to_another_address_in_the_same_process(tmp
         "lease.timeout_seconds=20",
         "evaluation.every_images=1000000",
         "checkpoint.every_images=1000000",
+        "server.tls='own'",
     )
     names = Names(tmp_path)
     names.lead(NAME, "127.0.0.1")
     with house(tmp_path) as home, house(tmp_path, Fresh) as elsewhere:
-        coordinator, _ = home.coordinator(folder, "--host", "127.0.0.1")
-        url = f"http://{NAME}:{home.ports[0]}"
-        worker = elsewhere.worker_at("worker", [url], environment=names.environment)
+        coordinator, run = home.coordinator(folder, "--host", "127.0.0.1")
+        address = f"https://{NAME}:{home.ports[0]}/#{run.pin}"
+        worker = elsewhere.worker_at("worker", [address], environment=names.environment)
         wait_until(lambda: worker.status.get("leases_done", 0) >= 2, coordinator, worker)
         coordinator.kill()
         coordinator, run = home.coordinator(folder, "--host", "127.0.0.2")  # on the same ports
