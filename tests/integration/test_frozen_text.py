@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import torch
@@ -26,8 +28,10 @@ from worker.progress import WorkerState
 
 
 def exported(run: LiveRun) -> str:
+    deadline, pause = time.monotonic() + 200, threading.Event()
     while not (checkpoints := run.status()["checkpoints"]):
-        pass
+        assert time.monotonic() < deadline, "no checkpoint comes"
+        pause.wait(0.2)  # the exporter is of this process
     name: str = checkpoints[-1]["name"]
     return name
 
