@@ -1,4 +1,4 @@
-"""Golden files: what once left this code must stay readable for ever, so they change only when somebody says so."""
+"""Which tests run, and golden files: what once left this code must stay readable for ever, so they change only on demand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,16 @@ class Goldens:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
     parser.addoption("--rewrite-goldens", action="store_true", help="write tests/goldens anew instead of comparing")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is slow, unless it was asked for."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes: --slow runs it"))
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ EACH_ROUND = (
 )
 
 
+@pytest.mark.slow
 def test_nothing_that_is_needed_goes_at_whatever_point_of_housekeeping_it_is_killed(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *BUSY, *CHECKPOINTS, OUTGROWN)
     with house(tmp_path) as home:

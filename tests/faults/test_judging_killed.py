@@ -16,7 +16,7 @@ from tests.integration.judging_process import JUDGED
 from tests.integration.live_run import LiveRun, encoded, volunteers
 from tests.unit.tiny_data import tiny_run_folder
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENCE_SECONDS = 500.0
 POINTS = [point.name for point in points_of(Who.COORDINATOR, Under.JUDGING)]

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.unit.square_pictures import build_squares
 from tests.unit.tiny_run import REPOSITORY
 
@@ -49,6 +51,7 @@ def facts(out: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_autoencoder_is_the_same_however_often_its_training_was_killed(tmp_path: Path) -> None:
     pictures, calm, killed = tmp_path / "pictures", tmp_path / "calm", tmp_path / "killed"
     build_squares(pictures)

@@ -88,6 +88,7 @@ def test_plan_for_several_devices_divides_the_model() -> None:
     assert two.device_bytes < 0.6 * one.device_bytes
 
 
+@pytest.mark.slow
 def test_with_blocks_on_the_host_860_million_parameters_train_within_2_gib() -> None:
     plan = StepPlan(WeightKind.STOCHASTIC, checkpointing=True, release=True, offload=Offload.BLOCKS)
     assert need("sd-unet", plan).device_bytes <= 2.0 * GIB
