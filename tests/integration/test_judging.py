@@ -45,6 +45,7 @@ def problems(run: LiveRun) -> dict[str, str]:
     return {problem["name"]: problem["sentence"] for problem in run.status()["live"]["problems"]}
 
 
+@pytest.mark.slow  # the process comes behind all other tests
 def test_rounds_go_on_while_a_checkpoint_is_judged_and_its_figures_arrive(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *JUDGED, "judging.pictures=100", "judging.steps=10")
     with serving(folder) as run, volunteers(run, 1) as (anna,):

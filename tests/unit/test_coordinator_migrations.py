@@ -182,7 +182,8 @@ def test_process_that_dies_half_way_leaves_the_ledger_as_it_was(path: Path, tmp_
     before = content(path)
     trial(tmp_path / "trial", DIES)
     code = (
-        "import sys; from pathlib import Path; from coordinator.ledger import Ledger, Migrations\n"
+        "import sys; from pathlib import Path; from coordinator.ledger import Ledger; "
+        "from coordinator.migrations import Migrations\n"
         "Ledger(Path(sys.argv[1]), migrations=Migrations(Path(sys.argv[2])))"
     )
     done = subprocess.run([sys.executable, "-c", code, path, tmp_path / "trial"], check=False, cwd=REPOSITORY)

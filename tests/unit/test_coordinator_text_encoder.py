@@ -71,7 +71,7 @@ def test_the_encoder_is_backed_up_and_scrubbed(tmp_path: Path) -> None:
     with closing(Ledger(folder.ledger)) as ledger:
         assert names <= {Path(part.path).name for part in parts(folder, ledger)}
         targets = joiners_first(spec=found, history=ledger.versions(), snapshots=[0], folder=folder)
-    assert {target.sha256 for target in targets if target.what is What.TEXT_ENCODER} == names
+    assert {target.expected for target in targets if target.what is What.TEXT_ENCODER} == names
     back_up(folder, backup)
     with own_text_encoder(found, backup.blobs):
         pass
