@@ -64,7 +64,7 @@ def _judge(task: JudgingTask) -> None:
                 steps=task.steps,
             )
         )
-    except Exception as error:
+    except Exception as error:  # raised again, in words where memory ran out
         if not _is_out_of_memory(error, task.memory_bytes):
             raise
         raise HardwareError("it needs more memory than judging.memory_gib allows, or than there is") from None

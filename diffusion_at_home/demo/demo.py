@@ -114,7 +114,7 @@ def _prepare(plan: DemoPlan, say: Callable[[str], None]) -> DemoData:
     if (plan.run / "ledger.sqlite").is_file():
         say(f"going on with the run in {plan.run}")
         return data
-    overrides = data.overrides
+    overrides = [*data.overrides, "judging.every_images=0"]  # the demo judges the last checkpoint itself
     if plan.images is not None:
         overrides += [f"run.total_images={plan.images}", *_shortened(config, plan.images)]
     pairs = [part for override in overrides for part in ("--set", override)]
