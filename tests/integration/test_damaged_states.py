@@ -36,6 +36,7 @@ def trained(folder: RunFolder, upto: int) -> None:
     """Serve until version `upto` is published and evaluated."""
     with serving(folder) as run, volunteers(run, 1) as (anna,):
         train(run, anna, upto)
+        until(lambda: saved(folder)[-1] == f"state-{upto}.safetensors")  # published first, saved after that
         until(lambda: not any(folder.exports.iterdir()))
 
 
