@@ -18,17 +18,22 @@ BLOCK: Final = 256
 """Elements that share a scale: the block of bitsandbytes' own 8-bit optimizer states."""
 
 
-def _dynamic_map() -> Tensor:
-    """Signed; seven decades, each with twice as many values as the one below it: Dettmers et al. 2022, section 1.3."""
+def _dynamic_map(*, signed: bool) -> list[float]:
+    """256 values: seven decades, each with twice as many as the one below it: Dettmers et al. 2022, section 1.3."""
     values = [0.0, 1.0]
     for exponent in range(7):
-        edges = torch.linspace(0.1, 1, 2**exponent + 1)
+        edges = torch.linspace(0.1, 1, 2 ** (exponent if signed else exponent + 1) + 1)
         decade = 10 ** (exponent - 6) * ((edges[:-1] + edges[1:]) / 2)
-        values += [*decade.tolist(), *(-decade).tolist()]
-    return torch.tensor(sorted(values))
+        values += [*decade.tolist(), *((-decade).tolist() if signed else ())]
+    return sorted(values)
 
 
-_CODEBOOK: Final[Tensor] = _dynamic_map()
+SIGNED_CODEBOOK: Final = _dynamic_map(signed=True)
+"""The values that codes stand for, ascending."""
+UNSIGNED_CODEBOOK: Final = _dynamic_map(signed=False)
+"""Of numbers that are never negative: second moments. No codec uses it."""
+
+_CODEBOOK: Final = torch.tensor(SIGNED_CODEBOOK)
 
 
 def _codes_of_ratios() -> npt.NDArray[np.uint8]:
@@ -59,10 +64,4 @@ def dequantize(codes: Tensor, absmax: Tensor) -> Tensor:
     whole = len(values) // BLOCK
     values[: whole * BLOCK].view(-1, BLOCK).mul_(absmax[:whole, None])
     values[whole * BLOCK :].mul_(absmax[whole:])
-    return values
-
-
-def codebook() -> list[float]:
-    """The 256 values a code stands for."""
-    values: list[float] = _CODEBOOK.tolist()
     return values

@@ -25,7 +25,7 @@ def noise(num_elements: int, scale: float = 1.0) -> torch.Tensor:
 
 
 def test_codebook_is_the_published_one(goldens: Goldens) -> None:
-    values = int8.codebook()
+    values = int8.SIGNED_CODEBOOK
     goldens.check("int8_codebook.json", json.dumps(values, indent=0) + "\n")
     assert len(values) == 256
     assert values == sorted(values)
@@ -35,10 +35,14 @@ def test_codebook_is_the_published_one(goldens: Goldens) -> None:
 @pytest.mark.parametrize("num_elements", [1, 255, 256, 257, 1000])
 def test_int8_is_read_by_bitsandbytes(num_elements: int) -> None:
     codes, absmax = int8.quantize(noise(num_elements))
-    assert int8.codebook() == bnb.create_dynamic_map(signed=True).tolist()
-    state = bnb.QuantState(absmax=absmax, code=torch.tensor(int8.codebook()), blocksize=int8.BLOCK, dtype=torch.float32)
+    assert int8.SIGNED_CODEBOOK == bnb.create_dynamic_map(signed=True).tolist()
+    state = bnb.QuantState(absmax=absmax, code=torch.tensor(int8.SIGNED_CODEBOOK), blocksize=int8.BLOCK, dtype=torch.float32)
     theirs = bnb.dequantize_blockwise(codes, quant_state=state)
     assert theirs.numpy().tobytes() == int8.dequantize(codes, absmax).numpy().tobytes()
+
+
+def test_codes_of_second_moments_stand_for_what_bitsandbytes_says() -> None:
+    assert int8.UNSIGNED_CODEBOOK == bnb.create_dynamic_map(signed=False).tolist()
 
 
 @pytest.mark.parametrize("num_elements", [1, 255, 256, 257, 1000])
@@ -54,7 +58,7 @@ def test_int8_decodes_by_the_documented_rule_alone(num_elements: int) -> None:
     num_blocks = -(-num_elements // 256)
     absmax = np.frombuffer(data[: 4 * num_blocks], dtype="<f4")
     codes = np.frombuffer(data[4 * num_blocks :], dtype=np.uint8)
-    naive = np.array(int8.codebook(), dtype=np.float32)[codes] * np.repeat(absmax, 256)[:num_elements]
+    naive = np.array(int8.SIGNED_CODEBOOK, dtype=np.float32)[codes] * np.repeat(absmax, 256)[:num_elements]
     assert INT8.decode(memoryview(data), num_elements).numpy().tobytes() == naive.tobytes()
 
 

@@ -102,6 +102,7 @@ class _Way:
 def self_test(
     compute: Compute,
     *,
+    with_8bit: bool = True,
     build: Callable[[Trial], DiffusionModel] = Trial.build,
     known: Sequence[Figure] | None = None,
 ) -> SelfTest:
@@ -109,24 +110,27 @@ def self_test(
 
     Args:
         compute: the device, and whether fp32 weights are computed with in bf16 there.
+        with_8bit: whether 8-bit optimizer states are tried, too, whose kernels take seconds to load.
         build: makes a trial's model.
         known: what is to be found; by default what ships with this code.
     """
     started = time.monotonic()
     answer = {figure.name: figure for figure in (read_known_answer() if known is None else known)}
     with _one_thread():
-        compared = [one for way in _ways(compute) for trial in trials() for one in _compare(way, trial, build, answer)]
+        tried = trials(with_8bit=with_8bit)
+        compared = [one for way in _ways(compute) for trial in tried for one in _compare(way, trial, build, answer)]
     return SelfTest(tuple(compared), time.monotonic() - started)
 
 
 def require_sound(
     compute: Compute,
     *,
+    with_8bit: bool = True,
     build: Callable[[Trial], DiffusionModel] = Trial.build,
     known: Sequence[Figure] | None = None,
 ) -> SelfTest:
     """See `self_test`. Raises `HardwareError` that names what differs the most, unless everything is fine."""
-    tested = self_test(compute, build=build, known=known)
+    tested = self_test(compute, with_8bit=with_8bit, build=build, known=known)
     if tested.passed:
         return tested
     worst = tested.worst

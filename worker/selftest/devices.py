@@ -11,6 +11,7 @@ from diffusion_at_home.errors import HardwareError
 from worker.device import num_devices, open_device
 from worker.selftest.check import require_sound
 from worker.settings import WorkerSettings
+from worker.step.compute import Compute
 
 
 def require_sound_devices(settings: WorkerSettings) -> None:
@@ -18,7 +19,7 @@ def require_sound_devices(settings: WorkerSettings) -> None:
     compute = open_device(settings)
     devices = num_devices(settings) if compute.device.type == "cuda" else 1  # processes share the one processor
     if devices == 1:
-        require_sound(compute)
+        _check(compute)
     else:
         require_sound_apart(settings, devices)
 
@@ -31,15 +32,19 @@ def require_sound_apart(settings: WorkerSettings, devices: int) -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _leave_signals) as pool:
         for index in range(devices):
             try:
-                pool.submit(_check, settings, index).result()
+                pool.submit(_check_apart, settings, index).result()
             except BrokenProcessPool:
                 raise HardwareError(
                     f"the process that checks device {index} was killed: set devices or device to go without it"
                 ) from None
 
 
-def _check(settings: WorkerSettings, index: int) -> None:
-    require_sound(open_device(settings, index))
+def _check(compute: Compute) -> None:
+    require_sound(compute, with_8bit=compute.device.type == "cuda")  # on a processor 8-bit states save nothing
+
+
+def _check_apart(settings: WorkerSettings, index: int) -> None:
+    _check(open_device(settings, index))
 
 
 def _leave_signals() -> None:

@@ -93,13 +93,13 @@ class Trial:
         return Drawn(x_BCHW, list(_CAPTIONS), t_B, _UNIT * eps_BCHW, weight_B)
 
 
-def trials() -> tuple[Trial, ...]:
-    """All of them. Gradients show faults sharply, since no optimizer evens them out; the last one shows the optimizer."""
-    return (
+def trials(*, with_8bit: bool = True) -> tuple[Trial, ...]:
+    """All of them. Gradients show faults sharply, since no optimizer evens them out; the last one shows the 8-bit optimizer."""
+    gradients = (
         Trial("prx", _config(*_PRX, *_GRADIENT), steps=1),
         Trial("unet", _config(*_UNET, *_GRADIENT), steps=1),
-        Trial("prx with adamw8bit", _config(*_PRX, *_ADAMW8BIT), steps=3),
     )
+    return (*gradients, Trial("prx with adamw8bit", _config(*_PRX, *_ADAMW8BIT), steps=3)) if with_8bit else gradients
 
 
 def spread(num_elements: int, salt: int) -> Tensor:

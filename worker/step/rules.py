@@ -1,6 +1,7 @@
 """Update rules: how one tensor's weights follow its gradient, given as fp32 slices of the flattened tensor.
 
-Owns bitsandbytes' optimizer kernels. Adam works on each element alone, so its state is cut like the weights are; the
+Owns bitsandbytes' optimizer kernels, and loads them at the first step that needs them: with torch's compiler, which they bring
+along, that takes longer than torch itself. Adam works on each element alone, so its state is cut like the weights are; the
 8-bit state has one scale for each 256 elements, so cuts fall on multiples of that.
 """
 
@@ -9,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-import bitsandbytes.functional as bnb
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
 from diffusion_at_home.config.run import InnerSection
+from diffusion_at_home.wire.int8 import SIGNED_CODEBOOK, UNSIGNED_CODEBOOK
 from worker.step.place import StatePlace
 
 SLICE_ELEMENTS: Final = 1 << 22
@@ -27,18 +28,14 @@ _FEWEST_8BIT: Final = 4096
 
 _EPS: Final = 1e-8
 
-# Made when this is loaded: under fake tensors, where memory is planned, they could not be.
-_SIGNED: Final[list[float]] = bnb.create_dynamic_map(signed=True).tolist()
-_UNSIGNED: Final[list[float]] = bnb.create_dynamic_map(signed=False).tolist()
-
 
 class Codebooks:
     """What the codes of 8-bit state stand for, on one device."""
 
     def __init__(self, device: torch.device) -> None:
-        self.signed = torch.tensor(_SIGNED, device=device)
+        self.signed = torch.tensor(SIGNED_CODEBOOK, device=device)
         """Of the first moment."""
-        self.unsigned = torch.tensor(_UNSIGNED, device=device)
+        self.unsigned = torch.tensor(UNSIGNED_CODEBOOK, device=device)
         """Of the second moment."""
 
 
@@ -108,6 +105,8 @@ class AdamW8bit:
         self, weights: Tensor, gradient: Tensor, state: Sequence[Tensor], *, learning_rate: float, step: int
     ) -> None:
         """See `UpdateRule.apply`."""
+        import bitsandbytes.functional as bnb  # noqa: PLC0415 -- see the module
+
         first, second, absmax_first, absmax_second = state
         bnb.optimizer_update_8bit_blockwise(
             "adam",
