@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+import pytest
 
 from coordinator.records import LeaseState
 from coordinator.replay import replay
@@ -31,6 +32,7 @@ LEASES_OF_TWO = (
 ONE_LONG_LEASE = (*LEASES_OF_TWO, "run.total_images=40000", "round.images=40000", "lease.max_steps=5000")
 
 
+@pytest.mark.slow
 def test_killed_rank_s_lease_is_given_back_and_trained_again_by_new_ranks(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *LEASES_OF_TWO)
     with serving(folder) as run, house(tmp_path) as home:
@@ -67,6 +69,7 @@ def test_ranks_do_not_outlive_a_killed_worker(tmp_path: Path) -> None:
         wait_until(lambda: is_gone(stopped))
 
 
+@pytest.mark.slow
 def test_worker_that_is_told_to_end_together_with_its_ranks_hands_in_what_it_has(tmp_path: Path) -> None:
     """As a service manager does it: the signal goes to every process of the service."""
     folder = tiny_run_folder(tmp_path, *ONE_LONG_LEASE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from coordinator.records import LeaseState
 from coordinator.replay import replay
 from tests.faults.coverage import assert_every_sample_once, leases_of
@@ -38,6 +40,7 @@ def test_killed_worker_s_data_is_trained_by_others_and_the_run_completes(tmp_pat
     assert replay(folder).images == 3200
 
 
+@pytest.mark.slow
 def test_worker_that_starts_again_with_its_key_goes_on_at_once(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *LONG_LEASES, "lease.timeout_seconds=600", "run.total_images=1600")
     with serving(folder) as run, house(tmp_path) as home:

@@ -95,7 +95,7 @@ def test_an_unknown_source_names_the_nearest(tmp_path: Path) -> None:
     assert said == "there is no data source 'digit'; did you mean 'digits'?"
 
 
-@pytest.mark.parametrize("damage", ["missing", "corrupt"])
+@pytest.mark.parametrize("damage", [pytest.param("missing", marks=pytest.mark.slow), "corrupt"])
 def test_a_damaged_shard_is_named(data: Path, tmp_path: Path, damage: str) -> None:
     copy = Path(shutil.copytree(data, tmp_path / "digits"))
     shard = copy / "train-00004.tar"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME
 from tests.integration.live_run import LiveRun, encoded, serving, volunteers
 from tests.unit.tiny_data import tiny_run_folder
@@ -50,6 +52,7 @@ def test_published_checkpoint_is_never_written_again(tmp_path: Path) -> None:
     assert manifest.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_what_is_offered_as_the_best_never_gets_worse_though_the_run_does(tmp_path: Path) -> None:
     often = ("round.images=16", "evaluation.every_images=16", "checkpoint.every_images=16", "lease.probe_steps=2")
     folder = tiny_run_folder(tmp_path, *FEW_PICTURES, *often)

@@ -27,7 +27,7 @@ SMALL = (*RUN, "model.prx.hidden_size=512", "model.prx.depth=6", "model.prx.head
     [
         (StepPlan(), SMALL),
         (StepPlan(), LARGE),
-        (StepPlan(release=True, checkpointing=True), LARGE),
+        pytest.param(StepPlan(release=True, checkpointing=True), LARGE, marks=pytest.mark.slow),
     ],
     ids=["small", "large", "large, release, recompute"],
 )

@@ -153,6 +153,7 @@ def test_stop_ends_the_judging_process_at_once_and_counts_as_no_try(tmp_path: Pa
         assert ledger.failed_judgements() == []
 
 
+@pytest.mark.slow
 def test_judging_process_dies_with_its_coordinator_which_counts_as_a_try(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *JUDGED, ready_encoder(tmp_path))
     with house(tmp_path) as home:

@@ -30,6 +30,7 @@ def need(name: str, plan: StepPlan, *overrides: str) -> Need:
     return measure(config, placeholder_tokenizer(config.model.text), plan, autocast=True)
 
 
+@pytest.mark.slow
 def test_sd_unet_has_the_shape_it_is_named_after() -> None:
     found = need("sd-unet", SMALL)
     assert found.num_parameters == 859_520_964 + 123_060_480  # the U-Net's and the text encoder's in the original
@@ -75,6 +76,7 @@ def test_what_ran_out_of_memory_is_tried_with_smaller_micro_batches_and_then_nev
         _ = again.step
 
 
+@pytest.mark.slow
 def test_plan_for_several_devices_divides_the_model() -> None:
     config = load_toml(REPOSITORY / "configs" / "prx-350m.toml", RunConfig)
     plan = StepPlan(WeightKind.SPLIT, checkpointing=True, release=True)

@@ -62,6 +62,7 @@ def test_a_sound_machine_logs_that_it_passed_and_works(tmp_path: Path) -> None:
     assert passed["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_several_devices_are_checked_in_a_process_of_its_own_that_says_what_is_wrong() -> None:
     require_sound_apart(WorkerSettings(device=Device.CPU, threads=1), 2)
     if not torch.cuda.is_available():
@@ -74,7 +75,7 @@ def bench_words(tmp_path: Path, *more: str) -> list[str | Path]:
     return ["worker", "bench", "--seconds", "0.5", *(word for setting in sets for word in ("--set", setting))]
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_bench_trains_the_run_by_its_plan_and_says_how_fast(tmp_path: Path, devices: int) -> None:
     config = REPOSITORY / "configs/digits.toml"
     found = dah(*bench_words(tmp_path, f"devices={devices}"), "--config", config, "--json").result

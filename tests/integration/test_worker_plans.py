@@ -119,12 +119,16 @@ def apart(left: Tensor, right: Tensor) -> float:
     return float((left - right).norm() / right.norm())
 
 
-@pytest.mark.parametrize("plan", [StepPlan(release=True), StepPlan(checkpointing=True)], ids=["release", "recompute"])
+@pytest.mark.parametrize(
+    "plan",
+    [pytest.param(StepPlan(release=True), marks=pytest.mark.slow), StepPlan(checkpointing=True)],
+    ids=["release", "recompute"],
+)
 def test_parts_that_only_save_memory_hand_in_the_plain_delta_bit_for_bit(eight_bits: Digits, plan: StepPlan) -> None:
     assert torch.equal(eight_bits.delta(plan), eight_bits.plain)
 
 
-@pytest.mark.parametrize("offload", [Offload.STATE, Offload.BLOCKS])
+@pytest.mark.parametrize("offload", [pytest.param(Offload.STATE, marks=pytest.mark.slow), Offload.BLOCKS])
 def test_what_lies_on_the_host_hands_in_what_lies_on_the_device_bit_for_bit(
     eight_bits: Digits, offload: Offload
 ) -> None:
@@ -142,7 +146,11 @@ def test_stochastic_weights_hand_in_nearly_what_exact_ones_do(eight_bits: Digits
 
 @pytest.mark.parametrize(
     "plan",
-    [StepPlan(micro_batch_images=5), StepPlan(release=True, devices=2), StepPlan(checkpointing=True, devices=3)],
+    [
+        StepPlan(micro_batch_images=5),
+        StepPlan(release=True, devices=2),
+        pytest.param(StepPlan(checkpointing=True, devices=3), marks=pytest.mark.slow),
+    ],
     ids=["micro-batches", "2 devices", "3 devices"],
 )
 def test_divided_batches_hand_in_what_whole_ones_do(exact_state: Digits, plan: StepPlan) -> None:

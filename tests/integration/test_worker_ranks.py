@@ -102,11 +102,13 @@ def apart(left: Tensor, right: Tensor) -> float:
     [
         (3, StepPlan(WeightKind.SPLIT, release=True, checkpointing=True), ADAMW, 3e-2),  # a bf16 network
         # Sums in another order; Adam divides by the root of small numbers, so single elements differ more.
-        (3, StepPlan(micro_batch_images=1), GLOBAL, 1e-3),
-        (2, StepPlan(), GRADIENT, 1e-5),
-        (2, StepPlan(release=True), ADAMW8BIT, 2e-2),  # blocks of 256 are cut elsewhere
-        (2, StepPlan(checkpointing=True), UNET, 1e-3),
-        (2, StepPlan(checkpointing=True), FROZEN, 1e-3),
+        pytest.param(3, StepPlan(micro_batch_images=1), GLOBAL, 1e-3, marks=pytest.mark.slow),
+        pytest.param(2, StepPlan(), GRADIENT, 1e-5, marks=pytest.mark.slow),
+        pytest.param(
+            2, StepPlan(release=True), ADAMW8BIT, 2e-2, marks=pytest.mark.slow
+        ),  # blocks of 256 are cut elsewhere
+        pytest.param(2, StepPlan(checkpointing=True), UNET, 1e-3, marks=pytest.mark.slow),
+        pytest.param(2, StepPlan(checkpointing=True), FROZEN, 1e-3, marks=pytest.mark.slow),
     ],
     ids=["split", "micro-batches", "gradient", "8 bits", "unet", "frozen text encoder"],
 )
@@ -119,13 +121,16 @@ def test_several_devices_train_as_one(
         assert torch.equal(train(trainer, overrides), train(trainer, overrides))  # every lease starts afresh
 
 
-@pytest.mark.parametrize(("devices", "release", "tolerance"), [(1, False, 0.0), (2, True, 3e-2)])
+@pytest.mark.parametrize(
+    ("devices", "release", "tolerance"), [(1, False, 0.0), pytest.param(2, True, 3e-2, marks=pytest.mark.slow)]
+)
 def test_blocks_on_the_host_train_as_blocks_on_the_device(devices: int, release: bool, tolerance: float) -> None:
     plan = StepPlan(WeightKind.SPLIT, release=release)
     with ranks(replace(plan, devices=devices, offload=Offload.BLOCKS), ADAMW) as trainer:
         assert apart(train(trainer, ADAMW), whole(plan, ADAMW)) <= tolerance
 
 
+@pytest.mark.slow
 def test_a_batch_of_fewer_images_than_devices_trains_as_on_one() -> None:
     with ranks(StepPlan(devices=3), ADAMW) as trainer:
         assert apart(train(trainer, ADAMW, images=2), whole(StepPlan(), ADAMW, 2)) < 1e-3
