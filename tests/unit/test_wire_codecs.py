@@ -35,14 +35,16 @@ def test_codebook_is_the_published_one(goldens: Goldens) -> None:
 @pytest.mark.parametrize("num_elements", [1, 255, 256, 257, 1000])
 def test_int8_is_read_by_bitsandbytes(num_elements: int) -> None:
     codes, absmax = int8.quantize(noise(num_elements))
-    assert int8.SIGNED_CODEBOOK == bnb.create_dynamic_map(signed=True).tolist()
-    state = bnb.QuantState(absmax=absmax, code=torch.tensor(int8.SIGNED_CODEBOOK), blocksize=int8.BLOCK, dtype=torch.float32)
+    assert bnb.create_dynamic_map(signed=True).tolist() == int8.SIGNED_CODEBOOK
+    state = bnb.QuantState(
+        absmax=absmax, code=torch.tensor(int8.SIGNED_CODEBOOK), blocksize=int8.BLOCK, dtype=torch.float32
+    )
     theirs = bnb.dequantize_blockwise(codes, quant_state=state)
     assert theirs.numpy().tobytes() == int8.dequantize(codes, absmax).numpy().tobytes()
 
 
 def test_codes_of_second_moments_stand_for_what_bitsandbytes_says() -> None:
-    assert int8.UNSIGNED_CODEBOOK == bnb.create_dynamic_map(signed=False).tolist()
+    assert bnb.create_dynamic_map(signed=False).tolist() == int8.UNSIGNED_CODEBOOK
 
 
 @pytest.mark.parametrize("num_elements", [1, 255, 256, 257, 1000])
