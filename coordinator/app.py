@@ -38,11 +38,14 @@ from coordinator.metrics import Metrics
 from coordinator.parsing import LenientParser
 from coordinator.recovery import name_what_is_missing, report, set_damaged_aside, sweep
 from coordinator.registry import Registry
-from coordinator.rounds import Rounds
+from coordinator.round_screening import RoundScreening
+from coordinator.rounds import Parts, Rounds
 from coordinator.run_folder import RunFolder
 from coordinator.run_layout import run_layout
+from coordinator.screening import Expected
 from coordinator.scrubber import Scrubber
 from coordinator.service import CoordinatorService
+from coordinator.standing import Standing
 from coordinator.states import States
 from coordinator.status import live_status, read_status
 from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
@@ -131,11 +134,13 @@ class Coordinator:
         self._num_parameters = layout.num_elements
         self._ledger = LedgerThread(ledger, self._metrics.problems)
         self._blobs = blobs
+        standing = Standing(config.screening, ledger.track_records())
         self._registry = Registry(
             run_id=spec.run_id,
             ledger=self._ledger,
             workers=ledger.workers(),
             joins=self._admission.joins,
+            standing=standing,
         )
         self._dispatcher = Dispatcher(
             config=config,
@@ -153,7 +158,7 @@ class Coordinator:
             blobs=blobs,
             states=states,
             history=history,
-            contributions_of=ledger.contributions,
+            counted_of=ledger.counted,
         )
         self._recovery = report(ledger, self._versions.loaded, swept)
         set_damaged_aside(folder, ledger=ledger, blobs=blobs)
@@ -174,13 +179,22 @@ class Coordinator:
             exported=self._exporter.exported,
             off=why_not(spec, has_pictures=folder.pictures.is_dir()),
         )
-        self._intake = Intake(
+        self._round_screening = RoundScreening(
             config=config,
             num_elements=layout.num_elements,
+            blobs=blobs,
+            ledger=self._ledger,
+            dispatcher=self._dispatcher,
+            standing=standing,
+            metrics=self._metrics,
+        )
+        self._intake = Intake(
+            expected=Expected(config.codec.delta, layout.num_elements),
             uploads=uploads,
             blobs=blobs,
             dispatcher=self._dispatcher,
             disk=self._disk,
+            round_screening=self._round_screening,
             metrics=self._metrics,
         )
         self._checkpoints = Checkpoints(folder=folder.checkpoints, spec=spec, ledger=self._ledger)
@@ -195,13 +209,16 @@ class Coordinator:
             ledger=self._ledger,
         )
         self._rounds = Rounds(
-            config=config,
-            dispatcher=self._dispatcher,
-            versions=self._versions,
-            exporter=self._exporter,
-            housekeeper=housekeeper,
-            ledger=self._ledger,
-            metrics=self._metrics,
+            Parts(
+                config=config,
+                dispatcher=self._dispatcher,
+                screening=self._round_screening,
+                versions=self._versions,
+                exporter=self._exporter,
+                housekeeper=housekeeper,
+                ledger=self._ledger,
+                metrics=self._metrics,
+            )
         )
         self._scrubber = Scrubber(
             bytes_per_second=1e6 * config.storage.scrub_mb_per_second,
@@ -279,6 +296,7 @@ class Coordinator:
         self._judge.close()
         self._exporter.close()
         self._intake.close()
+        self._round_screening.close()
         self._disk.shutdown(wait=True)
         self._ledger.close()
 

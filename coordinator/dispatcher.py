@@ -13,7 +13,7 @@ Time is monotonic; after a restart every active lease has a whole timeout again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeVar
@@ -28,12 +28,13 @@ from coordinator.granting import Granting, LiveRound
 from coordinator.hand_in import Known, Reception, Work, count_in, image_weight
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
-from coordinator.records import Contribution, Lease, LeaseId, LeaseState, Round
+from coordinator.records import Contribution, Fault, Lease, LeaseId, LeaseState, Round, Verdict
 from coordinator.refused import Refused
 from coordinator.waiting import Place, WaitingLine
 from diffusion_at_home import events
 from diffusion_at_home.clock import Clock
 from diffusion_at_home.config.run import RunConfig
+from diffusion_at_home.data.order import ShardRange, split_ranges
 from diffusion_at_home.identity import WorkerId
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
 
@@ -212,6 +213,26 @@ class Dispatcher:
             _log.info("round_closed", round=number, reason=reason.value, images=accepted, missed=len(missed))
             self._live = None
         self.changed.ring()
+
+    async def count(self, verdicts: Sequence[Verdict], images: Mapping[LeaseId, int]) -> None:
+        """Store how a closed round's contributions count; the data of those that do not is trained again.
+
+        `images` are what each lease handed in.
+        """
+        await _finish(self._count_round(verdicts, images))
+
+    async def _count_round(self, verdicts: Sequence[Verdict], images: Mapping[LeaseId, int]) -> None:
+        async with self._lock:
+            undone: list[ShardRange] = []
+            for verdict in verdicts:
+                lease = (
+                    await self._ledger.run(Ledger.lease, verdict.lease_id) if verdict.fault is not Fault.NONE else None
+                )
+                if lease is not None and lease.round_number == verdict.round_number:  # a late one's went back already
+                    undone += split_ranges(lease.ranges, images[lease.lease_id])[0]
+            pool = self._books.pool.give_back(undone)
+            await self._ledger.run(Ledger.add_verdicts, verdicts, pool)
+            self._books.pool = pool
 
     def _set_late(self, missed: Sequence[Lease]) -> None:
         """Remember what missed the last round and may still count in the next."""

@@ -27,6 +27,8 @@ class Work:
     images: int
     mean_loss: float
     train_ms: int
+    signature: str
+    """Hex."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,4 +104,5 @@ def _contribution(work: Work, round_number: int, weight: float) -> Contribution:
         mean_loss=work.mean_loss,
         train_ms=work.train_ms,
         accepted_at_ms=now_ms(),
+        signature=work.signature,
     )

@@ -11,12 +11,12 @@ from coordinator.dispatcher import Dispatcher
 from coordinator.hand_in import Work, same_or_refused
 from coordinator.in_thread import in_thread
 from coordinator.metrics import Metrics
-from coordinator.records import Contribution, Lease
+from coordinator.records import Contribution, Fault, Lease
 from coordinator.refused import Refused
-from coordinator.screening import check_sha256, screen_file, screen_header
+from coordinator.round_screening import RoundScreening
+from coordinator.screening import Expected, check_sha256, screen_file, screen_header
 from coordinator.uploads import Uploads
 from diffusion_at_home import events
-from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 
 _log = events.logger("coordinator")
@@ -28,17 +28,17 @@ class Intake:
     def __init__(
         self,
         *,
-        config: RunConfig,
-        num_elements: int,
+        expected: Expected,
         uploads: Uploads,
         blobs: BlobStore,
         dispatcher: Dispatcher,
         disk: Executor,
+        round_screening: RoundScreening,
         metrics: Metrics,
     ) -> None:
         """`disk` has the threads that wait for it."""
-        self._codec = config.codec.delta
-        self._num_elements = num_elements
+        self._round_screening = round_screening
+        self._expected = expected
         self._uploads = uploads
         self._blobs = blobs
         self._dispatcher = dispatcher
@@ -57,7 +57,10 @@ class Intake:
         """The receipt for what `requests` brings; the same one again for the same bytes. Raises `Refused`."""
         try:
             return await self._take(lease, header, requests)
-        except Refused:
+        except Refused as refused:
+            if refused.refusal is pb.REFUSAL_NOT_FINITE:
+                await self._round_screening.refuse(lease, Fault.NOT_FINITE)
+                raise
             # A call that was given up may have been accepted meanwhile: then this one, of the same bytes, has its receipt.
             before = await self._dispatcher.receipt(lease.lease_id)
             if before is None or before.sha256 != header.sha256:
@@ -71,9 +74,10 @@ class Intake:
         if before is not None:
             return same_or_refused(before, header.sha256)
         self._dispatcher.check_acceptable(lease)
-        screen_header(header, lease, self._codec, self._num_elements)
+        screen_header(header, lease, self._expected)
         with self._metrics.problems.writing("contributions"):
             receipt = await self._store(lease, header, requests)
+        self._round_screening.came(receipt)
         self._metrics.images.inc(receipt.images)
         self._metrics.contributions.inc()
         self._metrics.uplink.inc(receipt.size_bytes)
@@ -94,7 +98,15 @@ class Intake:
             await in_thread(self._screening, self._screen, path, header.sha256)
             # Again, as receiving may have taken long: what cannot count must not become a blob.
             self._dispatcher.check_acceptable(await self._dispatcher.owned(lease.worker_id, lease.lease_id))
-            work = Work(lease, header.sha256, header.size_bytes, header.images, header.mean_loss, header.train_ms)
+            work = Work(
+                lease,
+                header.sha256,
+                header.size_bytes,
+                header.images,
+                header.mean_loss,
+                header.train_ms,
+                header.signature.hex(),
+            )
             with self._blobs.arriving(header.sha256):
                 await in_thread(self._disk, self._blobs.add_file, path, header.sha256)
                 return await self._dispatcher.accept(work)
@@ -111,7 +123,7 @@ class Intake:
 
     def _screen(self, path: Path, sha256: str) -> None:
         try:
-            screen_file(path, sha256, self._codec, self._num_elements)
+            screen_file(path, sha256, self._expected)
         except Refused:
             path.unlink(missing_ok=True)
             raise

@@ -1,4 +1,4 @@
-"""The ledger: the durable truth of a run, in SQLite (WAL, full sync). What a method returns from is on disk.
+"""The ledger: the durable truth of a run. What a method returns from is on disk.
 
 Synchronous; every method is one transaction, also one that only reads. The loop calls it through one thread, so
 transactions never interleave. Numbers are never updated in place where they can be summed: credit is the sum of
@@ -8,97 +8,54 @@ contributions.
 from __future__ import annotations
 
 import dataclasses
-import os
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import quote
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.exc import DatabaseError, OperationalError
 
 from coordinator import tables
 from coordinator.books import Changes
 from coordinator.data_pool import DataPool
+from coordinator.ledger_file import LedgerFile, empty_ledger
 from coordinator.records import (
     Anchor,
     Checkpoint,
     Contribution,
+    Counted,
     Evaluation,
     FailedJudgement,
+    Fault,
     HeldDelta,
     Judged,
     Judgement,
     Lease,
     LeaseId,
     LeaseState,
+    Record,
     Round,
     RoundState,
     Totals,
+    Verdict,
     Version,
     Withdrawn,
     Worker,
     now_ms,
 )
-from diffusion_at_home import events
-from diffusion_at_home.errors import IntegrityError, StorageError, storage_errors
 from diffusion_at_home.identity import WorkerId
-from diffusion_at_home.sync import sync_folder
-
-if TYPE_CHECKING:
-    from coordinator.migrations import Migrations
-
-_COPY_SECONDS: Final = 60.0
-"""Longest that a copy waits for a writer that has the ledger to itself."""
-
-RecordT = TypeVar("RecordT")
-_log = events.logger("coordinator")
 
 
-class Ledger:
+class Ledger(LedgerFile):
     """One run's tables."""
-
-    def __init__(self, path: Path, *, read_only: bool = False, migrations: Migrations | None = None) -> None:
-        """Open the ledger at `path`; an older one is brought to the newest of `migrations`, else of this software's.
-
-        Raises `IntegrityError`, also for an older one that may only be read; `StorageError`.
-        """
-        if not path.is_file():
-            raise IntegrityError(f"{path} does not exist: make a run with `dah coordinator init`")
-        self._path = path
-        self._engine = _engine(path, read_only=read_only)
-        try:
-            with self._begin() as tx:
-                found = _revision(tx)
-            if migrations is None and found == tables.REVISION:
-                return
-            known = migrations or _our_migrations()
-            _check_revision(path, found, known, read_only=read_only)
-        except BaseException:  # raised again; the file must not stay open
-            self._engine.dispose()
-            raise
-        if found != known.newest:
-            self._engine.dispose()
-            _upgrade(path, known)
-            _log.info("ledger_upgraded", before=found, revision=known.newest, copy=str(_copy_before(path, known)))
 
     @classmethod
     def create(cls, path: Path, *, run_id: str, spec_sha256: str, pool: DataPool) -> Ledger:
         """A new ledger with nothing in it but the run."""
-        engine = _engine(path, read_only=False, foreign_keys=False)
         values = {"run_id": run_id, "spec_sha256": spec_sha256, "pool": pool.to_json()}
-        with _transaction(engine, path) as tx:
-            _our_migrations().run(tx)
+        with empty_ledger(path) as tx:
             tx.execute(sa.insert(tables.run).values(id=1, created_at_ms=now_ms(), **values))
-        engine.dispose()
         return cls(path)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._engine.dispose()
 
     # -- the run ------------------------------------------------------------------------------------------------
 
@@ -141,10 +98,11 @@ class Ledger:
         return self._records(Worker, sa.select(tables.workers))
 
     def images_by_worker(self, last_round: int) -> dict[WorkerId, int]:
-        """Accepted images of each worker that has any, up to and with round `last_round`."""
+        """Images of each worker that has any that counted, up to and with round `last_round`."""
         rows = tables.contributions.c
+        left_out = sa.select(tables.verdicts.c.lease_id).where(tables.verdicts.c.fault != Fault.NONE)
         query = sa.select(rows.worker_id, sa.func.sum(rows.images)).where(rows.round_number <= last_round)
-        query = query.group_by(rows.worker_id)
+        query = query.where(rows.lease_id.not_in(left_out)).group_by(rows.worker_id)
         with self._begin() as tx:
             return {WorkerId(worker): int(images) for worker, images in tx.execute(query)}
 
@@ -193,6 +151,17 @@ class Ledger:
         found = self._records(Contribution, query)
         return sorted(found, key=lambda c: (c.first_range, c.contribution_id))
 
+    def counted(self, round_number: int) -> list[Counted]:
+        """What makes a round's version, in the order of summation, and how much of it counts."""
+        rows = tables.verdicts.c
+        with self._begin() as tx:
+            found = tx.execute(
+                sa.select(rows.lease_id, rows.weight, rows.scale).where(rows.round_number == round_number)
+            )
+            verdicts = {lease_id: (weight, scale) for lease_id, weight, scale in found}
+        given = [(c, *verdicts.get(c.lease_id, (c.weight, 1.0))) for c in self.contributions(round_number)]
+        return [Counted(contribution, weight, scale) for contribution, weight, scale in given if weight > 0]
+
     def totals(self) -> Totals:
         """The whole run in numbers."""
         given, active = tables.contributions.c, tables.leases.c.state == LeaseState.ACTIVE
@@ -206,6 +175,54 @@ class Ledger:
         }
         with self._begin() as tx:
             return Totals(**{name: int(tx.execute(query).scalar_one() or 0) for name, query in counts.items()})
+
+    # -- how far workers are believed ---------------------------------------------------------------------------
+
+    def seen_before(self, round_number: int) -> set[LeaseId]:
+        """The leases of a round's contributions whose bytes an earlier one has, of whatever round."""
+        now, before = tables.contributions.alias(), tables.contributions.alias()
+        same = sa.and_(now.c.sha256 == before.c.sha256, before.c.contribution_id < now.c.contribution_id)
+        query = sa.select(now.c.lease_id).select_from(now.join(before, same)).where(now.c.round_number == round_number)
+        with self._begin() as tx:
+            return {LeaseId(lease_id) for lease_id in tx.execute(query).scalars()}
+
+    def add_verdicts(self, verdicts: Sequence[Verdict], pool: DataPool | None = None) -> None:
+        """Store how deltas count, and the pool that has the data again of those that do not; one for a lease, for ever."""
+        with self._begin() as tx:
+            for verdict in verdicts:
+                tx.execute(upsert(tables.verdicts).values(dataclasses.asdict(verdict)).on_conflict_do_nothing())
+            if pool is not None:
+                self._set_pool(tx, pool)
+
+    def verdicts(self, round_number: int) -> list[Verdict]:
+        """Of a round's leases, in the order of their numbers."""
+        rows = tables.verdicts
+        query = sa.select(rows).where(rows.c.round_number == round_number).order_by(rows.c.lease_id)
+        return self._records(Verdict, query)
+
+    def track_records(self) -> dict[WorkerId, Record]:
+        """Of all workers that have handed anything in."""
+        given, rows = tables.contributions.c, tables.verdicts.c
+        is_fault = rows.fault != Fault.NONE
+        faulty = sa.select(rows.lease_id).where(is_fault)
+        counts = sa.select(given.worker_id, sa.func.count(), sa.func.max(given.lease_id)).group_by(given.worker_id)
+        counts = counts.where(given.lease_id.not_in(faulty))
+        with self._begin() as tx:
+            counted = {WorkerId(worker): (number, last) for worker, number, last in tx.execute(counts)}
+            faults: dict[WorkerId, list[tuple[int, int]]] = {}
+            for worker, lease_id, round_number in tx.execute(
+                sa.select(rows.worker_id, rows.lease_id, rows.round_number).where(is_fault).order_by(rows.lease_id)
+            ):
+                faults.setdefault(WorkerId(worker), []).append((lease_id, round_number))
+        found = {}
+        for worker in counted.keys() | faults.keys():
+            number, last = counted.get(worker, (0, 0))
+            theirs = faults.get(worker, [])
+            since = sum(lease_id > last for lease_id, _ in theirs)
+            found[worker] = Record(number, since, theirs[-1][1] if theirs else 0)
+        return found
+
+    # -- blobs --------------------------------------------------------------------------------------------------
 
     def blob_names(self) -> set[str]:
         """sha256 of the specification, of every update and snapshot, and of every contribution since the anchor.
@@ -371,27 +388,7 @@ class Ledger:
         query = query.where(rows.round_number > self._anchor_version()).group_by(rows.sha256)
         return self._records(HeldDelta, query.order_by(last, rows.sha256))
 
-    def check(self) -> None:
-        """Read all of the file. Raises `IntegrityError` if it is damaged."""
-        with self._begin() as tx:
-            found = [str(row) for row in tx.execute(sa.text("PRAGMA quick_check(1)")).scalars()]
-        if found != ["ok"]:
-            raise IntegrityError(_damaged(self._path, found[0].splitlines()[-1]))
-
     # -- inside -------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _begin(self) -> Iterator[sa.Connection]:
-        with _transaction(self._engine, self._path) as tx:
-            yield tx
-
-    def _scalar(self, query: sa.Select[Any]) -> Any:
-        with self._begin() as tx:
-            return tx.execute(query).scalar_one()
-
-    def _records(self, record: type[RecordT], query: sa.Select[Any]) -> list[RecordT]:
-        with self._begin() as tx:
-            return [record(**row) for row in tx.execute(query).mappings()]
 
     def _anchor_version(self) -> int:
         anchor = self.anchor()
@@ -429,123 +426,3 @@ def _row(record: Lease | Contribution, numbered_by: str) -> dict[str, Any]:
     """Its columns, but for the number that the table gives."""
     names = (field.name for field in dataclasses.fields(record))
     return {name: getattr(record, name) for name in names if name != numbered_by}
-
-
-def _damaged(path: Path, what: str) -> str:
-    return f"{path} is damaged ({what}): restore it from a backup with `dah coordinator restore`"
-
-
-def copy_ledger(source: Path, target: Path) -> None:
-    """Copy the ledger at `source`, as it is at one instant though a coordinator writes on, to `target`.
-
-    One sound file, which needs no log beside it; durable, and all or nothing. Raises `IntegrityError`, `StorageError`.
-    """
-    temporary = target.with_suffix(".tmp")
-    with _sqlite_errors(source), storage_errors(target):
-        temporary.unlink(missing_ok=True)
-        with closing(_connected(source, "ro")) as reading, closing(_connected(temporary, "rwc")) as writing:
-            reading.backup(writing)  # in one step: the log keeps what it reads while others write
-            writing.execute("PRAGMA journal_mode=DELETE")
-            (sound,) = writing.execute("PRAGMA integrity_check(1)").fetchone()
-        if sound != "ok":
-            temporary.unlink()
-            raise IntegrityError(_damaged(source, sound))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        sync_folder(target.parent)
-
-
-def _our_migrations() -> Migrations:
-    """This software's. They load Alembic, which takes a third of a second, and a start hardly ever needs them."""
-    from coordinator.migrations import our_migrations  # noqa: PLC0415
-
-    return our_migrations()
-
-
-def _revision(tx: sa.Connection) -> str | None:
-    """Which one the database has; None if it is no ledger."""
-    if not sa.inspect(tx).has_table("alembic_version"):
-        return None
-    found = tx.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-    return None if found is None else str(found)
-
-
-def _check_revision(path: Path, found: str | None, known: Migrations, *, read_only: bool) -> None:
-    if found is None:
-        raise IntegrityError(f"{path} is no ledger: restore it from a backup")
-    if not known.knows(found):
-        raise IntegrityError(f"{path} has revision {found}, which this software does not know: use newer software")
-    if read_only and found != known.newest:
-        raise IntegrityError(
-            f"{path} has revision {found} instead of {known.newest}: start the coordinator once, which upgrades it"
-        )
-
-
-def _upgrade(path: Path, migrations: Migrations) -> None:
-    """Bring an older ledger to the newest revision, all or nothing; what it was stays beside it."""
-    copy_ledger(path, _copy_before(path, migrations))
-    engine = _engine(path, read_only=False, foreign_keys=False)
-    try:
-        with _transaction(engine, path) as tx:
-            migrations.run(tx)
-    finally:
-        engine.dispose()
-
-
-def _copy_before(path: Path, migrations: Migrations) -> Path:
-    return path.with_name(f"{path.stem}-before-{migrations.newest}{path.suffix}")
-
-
-@contextmanager
-def _transaction(engine: sa.Engine, path: Path) -> Iterator[sa.Connection]:
-    try:
-        with engine.begin() as tx:
-            yield tx
-    except OperationalError as error:
-        raise StorageError(f"{path} cannot be used ({error.orig}): free some space or check the disk") from error
-    except sa.exc.IntegrityError:
-        raise
-    except DatabaseError as error:
-        raise IntegrityError(_damaged(path, str(error.orig))) from error
-
-
-@contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
-    """The same, of what is done without SQLAlchemy."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise StorageError(f"{path} cannot be copied ({error}): free some space or check the disk") from error
-    except sqlite3.DatabaseError as error:
-        raise IntegrityError(_damaged(path, str(error))) from error
-
-
-def _uri(path: Path) -> str:
-    return f"file:{quote(str(path))}"
-
-
-def _connected(path: Path, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(f"{_uri(path)}?mode={mode}", uri=True, timeout=_COPY_SECONDS)
-
-
-def _engine(path: Path, *, read_only: bool, foreign_keys: bool = True) -> sa.Engine:
-    mode = "ro" if read_only else "rwc"
-    url = sa.URL.create("sqlite", database=_uri(path), query={"mode": mode, "uri": "true"})
-    engine = sa.create_engine(url, connect_args={"timeout": 10})
-
-    @sa.event.listens_for(engine, "connect")
-    def _pragmas(connection: sqlite3.Connection, record: Any) -> None:  # noqa: ARG001
-        connection.isolation_level = None  # or the driver would begin where it likes, and commit before each DDL
-        cursor = connection.cursor()
-        if not read_only:
-            cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
-        cursor.close()
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
-
-    return engine

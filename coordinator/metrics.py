@@ -16,6 +16,9 @@ class Metrics:
         self.refusals = Counter(
             "dah_refusals", "Refused calls by call and reason.", ["call", "reason"], registry=self.registry
         )
+        self.left_out = Counter(
+            "dah_left_out", "Contributions that did not count, by reason.", ["reason"], registry=self.registry
+        )
         self.images = Counter("dah_images", "Images accepted.", registry=self.registry)
         self.contributions = Counter("dah_contributions", "Contributions accepted.", registry=self.registry)
         self.uplink = Counter("dah_uplink_bytes", "Bytes of accepted contributions.", registry=self.registry)

@@ -103,6 +103,65 @@ class Contribution:
     mean_loss: float
     train_ms: int
     accepted_at_ms: int
+    signature: str
+    """The worker's, in hex: see `diffusion_at_home.identity.Handed`."""
+
+
+class Fault(StrEnum):
+    """Why a lease's delta does not count."""
+
+    NONE = ""
+    NOT_FINITE = "not_finite"
+    """A number was infinite or none; it was refused when it came."""
+    UNCHANGED = "unchanged"
+    """It has no length."""
+    COPIED = "copied"
+    """Another's, or an older one, all but the same."""
+    OUTLIER = "outlier"
+    """Far longer or shorter than the round's."""
+    OPPOSED = "opposed"
+    """It does not agree with the round's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a lease's delta counts in its round."""
+
+    lease_id: LeaseId
+    worker_id: WorkerId
+    round_number: int
+    weight: float
+    """In the round's mean; 0 when it is left out."""
+    scale: float
+    """What the delta is multiplied by before the mean is taken."""
+    norm: float
+    """Its length."""
+    cosine: float | None
+    """To the sum of the other workers'; None if there are none."""
+    fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A contribution that counts in its round, and how."""
+
+    contribution: Contribution
+    weight: float
+    """In the round's mean."""
+    scale: float
+    """What the delta is multiplied by before the mean is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a worker has shown so far."""
+
+    counted: int
+    """Contributions that counted."""
+    faults_in_a_row: int
+    """Leases since, whose delta did not."""
+    last_fault_round: int
+    """0 if there is none."""
 
 
 @dataclass(frozen=True, slots=True)

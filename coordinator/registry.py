@@ -14,9 +14,10 @@ from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.records import Worker, now_ms
 from coordinator.refused import Refused
+from coordinator.standing import Standing
 from diffusion_at_home import PROTOCOL_VERSION
-from diffusion_at_home.identity import WorkerId, join_is_signed, worker_id
-from diffusion_at_home.rpc.coordinator_pb2 import JoinRequest, Refusal
+from diffusion_at_home.identity import Handed, WorkerId, contribution_is_signed, join_is_signed, worker_id
+from diffusion_at_home.rpc.coordinator_pb2 import JoinRequest, Refusal, SubmitHeader
 
 _MAX_NAME: Final = 64
 _MAX_DEVICE_NAME: Final = 128
@@ -27,8 +28,11 @@ _DEVICES: Final = frozenset({"cpu", "cuda"})
 class Registry:
     """Sessions by the sha256 of their token; the ledger has the same, written first."""
 
-    def __init__(self, *, run_id: str, ledger: LedgerThread, workers: list[Worker], joins: Rate) -> None:
+    def __init__(
+        self, *, run_id: str, ledger: LedgerThread, workers: list[Worker], joins: Rate, standing: Standing
+    ) -> None:
         """`joins` is how many are let in a second."""
+        self.standing = standing
         self._run_id = run_id
         self._ledger = ledger
         self._joins = joins
@@ -96,6 +100,12 @@ class Registry:
         if worker is None:
             raise Refused(Refusal.REFUSAL_UNKNOWN_SESSION, "this session is not known here: join again")
         return worker
+
+    def check_signature(self, worker: WorkerId, header: SubmitHeader) -> None:
+        """Refuse a contribution that `worker` has not signed."""
+        handed = Handed(self._run_id, header.lease_id, header.sha256, header.images)
+        if not contribution_is_signed(self._workers[worker].public_key, handed, header.signature):
+            raise Refused(Refusal.REFUSAL_BAD_SIGNATURE, "the signature is not that of this contribution by its worker")
 
     def num_devices(self, worker: WorkerId) -> int:
         """How many devices a worker says it trains with."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from coordinator.blobs import BlobStore, allow_many_files, file_sha256, read_spec
 from coordinator.ledger import Ledger
-from coordinator.records import Anchor, Contribution, Version
+from coordinator.records import Anchor, Counted, Version
 from coordinator.run_folder import RunFolder
 from coordinator.states import anchor_file
 from coordinator.versions import write_update
@@ -68,10 +68,10 @@ def _replay(folder: RunFolder, ledger: Ledger, blobs: BlobStore, anchor: Anchor 
     _compare(history[first], state, layout, update_sha256=history[first].update_sha256 if anchor else "")
     num_contributions = 0
     for published in history[first + 1 :]:
-        contributions = ledger.contributions(published.version)
-        update = _step(state, config, contributions, blobs, published)
+        counted = ledger.counted(published.version)
+        update = _step(state, config, counted, blobs, published)
         _compare(published, state, layout, update_sha256=file_sha256(update))
-        num_contributions += len(contributions)
+        num_contributions += len(counted)
     return Replayed(spec.run_id, len(history), first, num_contributions, state.images, history[-1].weights_digest)
 
 
@@ -82,11 +82,9 @@ def _anchored(folder: RunFolder, anchor: Anchor) -> RunState:
     return RunState.load(path)
 
 
-def _step(
-    state: RunState, config: RunConfig, contributions: Sequence[Contribution], blobs: BlobStore, target: Version
-) -> Path:
+def _step(state: RunState, config: RunConfig, counted: Sequence[Counted], blobs: BlobStore, target: Version) -> Path:
     """Move `state` to `target`; returns the update."""
-    for contribution in contributions:
+    for contribution in (one.contribution for one in counted):
         path = blobs.path(contribution.sha256)
         if path is not None and file_sha256(path) != contribution.sha256:
             raise IntegrityError(
@@ -95,7 +93,7 @@ def _step(
             )
     update = blobs.staging / "update"
     try:
-        write_update(update, state, config, contributions, blobs)
+        write_update(update, state, config, counted, blobs)
     except DecodeError as error:
         raise IntegrityError(
             f"version {target.version} differs: a contribution cannot be decoded ({error}): use the software that made it"

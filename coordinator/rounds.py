@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -16,7 +17,8 @@ from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
 from coordinator.problems import damaged
-from coordinator.records import Contribution, Round, RoundState, Version, now_ms
+from coordinator.records import Round, RoundState, Version, now_ms
+from coordinator.round_screening import RoundScreening
 from coordinator.versions import Versions
 from diffusion_at_home import events
 from diffusion_at_home.config.run import RunConfig
@@ -34,33 +36,38 @@ T = TypeVar("T")
 _log = events.logger("coordinator")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Whom a run's rounds are made of."""
+
+    config: RunConfig
+    dispatcher: Dispatcher
+    screening: RoundScreening
+    versions: Versions
+    exporter: Exporter
+    housekeeper: Housekeeper
+    ledger: LedgerThread
+    metrics: Metrics
+
+
 class Rounds:
     """Drives one run. Everything it decides is in the ledger before it is acted upon, so it can die anywhere."""
 
-    def __init__(
-        self,
-        *,
-        config: RunConfig,
-        dispatcher: Dispatcher,
-        versions: Versions,
-        exporter: Exporter,
-        housekeeper: Housekeeper,
-        ledger: LedgerThread,
-        metrics: Metrics,
-    ) -> None:
-        self._config = config
-        self._dispatcher = dispatcher
-        self._versions = versions
-        self._exporter = exporter
-        self._ledger = ledger
-        self._metrics = metrics
-        self._problems = metrics.problems
-        self._housekeeper = housekeeper
+    def __init__(self, parts: Parts) -> None:
+        self._config = parts.config
+        self._dispatcher = parts.dispatcher
+        self._screening = parts.screening
+        self._versions = parts.versions
+        self._exporter = parts.exporter
+        self._housekeeper = parts.housekeeper
+        self._ledger = parts.ledger
+        self._metrics = parts.metrics
+        self._problems = parts.metrics.problems
         self._making = asyncio.Lock()
         """Held while the newest state is not the newest version's, or something is made of it."""
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tensors")
         self._settling: asyncio.Task[None] | None = None
-        self._smallest_round = config.lease.min_steps * config.inner.batch_images
+        self._smallest_round = parts.config.lease.min_steps * parts.config.inner.batch_images
 
     @property
     def complete(self) -> bool:
@@ -125,9 +132,8 @@ class Rounds:
     async def _publish(self, closing: Round) -> Version:
         started = time.monotonic()
         await self._settled()
-        contributions = await self._ledger.run(Ledger.contributions, closing.number)
         async with self._making:
-            version = await self._until_made(closing, contributions)
+            version = await self._until_made(closing)
             await self._until_stored(lambda: self._ledger.run(Ledger.publish, version))
             self._versions.published(version)
         seconds = time.monotonic() - started
@@ -136,18 +142,23 @@ class Rounds:
         _log.info("version_published", version=version.version, images=version.images, seconds=round(seconds, 3))
         return version
 
-    async def _until_made(self, closing: Round, contributions: Sequence[Contribution]) -> Version:
+    async def _until_made(self, closing: Round) -> Version:
         """The next version; a contribution that can't be read is waited for: its receipt says that it counts."""
         problem = damaged(f"round-{closing.number}")
         while True:
             try:
-                version = await self._until_stored(lambda: self._in_thread(lambda: self._versions.make(contributions)))
+                version = await self._until_stored(lambda: self._make(closing.number))
             except IntegrityError as error:
                 self._problems.set(problem, f"round {closing.number} cannot be published: {error}")
                 await asyncio.sleep(_RESTORED_RETRY_SECONDS)
             else:
                 self._problems.clear(problem)
                 return version
+
+    async def _make(self, number: int) -> Version:
+        await self._screening.decide(number)
+        counted = await self._ledger.run(Ledger.counted, number)
+        return await self._in_thread(lambda: self._versions.make(counted))
 
     async def _export(self, version: Version) -> None:
         due = await self._exporter.due_at(version, final=self.complete)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,16 +20,24 @@ from diffusion_at_home.wire.vector import VectorReader, size_bounds
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What every contribution of a run must be."""
+
+    codec: Codec
+    num_elements: int
+
+
 def check_sha256(sha256: str) -> None:
     """Refuse what cannot name a contribution."""
     if not _SHA256.fullmatch(sha256):
         raise Refused(Refusal.REFUSAL_MALFORMED, "sha256 must be 64 hexadecimal digits in lower case")
 
 
-def screen_header(header: SubmitHeader, lease: Lease, codec: Codec, num_elements: int) -> None:
+def screen_header(header: SubmitHeader, lease: Lease, expected: Expected) -> None:
     """Check what a Submit announces, before a byte of it is stored. Raises `Refused`."""
     check_sha256(header.sha256)
-    lowest, highest = size_bounds(codec, num_elements)
+    lowest, highest = size_bounds(expected.codec, expected.num_elements)
     if not lowest <= header.size_bytes <= highest:
         raise Refused(
             Refusal.REFUSAL_WRONG_SIZE, f"size_bytes = {header.size_bytes} is not within {lowest} to {highest}"
@@ -43,14 +52,14 @@ def screen_header(header: SubmitHeader, lease: Lease, codec: Codec, num_elements
         raise Refused(Refusal.REFUSAL_MALFORMED, "train_ms must be under 2^53")
 
 
-def screen_file(path: Path, sha256: str, codec: Codec, num_elements: int) -> None:
+def screen_file(path: Path, sha256: str, expected: Expected) -> None:
     """Check a whole contribution in memory that does not depend on its size. Blocks. Raises `Refused`."""
     with mapped(path) as data:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise Refused(Refusal.REFUSAL_WRONG_DIGEST, "the bytes that arrived do not have the announced sha256")
         try:
-            finite = VectorReader(data, codec, num_elements).is_finite()
+            finite = VectorReader(data, expected.codec, expected.num_elements).is_finite()
         except DecodeError as error:
-            raise Refused(Refusal.REFUSAL_UNDECODABLE, f"not a {codec.value} vector: {error}") from None
+            raise Refused(Refusal.REFUSAL_UNDECODABLE, f"not a {expected.codec.value} vector: {error}") from None
     if not finite:
         raise Refused(Refusal.REFUSAL_NOT_FINITE, "a value is infinite or not a number")

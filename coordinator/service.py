@@ -16,8 +16,8 @@ from coordinator.admission import Admission
 from coordinator.dispatcher import Dispatcher, IdleReason, Order
 from coordinator.intake import Intake
 from coordinator.metrics import Metrics
+from coordinator.records import Fault, LeaseId
 from coordinator.records import Lease as LeaseRecord
-from coordinator.records import LeaseId
 from coordinator.refused import Refused
 from coordinator.registry import Registry, check_version
 from coordinator.uploads import MAX_CHUNK_BYTES
@@ -37,6 +37,9 @@ _LONGEST_SILENCE: Final = timedelta(seconds=30)
 _IDLE_RETRY: Final = timedelta(seconds=1)
 """Between two calls of a worker that waits, at least."""
 
+_QUARANTINE_RETRY: Final = timedelta(minutes=1)
+"""Of a worker that gets no leases for some rounds."""
+
 _ASKS_PER_SECOND: Final = 200
 """Of workers that find no place in the line: at a millisecond each, a fifth of a core."""
 
@@ -44,6 +47,12 @@ _IDLE: Final = {
     IdleReason.ROUND_FULL: pb.Idle.REASON_ROUND_FULL,
     IdleReason.CLOSING: pb.Idle.REASON_CLOSING,
     IdleReason.COMPLETE: pb.Idle.REASON_COMPLETE,
+}
+_LEFT_OUT: Final = {
+    Fault.UNCHANGED: pb.REFUSAL_UNCHANGED,
+    Fault.COPIED: pb.REFUSAL_COPIED,
+    Fault.OUTLIER: pb.REFUSAL_OUTLIER,
+    Fault.OPPOSED: pb.REFUSAL_OPPOSED,
 }
 _ORDERS: Final = {
     Order.CONTINUE: pb.HeartbeatReply.ORDER_CONTINUE,
@@ -77,6 +86,7 @@ class CoordinatorService(CoordinatorServicer):
         self._dispatcher = dispatcher
         self._versions = versions
         self._intake = intake
+        self._standing = registry.standing
         self._metrics = metrics
         self._admission = admission
 
@@ -121,10 +131,21 @@ class CoordinatorService(CoordinatorServicer):
 
     async def _lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
         worker = self._caller(request.protocol_version, context)
+        reply = await self._work_for(worker, request)
+        reply.left_out.extend(
+            pb.LeftOut(lease_id=verdict.lease_id, round=verdict.round_number, reason=_LEFT_OUT[verdict.fault])
+            for verdict in self._standing.take_untold(worker)
+        )
+        return reply
+
+    async def _work_for(self, worker: WorkerId, request: pb.LeaseRequest) -> pb.LeaseReply:
         self._dispatcher.greet(worker, _speed(request.images_per_second), self._registry.num_devices(worker))
         if self._dispatcher.num_waiting >= self._config.server.max_waiting:
             await self._dispatcher.release_all(worker)  # as below
-            return self._idle(IdleReason.ROUND_FULL, self._admission.waiting.come_back(_ASKS_PER_SECOND))
+            return _idle(pb.Idle.REASON_ROUND_FULL, self._admission.waiting.come_back(_ASKS_PER_SECOND))
+        if self._standing.rounds_left(worker, self._versions.newest.version + 1):
+            await self._dispatcher.release_all(worker)
+            return _idle(pb.Idle.REASON_QUARANTINED, self._admission.waiting.spread(_QUARANTINE_RETRY))
         outcome = await self._dispatcher.lease(worker, min(request.wait_ms, _MAX_WAIT_MS) / 1000)
         if isinstance(outcome, LeaseRecord):
             return pb.LeaseReply(grant=self._grant(outcome, request))
@@ -133,10 +154,7 @@ class CoordinatorService(CoordinatorServicer):
             raise Refused(
                 pb.REFUSAL_SHUTTING_DOWN, "the coordinator is about to stop: it knows you when it is back", back
             )
-        return self._idle(outcome, self._admission.waiting.spread(_IDLE_RETRY))
-
-    def _idle(self, reason: IdleReason, back: timedelta) -> pb.LeaseReply:
-        return pb.LeaseReply(idle=pb.Idle(reason=_IDLE[reason], retry_after_ms=int(back / timedelta(milliseconds=1))))
+        return _idle(_IDLE[outcome], self._admission.waiting.spread(_IDLE_RETRY))
 
     def _grant(self, lease: LeaseRecord, request: pb.LeaseRequest) -> pb.LeaseGrant:
         held = request.held_version if request.has_weights else None
@@ -190,6 +208,7 @@ class CoordinatorService(CoordinatorServicer):
             raise Refused(pb.REFUSAL_MALFORMED, "the first message of a Submit must be its header")
         worker = self._caller(first.header.protocol_version, context)
         lease = await self._dispatcher.owned(worker, LeaseId(first.header.lease_id))
+        self._registry.check_signature(worker, first.header)
         receipt = await self._intake.take(lease, first.header, requests)
         return pb.SubmitReply(
             contribution_id=receipt.contribution_id, images=receipt.images, round=receipt.round_number
@@ -245,6 +264,10 @@ class CoordinatorService(CoordinatorServicer):
 
 def _speed(claimed: float) -> float:
     return claimed if 0 < claimed < 1e6 else 0.0  # also refuses NaN
+
+
+def _idle(reason: pb.Idle.Reason, back: timedelta) -> pb.LeaseReply:
+    return pb.LeaseReply(idle=pb.Idle(reason=reason, retry_after_ms=int(back / timedelta(milliseconds=1))))
 
 
 def _ms(seconds: float) -> int:

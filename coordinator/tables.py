@@ -27,10 +27,10 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-from coordinator.records import LeaseState, RoundState, Weights, Withdrawn
+from coordinator.records import Fault, LeaseState, RoundState, Weights, Withdrawn
 from diffusion_at_home.data.order import ShardRange
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The newest one in `coordinator/migrations/versions/`, which is the schema below."""
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
@@ -162,7 +162,22 @@ contributions = Table(
     Column("mean_loss", Float, nullable=False),
     Column("train_ms", BigInteger, nullable=False),
     Column("accepted_at_ms", BigInteger, nullable=False),
+    Column("signature", String(128), nullable=False, server_default=""),
+    Index("contributions_by_sha256", "sha256"),
     sqlite_autoincrement=True,
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("lease_id", ForeignKey("leases.lease_id"), primary_key=True),
+    Column("worker_id", ForeignKey("workers.worker_id"), nullable=False, index=True),
+    Column("round_number", BigInteger, nullable=False, index=True),
+    Column("weight", Float, nullable=False),
+    Column("scale", Float, nullable=False),
+    Column("norm", Float, nullable=False),
+    Column("cosine", Float, nullable=True),
+    Column("fault", _choice(Fault), nullable=False),
 )
 
 versions = Table(

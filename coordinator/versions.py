@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Final
 
 from coordinator.blobs import BlobStore, file_sha256
-from coordinator.records import Contribution, Version, now_ms
+from coordinator.records import Counted, Version, now_ms
 from coordinator.refused import Refused
 from coordinator.states import Source, States
 from diffusion_at_home import events
 from diffusion_at_home.config.run import Codec, RunConfig
 from diffusion_at_home.errors import IntegrityError, StorageError, storage_errors
-from diffusion_at_home.outer.aggregation import WeightedMean
+from diffusion_at_home.outer.aggregation import Weighed, aggregate
 from diffusion_at_home.outer.state import RunState, state_digest
 from diffusion_at_home.rpc.coordinator_pb2 import Blob, Refusal
 from diffusion_at_home.wire.chunk import DecodeError
@@ -72,9 +72,9 @@ class Versions:
         blobs: BlobStore,
         states: States,
         history: Sequence[Version],
-        contributions_of: Callable[[int], Sequence[Contribution]],
+        counted_of: Callable[[int], Sequence[Counted]],
     ) -> None:
-        """Load the newest version of `history`; `contributions_of` tells what made one.
+        """Load the newest version of `history`; `counted_of` tells what made one.
 
         Raises `IntegrityError` if it cannot be had again.
         """
@@ -83,7 +83,7 @@ class Versions:
         self._config = config
         self._blobs = blobs
         self._states = states
-        self._contributions_of = contributions_of
+        self._counted_of = counted_of
         self._unsaved_seconds = 0.0
         self._save_seconds, self._saved_at = 0.0, -math.inf
         self._saved = -1
@@ -120,8 +120,8 @@ class Versions:
         """The versions that joiners may start from, oldest first."""
         return list(self._snapshots)
 
-    def make(self, contributions: Sequence[Contribution]) -> Version:
-        """Aggregate `contributions` in the order given and step: the next version, durable but for the ledger.
+    def make(self, counted: Sequence[Counted]) -> Version:
+        """Aggregate what `counted` in the order given and step: the next version, durable but for the ledger.
 
         Blocks for as long as the arithmetic takes. When it raises (`StorageError`, `IntegrityError`), nothing has
         changed and the same call may be repeated.
@@ -130,7 +130,7 @@ class Versions:
         staged = self._blobs.staging / f"update-{self.newest.version + 1}"
         self._state = None  # half-stepped from here on: whatever happens, it must not be taken for a version
         try:
-            write_update(staged, state, self._config, contributions, self._blobs)
+            write_update(staged, state, self._config, counted, self._blobs)
         except DecodeError as error:
             raise IntegrityError(_undecodable(self.newest.version + 1, error)) from None
         update_sha256, update_bytes = self._add(staged)
@@ -274,11 +274,11 @@ class Versions:
     def _step_again(self, state: RunState) -> None:
         first = state.version
         for number in range(first + 1, self.newest.version + 1):
-            contributions = self._contributions_of(number)
-            for contribution in contributions:
-                self._blobs.check(contribution.sha256)
+            counted = self._counted_of(number)
+            for one in counted:
+                self._blobs.check(one.contribution.sha256)
             try:
-                for _ in advance(state, self._config, contributions, self._blobs):
+                for _ in advance(state, self._config, counted, self._blobs):
                     pass
             except DecodeError as error:
                 raise IntegrityError(_undecodable(number, error)) from None
@@ -354,28 +354,25 @@ class Versions:
         )
 
 
-def write_update(
-    path: Path, state: RunState, config: RunConfig, contributions: Sequence[Contribution], blobs: BlobStore
-) -> None:
-    """Step `state` by `contributions` in the order given, and write the update that takes replicas there to `path`.
+def write_update(path: Path, state: RunState, config: RunConfig, counted: Sequence[Counted], blobs: BlobStore) -> None:
+    """Step `state` by what `counted` in the order given, and write the update that takes replicas there to `path`.
 
     The one way from a version to the next. When it raises, the state is neither and must be loaded again.
     """
-    chunks = advance(state, config, contributions, blobs)
+    chunks = advance(state, config, counted, blobs)
     with storage_errors(path), path.open("wb") as file:
         write_vector(file, config.codec.update, len(state.published), chunks)
 
 
-def advance(
-    state: RunState, config: RunConfig, contributions: Sequence[Contribution], blobs: BlobStore
-) -> Iterator[bytes]:
+def advance(state: RunState, config: RunConfig, counted: Sequence[Counted], blobs: BlobStore) -> Iterator[bytes]:
     """The chunks of that update; the state is stepped once all have been taken. Raises `IntegrityError`, `DecodeError`."""
     num_elements = len(state.published)
     with ExitStack() as stack:
-        opened = [stack.enter_context(blobs.open(c.sha256)) for c in contributions]
+        opened = [stack.enter_context(blobs.open(one.contribution.sha256)) for one in counted]
         deltas = [VectorReader(data, config.codec.delta, num_elements) for data in opened]
-        mean = WeightedMean(deltas, [c.weight for c in contributions])
-        yield from state.advance(config, mean, sum(c.images for c in contributions))
+        given = [Weighed(delta, one.weight, one.scale) for delta, one in zip(deltas, counted, strict=True)]
+        images = sum(one.contribution.images for one in counted)
+        yield from state.advance(config, aggregate(config.aggregation, given), images)
 
 
 def _undecodable(version: int, error: DecodeError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NewType
 
@@ -16,6 +17,21 @@ WorkerId = NewType("WorkerId", str)
 """First 16 hex digits of the sha256 of the public key."""
 
 _JOIN_CONTEXT: Final = "dah-join-v1"
+_HANDED_CONTEXT: Final = "dah-contribution-v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What a worker signs of a contribution: these bytes are what I trained in this lease of this run, on so many images."""
+
+    run_id: str
+    lease_id: int
+    sha256: str
+    images: int
+
+    def message(self) -> bytes:
+        """The signed bytes: a line each, the last one without its end."""
+        return f"{_HANDED_CONTEXT}\n{self.run_id}\n{self.lease_id}\n{self.sha256}\n{self.images}".encode()
 
 
 class Identity:
@@ -54,6 +70,10 @@ class Identity:
         """Signature, 64 bytes, that opens a session of `run_id`."""
         return self._key.sign(_join_message(run_id, signed_at_ms))
 
+    def sign_contribution(self, handed: Handed) -> bytes:
+        """Signature, 64 bytes, that says whose contribution it is."""
+        return self._key.sign(handed.message())
+
 
 def worker_id(public_key: bytes) -> WorkerId:
     """The id of the worker that owns `public_key`."""
@@ -62,8 +82,17 @@ def worker_id(public_key: bytes) -> WorkerId:
 
 def join_is_signed(public_key: bytes, run_id: str, signed_at_ms: int, signature: bytes) -> bool:
     """Whether `signature` proves that the caller owns `public_key`."""
+    return _is_signed(public_key, _join_message(run_id, signed_at_ms), signature)
+
+
+def contribution_is_signed(public_key: bytes, handed: Handed, signature: bytes) -> bool:
+    """Whether the owner of `public_key` says so."""
+    return _is_signed(public_key, handed.message(), signature)
+
+
+def _is_signed(public_key: bytes, message: bytes, signature: bytes) -> bool:
     try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _join_message(run_id, signed_at_ms))
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
     return True

@@ -48,6 +48,14 @@ MEANINGS: Final[dict[Refusal, Meaning]] = {
     Refusal.REFUSAL_BUSY: Meaning(_Code.RESOURCE_EXHAUSTED, Busy),
 }
 
+LEFT_OUT: Final[dict[Refusal, str]] = {
+    Refusal.REFUSAL_UNCHANGED: "it changed nothing",
+    Refusal.REFUSAL_COPIED: "it was all but the same as another one",
+    Refusal.REFUSAL_OUTLIER: "it was far longer or shorter than the others of its round",
+    Refusal.REFUSAL_OPPOSED: "it did not agree with the others of its round",
+}
+"""Why a contribution did not count although it has its receipt, for people."""
+
 
 def short_name(refusal: Refusal) -> str:
     """The refusal as people, metrics and ledgers write it: `round_closed`."""

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import ConfigDict, Field
 
-from diffusion_at_home.config.run import Name
 from diffusion_at_home.config.toml import Section
+from diffusion_at_home.config.values import Name
 
 RUN_INFO_PATH: Final = "/run.json"
 """Where the coordinator serves it."""

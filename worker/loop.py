@@ -6,7 +6,7 @@ prefetcher. What ends a lease early is a `LeaseLost` with a named reason, counte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -18,7 +18,8 @@ from torch import Tensor
 from diffusion_at_home import PROTOCOL_VERSION, events
 from diffusion_at_home.clock import Clock
 from diffusion_at_home.errors import DahError, HardwareError, LeaseLost, RetryCall
-from diffusion_at_home.rpc.coordinator_pb2 import Idle, LeaseReply, LeaseRequest, ReleaseRequest
+from diffusion_at_home.refusals import LEFT_OUT, short_name
+from diffusion_at_home.rpc.coordinator_pb2 import Idle, LeaseReply, LeaseRequest, LeftOut, ReleaseRequest
 from worker.background import Background
 from worker.backoff import Backoff
 from worker.grant import Grant, GrantReader, LeaseId
@@ -51,6 +52,7 @@ _IDLE_REASONS: Final = {
     Idle.REASON_CLOSING: "round is closing",
     Idle.REASON_DRAINING: "the operator has paused the run",
     Idle.REASON_COMPLETE: "the run is complete",
+    Idle.REASON_QUARANTINED: "the last contributions did not count (see its log): no leases for some rounds",
 }
 
 _log = events.logger("worker")
@@ -143,6 +145,7 @@ class WorkerLoop:
             wait_ms=_WAIT_MS,
         )
         reply = parts.patience.call(lambda: self._ask(request), parts.stop.event)
+        self._hear(reply.left_out)
         if reply.WhichOneof("outcome") != "grant":
             self._idle(reply.idle)
             return None
@@ -157,6 +160,16 @@ class WorkerLoop:
         if reply.WhichOneof("outcome") is None:
             raise RetryCall("the coordinator's answer is empty")
         return reply
+
+    def _hear(self, left_out: Iterable[LeftOut]) -> None:
+        """What did not count in its round, although it has its receipt."""
+        for one in left_out:
+            known = one.reason in LEFT_OUT
+            self._parts.progress.left_out(short_name(one.reason) if known else "unknown")
+            sentence = (
+                LEFT_OUT[one.reason] if known else "the coordinator gives a reason that this software does not know"
+            )
+            _log.warning("contribution_left_out", lease=one.lease_id, round=one.round, reason=sentence)
 
     @contextmanager
     def _kept(self, grant: Grant) -> Iterator[LeaseKeeper]:

@@ -68,6 +68,8 @@ class Status(Section):
     """Receipts since the start."""
     refusals: dict[str, int] = Field(default_factory=dict)
     """Leases that came to nothing, by reason."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Contributions that had their receipt and did not count, by reason."""
     seconds: dict[WorkerState, float] = Field(default_factory=dict)
     """Spent in each state since the start, the current one not counted."""
     bytes_up: int = 0
@@ -151,6 +153,11 @@ class Progress:
         """A lease came to nothing."""
         refusals = self._status.refusals
         self._write(refusals=refusals | {reason: refusals.get(reason, 0) + 1})
+
+    def left_out(self, reason: str) -> None:
+        """A contribution that had its receipt did not count in its round."""
+        left_out = self._status.left_out
+        self._write(left_out=left_out | {reason: left_out.get(reason, 0) + 1})
 
     def sent(self, num_bytes: int) -> None:
         """Count bytes up."""

@@ -105,6 +105,7 @@ class Sender:
             images=contribution.images,
             train_ms=contribution.train_ms,
             mean_loss=contribution.mean_loss,
+            signature=self._session.signature(contribution.lease_id, contribution.sha256, contribution.images),
         )
         yield SubmitRequest(header=header)
         with self._outbox.vector(contribution).open("rb") as file:

@@ -23,7 +23,7 @@ from diffusion_at_home.errors import (
     SessionLost,
     VersionMismatch,
 )
-from diffusion_at_home.identity import Identity
+from diffusion_at_home.identity import Handed, Identity
 from diffusion_at_home.rpc.coordinator_pb2 import (
     Hardware,
     HeartbeatReply,
@@ -147,6 +147,10 @@ class Session:
     def release(self, request: ReleaseRequest) -> None:
         """See `CoordinatorClient.release`."""
         self._authorized(lambda token: self._client.release(request, token))
+
+    def signature(self, lease_id: int, sha256: str, images: int) -> bytes:
+        """What says that a contribution is this worker's: see `SubmitHeader.signature`."""
+        return self._identity.sign_contribution(Handed(self._run_id, lease_id, sha256, images))
 
     @property
     def _reply(self) -> JoinReply:

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Final
 from pydantic import ConfigDict, Field
 
 from diffusion_at_home.checkpoint.manifest import CheckpointName, RunId, Sha256, Weights
-from diffusion_at_home.config.run import Name
 from diffusion_at_home.config.toml import Section
+from diffusion_at_home.config.values import Name
 
 LISTING_PATH: Final = "/checkpoints.json"
 MAX_LISTING_BYTES: Final = 16 * 2**20

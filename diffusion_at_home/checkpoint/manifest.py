@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from diffusion_at_home.config.run import Name
 from diffusion_at_home.config.toml import Section, first_mistake
+from diffusion_at_home.config.values import Name
 from diffusion_at_home.errors import ConfigError, IntegrityError
 
 MANIFEST_NAME: Final = "manifest.json"

@@ -12,16 +12,18 @@ from typing import Annotated, Final, Self
 from pydantic import Field, model_validator
 
 from diffusion_at_home.config.toml import Section
-
-Positive = Annotated[int, Field(gt=0, strict=True)]
-Count = Annotated[int, Field(ge=0, strict=True)]
-Port = Annotated[int, Field(ge=0, le=65535, strict=True)]
-Seconds = Annotated[float, Field(gt=0, strict=True)]
-Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
-Rate = Annotated[float, Field(gt=0, strict=True)]
-Amount = Annotated[float, Field(ge=0, strict=True)]
-Decay = Annotated[float, Field(ge=0, lt=1, strict=True)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+from diffusion_at_home.config.trust import AggregationSection, ScreeningSection
+from diffusion_at_home.config.values import (
+    Amount,
+    Count,
+    Decay,
+    Fraction,
+    Name,
+    Port,
+    Positive,
+    Rate,
+    Seconds,
+)
 
 
 class Codec(StrEnum):
@@ -483,6 +485,8 @@ class RunConfig(Section):
     round: RoundSection
     outer: OuterSection = OuterSection()
     codec: CodecSection = CodecSection()
+    screening: ScreeningSection = ScreeningSection()
+    aggregation: AggregationSection = AggregationSection()
     ema: EmaSection
     evaluation: EvaluationSection
     checkpoint: CheckpointSection

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from diffusion_at_home.config.run import Count, Fraction, Positive
 from diffusion_at_home.config.toml import Section
+from diffusion_at_home.config.values import Count, Fraction, Positive
 from diffusion_at_home.data.buckets import bucket_sizes
 from diffusion_at_home.data.manifest import MAX_SIDE
 from diffusion_at_home.data.opt_outs import OptOuts, read_opt_outs

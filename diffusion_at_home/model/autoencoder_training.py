@@ -33,8 +33,8 @@ from diffusers import AutoencoderKL
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from diffusion_at_home.config.run import Amount, Count, Positive, Rate
 from diffusion_at_home.config.toml import Section
+from diffusion_at_home.config.values import Amount, Count, Positive, Rate
 from diffusion_at_home.data.encode import check_pictures
 from diffusion_at_home.data.manifest import DataManifest, ShardEntry
 from diffusion_at_home.data.order import sample_order, shard_order

@@ -28,7 +28,7 @@ from torch import Tensor
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import IntegrityError, storage_errors
 from diffusion_at_home.model.ema import ema_decay, ema_update
-from diffusion_at_home.outer.aggregation import WeightedMean
+from diffusion_at_home.outer.aggregation import Aggregate
 from diffusion_at_home.outer.step import num_moments, outer_step
 from diffusion_at_home.sync import sync_folder
 from diffusion_at_home.wire.codecs import chunk_codec
@@ -61,7 +61,7 @@ class RunState:
         moments = [torch.zeros_like(weights) for _ in range(num_moments(config.outer.optimizer))]
         return cls(0, 0, weights.clone(), weights.clone(), weights.clone(), moments)
 
-    def advance(self, config: RunConfig, mean_delta: WeightedMean, images: int) -> Iterator[bytes]:
+    def advance(self, config: RunConfig, mean_delta: Aggregate, images: int) -> Iterator[bytes]:
         """Take one outer step and yield the chunks of the encoded update that takes replicas to it.
 
         The state is complete only after the last chunk; a caller that stops halfway must load it again.

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'diffusion_at_home/rpc/coordinator.proto\x12\x14\x64iffusion_at_home.v1\"\xc6\x01\n\x0bJoinRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x14\n\x0csigned_at_ms\x18\x03 \x01(\x04\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x14\n\x0c\x64isplay_name\x18\x05 \x01(\t\x12\x30\n\x08hardware\x18\x06 \x01(\x0b\x32\x1e.diffusion_at_home.v1.Hardware\x12\x18\n\x10software_version\x18\x07 \x01(\t\"Z\n\x08Hardware\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x13\n\x0bnum_devices\x18\x03 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\"\xa8\x01\n\tJoinReply\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x15\n\rsession_token\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x13\n\x0bspec_sha256\x18\x04 \x01(\t\x12\x12\n\nspec_bytes\x18\x05 \x01(\x04\x12\x15\n\rlayout_sha256\x18\x06 \x01(\t\x12\x17\n\x0fmax_chunk_bytes\x18\x07 \x01(\r\"\x7f\n\x0cLeaseRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x19\n\x11images_per_second\x18\x02 \x01(\x01\x12\x14\n\x0cheld_version\x18\x03 \x01(\x04\x12\x13\n\x0bhas_weights\x18\x04 \x01(\x08\x12\x0f\n\x07wait_ms\x18\x05 \x01(\r\"v\n\nLeaseReply\x12\x31\n\x05grant\x18\x01 \x01(\x0b\x32 .diffusion_at_home.v1.LeaseGrantH\x00\x12*\n\x04idle\x18\x02 \x01(\x0b\x32\x1a.diffusion_at_home.v1.IdleH\x00\x42\t\n\x07outcome\"\xc8\x01\n\x04Idle\x12\x31\n\x06reason\x18\x01 \x01(\x0e\x32!.diffusion_at_home.v1.Idle.Reason\x12\x16\n\x0eretry_after_ms\x18\x02 \x01(\r\"u\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11REASON_ROUND_FULL\x10\x01\x12\x12\n\x0eREASON_CLOSING\x10\x02\x12\x13\n\x0fREASON_DRAINING\x10\x03\x12\x13\n\x0fREASON_COMPLETE\x10\x04\"\xe0\x02\n\nLeaseGrant\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0c\x62\x61se_version\x18\x03 \x01(\x04\x12\x13\n\x0b\x62\x61se_digest\x18\x04 \x01(\t\x12,\n\x08\x63\x61tch_up\x18\x05 \x03(\x0b\x32\x1a.diffusion_at_home.v1.Blob\x12\x30\n\x06ranges\x18\x06 \x03(\x0b\x32 .diffusion_at_home.v1.ShardRange\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x14\n\x0cquota_images\x18\x08 \x01(\x04\x12\x15\n\rlearning_rate\x18\t \x01(\x01\x12\r\n\x05\x63odec\x18\n \x01(\t\x12\x12\n\ntimeout_ms\x18\x0b \x01(\r\x12\x19\n\x11next_heartbeat_ms\x18\x0c \x01(\r\x12\x14\n\x0c\x63loses_in_ms\x18\r \x01(\r\x12\x17\n\x0fupcoming_shards\x18\x0e \x03(\t\"\xc4\x01\n\x04\x42lob\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.diffusion_at_home.v1.Blob.Kind\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x16\n\x0eweights_digest\x18\x05 \x01(\t\"@\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_SNAPSHOT\x10\x01\x12\x0f\n\x0bKIND_UPDATE\x10\x02\"H\n\nShardRange\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"n\n\x10HeartbeatRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08lease_id\x18\x02 \x01(\x04\x12\x13\n\x0bimages_done\x18\x03 \x01(\x04\x12\x19\n\x11images_per_second\x18\x04 \x01(\x01\"\x9d\x02\n\x0eHeartbeatReply\x12\x39\n\x05order\x18\x01 \x01(\x0e\x32*.diffusion_at_home.v1.HeartbeatReply.Order\x12\x19\n\x11next_heartbeat_ms\x18\x02 \x01(\r\x12\x14\n\x0c\x63loses_in_ms\x18\x03 \x01(\r\x12\x16\n\x0elatest_version\x18\x04 \x01(\x04\x12-\n\x06reason\x18\x05 \x01(\x0e\x32\x1d.diffusion_at_home.v1.Refusal\"X\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x12\n\x0eORDER_CONTINUE\x10\x01\x12\x11\n\rORDER_HAND_IN\x10\x02\x12\x11\n\rORDER_ABANDON\x10\x03\"Q\n\x13SubmitOffsetRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08lease_id\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"+\n\x11SubmitOffsetReply\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\"^\n\rSubmitRequest\x12\x34\n\x06header\x18\x01 \x01(\x0b\x32\".diffusion_at_home.v1.SubmitHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xa3\x01\n\x0cSubmitHeader\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08lease_id\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0e\n\x06images\x18\x06 \x01(\x04\x12\x10\n\x08train_ms\x18\x07 \x01(\x04\x12\x11\n\tmean_loss\x18\x08 \x01(\x01\"E\n\x0bSubmitReply\x12\x17\n\x0f\x63ontribution_id\x18\x01 \x01(\x04\x12\x0e\n\x06images\x18\x02 \x01(\x04\x12\r\n\x05round\x18\x03 \x01(\x04\"L\n\x0eReleaseRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08lease_id\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x0e\n\x0cReleaseReply*\xd4\x03\n\x07Refusal\x12\x17\n\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x1c\n\x18REFUSAL_VERSION_MISMATCH\x10\x01\x12\x15\n\x11REFUSAL_MALFORMED\x10\x02\x12\x19\n\x15REFUSAL_BAD_SIGNATURE\x10\x03\x12\x1b\n\x17REFUSAL_UNKNOWN_SESSION\x10\x04\x12\x19\n\x15REFUSAL_UNKNOWN_LEASE\x10\x05\x12\x19\n\x15REFUSAL_LEASE_EXPIRED\x10\x06\x12\x18\n\x14REFUSAL_ROUND_CLOSED\x10\x07\x12\x16\n\x12REFUSAL_WRONG_SIZE\x10\x08\x12\x18\n\x14REFUSAL_WRONG_DIGEST\x10\t\x12\x17\n\x13REFUSAL_UNDECODABLE\x10\n\x12\x16\n\x12REFUSAL_NOT_FINITE\x10\x0b\x12\x18\n\x14REFUSAL_WRONG_IMAGES\x10\x0c\x12\x18\n\x14REFUSAL_WRONG_OFFSET\x10\r\x12\x18\n\x14REFUSAL_STORAGE_FULL\x10\x0e\x12\x19\n\x15REFUSAL_SHUTTING_DOWN\x10\x0f\x12\x15\n\x11REFUSAL_DUPLICATE\x10\x10\x12\x10\n\x0cREFUSAL_BUSY\x10\x11\x32\x90\x04\n\x0b\x43oordinator\x12J\n\x04Join\x12!.diffusion_at_home.v1.JoinRequest\x1a\x1f.diffusion_at_home.v1.JoinReply\x12M\n\x05Lease\x12\".diffusion_at_home.v1.LeaseRequest\x1a .diffusion_at_home.v1.LeaseReply\x12Y\n\tHeartbeat\x12&.diffusion_at_home.v1.HeartbeatRequest\x1a$.diffusion_at_home.v1.HeartbeatReply\x12\x62\n\x0cSubmitOffset\x12).diffusion_at_home.v1.SubmitOffsetRequest\x1a\'.diffusion_at_home.v1.SubmitOffsetReply\x12R\n\x06Submit\x12#.diffusion_at_home.v1.SubmitRequest\x1a!.diffusion_at_home.v1.SubmitReply(\x01\x12S\n\x07Release\x12$.diffusion_at_home.v1.ReleaseRequest\x1a\".diffusion_at_home.v1.ReleaseReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'diffusion_at_home/rpc/coordinator.proto\x12\x14\x64iffusion_at_home.v1\"\xc6\x01\n\x0bJoinRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\x12\x14\n\x0csigned_at_ms\x18\x03 \x01(\x04\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x14\n\x0c\x64isplay_name\x18\x05 \x01(\t\x12\x30\n\x08hardware\x18\x06 \x01(\x0b\x32\x1e.diffusion_at_home.v1.Hardware\x12\x18\n\x10software_version\x18\x07 \x01(\t\"Z\n\x08Hardware\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65vice_name\x18\x02 \x01(\t\x12\x13\n\x0bnum_devices\x18\x03 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x04\"\xa8\x01\n\tJoinReply\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x15\n\rsession_token\x18\x02 \x01(\t\x12\x11\n\tworker_id\x18\x03 \x01(\t\x12\x13\n\x0bspec_sha256\x18\x04 \x01(\t\x12\x12\n\nspec_bytes\x18\x05 \x01(\x04\x12\x15\n\rlayout_sha256\x18\x06 \x01(\t\x12\x17\n\x0fmax_chunk_bytes\x18\x07 \x01(\r\"\x7f\n\x0cLeaseRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x19\n\x11images_per_second\x18\x02 \x01(\x01\x12\x14\n\x0cheld_version\x18\x03 \x01(\x04\x12\x13\n\x0bhas_weights\x18\x04 \x01(\x08\x12\x0f\n\x07wait_ms\x18\x05 \x01(\r\"\xa7\x01\n\nLeaseReply\x12\x31\n\x05grant\x18\x01 \x01(\x0b\x32 .diffusion_at_home.v1.LeaseGrantH\x00\x12*\n\x04idle\x18\x02 \x01(\x0b\x32\x1a.diffusion_at_home.v1.IdleH\x00\x12/\n\x08left_out\x18\x03 \x03(\x0b\x32\x1d.diffusion_at_home.v1.LeftOutB\t\n\x07outcome\"Y\n\x07LeftOut\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\x04\x12-\n\x06reason\x18\x03 \x01(\x0e\x32\x1d.diffusion_at_home.v1.Refusal\"\xe1\x01\n\x04Idle\x12\x31\n\x06reason\x18\x01 \x01(\x0e\x32!.diffusion_at_home.v1.Idle.Reason\x12\x16\n\x0eretry_after_ms\x18\x02 \x01(\r\"\x8d\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11REASON_ROUND_FULL\x10\x01\x12\x12\n\x0eREASON_CLOSING\x10\x02\x12\x13\n\x0fREASON_DRAINING\x10\x03\x12\x13\n\x0fREASON_COMPLETE\x10\x04\x12\x16\n\x12REASON_QUARANTINED\x10\x05\"\xe0\x02\n\nLeaseGrant\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\x04\x12\x14\n\x0c\x62\x61se_version\x18\x03 \x01(\x04\x12\x13\n\x0b\x62\x61se_digest\x18\x04 \x01(\t\x12,\n\x08\x63\x61tch_up\x18\x05 \x03(\x0b\x32\x1a.diffusion_at_home.v1.Blob\x12\x30\n\x06ranges\x18\x06 \x03(\x0b\x32 .diffusion_at_home.v1.ShardRange\x12\x0c\n\x04seed\x18\x07 \x01(\x04\x12\x14\n\x0cquota_images\x18\x08 \x01(\x04\x12\x15\n\rlearning_rate\x18\t \x01(\x01\x12\r\n\x05\x63odec\x18\n \x01(\t\x12\x12\n\ntimeout_ms\x18\x0b \x01(\r\x12\x19\n\x11next_heartbeat_ms\x18\x0c \x01(\r\x12\x14\n\x0c\x63loses_in_ms\x18\r \x01(\r\x12\x17\n\x0fupcoming_shards\x18\x0e \x03(\t\"\xc4\x01\n\x04\x42lob\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.diffusion_at_home.v1.Blob.Kind\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x16\n\x0eweights_digest\x18\x05 \x01(\t\"@\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_SNAPSHOT\x10\x01\x12\x0f\n\x0bKIND_UPDATE\x10\x02\"H\n\nShardRange\x12\r\n\x05shard\x18\x01 \x01(\r\x12\r\n\x05\x65poch\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\r\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"n\n\x10HeartbeatRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08lease_id\x18\x02 \x01(\x04\x12\x13\n\x0bimages_done\x18\x03 \x01(\x04\x12\x19\n\x11images_per_second\x18\x04 \x01(\x01\"\x9d\x02\n\x0eHeartbeatReply\x12\x39\n\x05order\x18\x01 \x01(\x0e\x32*.diffusion_at_home.v1.HeartbeatReply.Order\x12\x19\n\x11next_heartbeat_ms\x18\x02 \x01(\r\x12\x14\n\x0c\x63loses_in_ms\x18\x03 \x01(\r\x12\x16\n\x0elatest_version\x18\x04 \x01(\x04\x12-\n\x06reason\x18\x05 \x01(\x0e\x32\x1d.diffusion_at_home.v1.Refusal\"X\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x12\n\x0eORDER_CONTINUE\x10\x01\x12\x11\n\rORDER_HAND_IN\x10\x02\x12\x11\n\rORDER_ABANDON\x10\x03\"Q\n\x13SubmitOffsetRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08lease_id\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"+\n\x11SubmitOffsetReply\x12\x16\n\x0ereceived_bytes\x18\x01 \x01(\x04\"^\n\rSubmitRequest\x12\x34\n\x06header\x18\x01 \x01(\x0b\x32\".diffusion_at_home.v1.SubmitHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"\xb6\x01\n\x0cSubmitHeader\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08lease_id\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06offset\x18\x05 \x01(\x04\x12\x0e\n\x06images\x18\x06 \x01(\x04\x12\x10\n\x08train_ms\x18\x07 \x01(\x04\x12\x11\n\tmean_loss\x18\x08 \x01(\x01\x12\x11\n\tsignature\x18\t \x01(\x0c\"E\n\x0bSubmitReply\x12\x17\n\x0f\x63ontribution_id\x18\x01 \x01(\x04\x12\x0e\n\x06images\x18\x02 \x01(\x04\x12\r\n\x05round\x18\x03 \x01(\x04\"L\n\x0eReleaseRequest\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x10\n\x08lease_id\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x0e\n\x0cReleaseReply*\xa9\x04\n\x07Refusal\x12\x17\n\x13REFUSAL_UNSPECIFIED\x10\x00\x12\x1c\n\x18REFUSAL_VERSION_MISMATCH\x10\x01\x12\x15\n\x11REFUSAL_MALFORMED\x10\x02\x12\x19\n\x15REFUSAL_BAD_SIGNATURE\x10\x03\x12\x1b\n\x17REFUSAL_UNKNOWN_SESSION\x10\x04\x12\x19\n\x15REFUSAL_UNKNOWN_LEASE\x10\x05\x12\x19\n\x15REFUSAL_LEASE_EXPIRED\x10\x06\x12\x18\n\x14REFUSAL_ROUND_CLOSED\x10\x07\x12\x16\n\x12REFUSAL_WRONG_SIZE\x10\x08\x12\x18\n\x14REFUSAL_WRONG_DIGEST\x10\t\x12\x17\n\x13REFUSAL_UNDECODABLE\x10\n\x12\x16\n\x12REFUSAL_NOT_FINITE\x10\x0b\x12\x18\n\x14REFUSAL_WRONG_IMAGES\x10\x0c\x12\x18\n\x14REFUSAL_WRONG_OFFSET\x10\r\x12\x18\n\x14REFUSAL_STORAGE_FULL\x10\x0e\x12\x19\n\x15REFUSAL_SHUTTING_DOWN\x10\x0f\x12\x15\n\x11REFUSAL_DUPLICATE\x10\x10\x12\x10\n\x0cREFUSAL_BUSY\x10\x11\x12\x15\n\x11REFUSAL_UNCHANGED\x10\x12\x12\x12\n\x0eREFUSAL_COPIED\x10\x13\x12\x13\n\x0fREFUSAL_OUTLIER\x10\x14\x12\x13\n\x0fREFUSAL_OPPOSED\x10\x15\x32\x90\x04\n\x0b\x43oordinator\x12J\n\x04Join\x12!.diffusion_at_home.v1.JoinRequest\x1a\x1f.diffusion_at_home.v1.JoinReply\x12M\n\x05Lease\x12\".diffusion_at_home.v1.LeaseRequest\x1a .diffusion_at_home.v1.LeaseReply\x12Y\n\tHeartbeat\x12&.diffusion_at_home.v1.HeartbeatRequest\x1a$.diffusion_at_home.v1.HeartbeatReply\x12\x62\n\x0cSubmitOffset\x12).diffusion_at_home.v1.SubmitOffsetRequest\x1a\'.diffusion_at_home.v1.SubmitOffsetReply\x12R\n\x06Submit\x12#.diffusion_at_home.v1.SubmitRequest\x1a!.diffusion_at_home.v1.SubmitReply(\x01\x12S\n\x07Release\x12$.diffusion_at_home.v1.ReleaseRequest\x1a\".diffusion_at_home.v1.ReleaseReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'diffusion_at_home.rpc.coordinator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REFUSAL']._serialized_start=2565
-  _globals['_REFUSAL']._serialized_end=3033
+  _globals['_REFUSAL']._serialized_start=2750
+  _globals['_REFUSAL']._serialized_end=3303
   _globals['_JOINREQUEST']._serialized_start=66
   _globals['_JOINREQUEST']._serialized_end=264
   _globals['_HARDWARE']._serialized_start=266
@@ -41,40 +41,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOINREPLY']._serialized_end=527
   _globals['_LEASEREQUEST']._serialized_start=529
   _globals['_LEASEREQUEST']._serialized_end=656
-  _globals['_LEASEREPLY']._serialized_start=658
-  _globals['_LEASEREPLY']._serialized_end=776
-  _globals['_IDLE']._serialized_start=779
-  _globals['_IDLE']._serialized_end=979
-  _globals['_IDLE_REASON']._serialized_start=862
-  _globals['_IDLE_REASON']._serialized_end=979
-  _globals['_LEASEGRANT']._serialized_start=982
-  _globals['_LEASEGRANT']._serialized_end=1334
-  _globals['_BLOB']._serialized_start=1337
-  _globals['_BLOB']._serialized_end=1533
-  _globals['_BLOB_KIND']._serialized_start=1469
-  _globals['_BLOB_KIND']._serialized_end=1533
-  _globals['_SHARDRANGE']._serialized_start=1535
-  _globals['_SHARDRANGE']._serialized_end=1607
-  _globals['_HEARTBEATREQUEST']._serialized_start=1609
-  _globals['_HEARTBEATREQUEST']._serialized_end=1719
-  _globals['_HEARTBEATREPLY']._serialized_start=1722
-  _globals['_HEARTBEATREPLY']._serialized_end=2007
-  _globals['_HEARTBEATREPLY_ORDER']._serialized_start=1919
-  _globals['_HEARTBEATREPLY_ORDER']._serialized_end=2007
-  _globals['_SUBMITOFFSETREQUEST']._serialized_start=2009
-  _globals['_SUBMITOFFSETREQUEST']._serialized_end=2090
-  _globals['_SUBMITOFFSETREPLY']._serialized_start=2092
-  _globals['_SUBMITOFFSETREPLY']._serialized_end=2135
-  _globals['_SUBMITREQUEST']._serialized_start=2137
-  _globals['_SUBMITREQUEST']._serialized_end=2231
-  _globals['_SUBMITHEADER']._serialized_start=2234
-  _globals['_SUBMITHEADER']._serialized_end=2397
-  _globals['_SUBMITREPLY']._serialized_start=2399
-  _globals['_SUBMITREPLY']._serialized_end=2468
-  _globals['_RELEASEREQUEST']._serialized_start=2470
-  _globals['_RELEASEREQUEST']._serialized_end=2546
-  _globals['_RELEASEREPLY']._serialized_start=2548
-  _globals['_RELEASEREPLY']._serialized_end=2562
-  _globals['_COORDINATOR']._serialized_start=3036
-  _globals['_COORDINATOR']._serialized_end=3564
+  _globals['_LEASEREPLY']._serialized_start=659
+  _globals['_LEASEREPLY']._serialized_end=826
+  _globals['_LEFTOUT']._serialized_start=828
+  _globals['_LEFTOUT']._serialized_end=917
+  _globals['_IDLE']._serialized_start=920
+  _globals['_IDLE']._serialized_end=1145
+  _globals['_IDLE_REASON']._serialized_start=1004
+  _globals['_IDLE_REASON']._serialized_end=1145
+  _globals['_LEASEGRANT']._serialized_start=1148
+  _globals['_LEASEGRANT']._serialized_end=1500
+  _globals['_BLOB']._serialized_start=1503
+  _globals['_BLOB']._serialized_end=1699
+  _globals['_BLOB_KIND']._serialized_start=1635
+  _globals['_BLOB_KIND']._serialized_end=1699
+  _globals['_SHARDRANGE']._serialized_start=1701
+  _globals['_SHARDRANGE']._serialized_end=1773
+  _globals['_HEARTBEATREQUEST']._serialized_start=1775
+  _globals['_HEARTBEATREQUEST']._serialized_end=1885
+  _globals['_HEARTBEATREPLY']._serialized_start=1888
+  _globals['_HEARTBEATREPLY']._serialized_end=2173
+  _globals['_HEARTBEATREPLY_ORDER']._serialized_start=2085
+  _globals['_HEARTBEATREPLY_ORDER']._serialized_end=2173
+  _globals['_SUBMITOFFSETREQUEST']._serialized_start=2175
+  _globals['_SUBMITOFFSETREQUEST']._serialized_end=2256
+  _globals['_SUBMITOFFSETREPLY']._serialized_start=2258
+  _globals['_SUBMITOFFSETREPLY']._serialized_end=2301
+  _globals['_SUBMITREQUEST']._serialized_start=2303
+  _globals['_SUBMITREQUEST']._serialized_end=2397
+  _globals['_SUBMITHEADER']._serialized_start=2400
+  _globals['_SUBMITHEADER']._serialized_end=2582
+  _globals['_SUBMITREPLY']._serialized_start=2584
+  _globals['_SUBMITREPLY']._serialized_end=2653
+  _globals['_RELEASEREQUEST']._serialized_start=2655
+  _globals['_RELEASEREQUEST']._serialized_end=2731
+  _globals['_RELEASEREPLY']._serialized_start=2733
+  _globals['_RELEASEREPLY']._serialized_end=2747
+  _globals['_COORDINATOR']._serialized_start=3306
+  _globals['_COORDINATOR']._serialized_end=3834
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,10 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_SHUTTING_DOWN: _ClassVar[Refusal]
     REFUSAL_DUPLICATE: _ClassVar[Refusal]
     REFUSAL_BUSY: _ClassVar[Refusal]
+    REFUSAL_UNCHANGED: _ClassVar[Refusal]
+    REFUSAL_COPIED: _ClassVar[Refusal]
+    REFUSAL_OUTLIER: _ClassVar[Refusal]
+    REFUSAL_OPPOSED: _ClassVar[Refusal]
 REFUSAL_UNSPECIFIED: Refusal
 REFUSAL_VERSION_MISMATCH: Refusal
 REFUSAL_MALFORMED: Refusal
@@ -45,6 +49,10 @@ REFUSAL_STORAGE_FULL: Refusal
 REFUSAL_SHUTTING_DOWN: Refusal
 REFUSAL_DUPLICATE: Refusal
 REFUSAL_BUSY: Refusal
+REFUSAL_UNCHANGED: Refusal
+REFUSAL_COPIED: Refusal
+REFUSAL_OUTLIER: Refusal
+REFUSAL_OPPOSED: Refusal
 
 class JoinRequest(_message.Message):
     __slots__ = ("protocol_version", "public_key", "signed_at_ms", "signature", "display_name", "hardware", "software_version")
@@ -109,12 +117,24 @@ class LeaseRequest(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., images_per_second: _Optional[float] = ..., held_version: _Optional[int] = ..., has_weights: bool = ..., wait_ms: _Optional[int] = ...) -> None: ...
 
 class LeaseReply(_message.Message):
-    __slots__ = ("grant", "idle")
+    __slots__ = ("grant", "idle", "left_out")
     GRANT_FIELD_NUMBER: _ClassVar[int]
     IDLE_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     grant: LeaseGrant
     idle: Idle
-    def __init__(self, grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., idle: _Optional[_Union[Idle, _Mapping]] = ...) -> None: ...
+    left_out: _containers.RepeatedCompositeFieldContainer[LeftOut]
+    def __init__(self, grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., idle: _Optional[_Union[Idle, _Mapping]] = ..., left_out: _Optional[_Iterable[_Union[LeftOut, _Mapping]]] = ...) -> None: ...
+
+class LeftOut(_message.Message):
+    __slots__ = ("lease_id", "round", "reason")
+    LEASE_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    lease_id: int
+    round: int
+    reason: Refusal
+    def __init__(self, lease_id: _Optional[int] = ..., round: _Optional[int] = ..., reason: _Optional[_Union[Refusal, str]] = ...) -> None: ...
 
 class Idle(_message.Message):
     __slots__ = ("reason", "retry_after_ms")
@@ -125,11 +145,13 @@ class Idle(_message.Message):
         REASON_CLOSING: _ClassVar[Idle.Reason]
         REASON_DRAINING: _ClassVar[Idle.Reason]
         REASON_COMPLETE: _ClassVar[Idle.Reason]
+        REASON_QUARANTINED: _ClassVar[Idle.Reason]
     REASON_UNSPECIFIED: Idle.Reason
     REASON_ROUND_FULL: Idle.Reason
     REASON_CLOSING: Idle.Reason
     REASON_DRAINING: Idle.Reason
     REASON_COMPLETE: Idle.Reason
+    REASON_QUARANTINED: Idle.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
     reason: Idle.Reason
@@ -263,7 +285,7 @@ class SubmitRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[SubmitHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class SubmitHeader(_message.Message):
-    __slots__ = ("protocol_version", "lease_id", "sha256", "size_bytes", "offset", "images", "train_ms", "mean_loss")
+    __slots__ = ("protocol_version", "lease_id", "sha256", "size_bytes", "offset", "images", "train_ms", "mean_loss", "signature")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -272,6 +294,7 @@ class SubmitHeader(_message.Message):
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     TRAIN_MS_FIELD_NUMBER: _ClassVar[int]
     MEAN_LOSS_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     lease_id: int
     sha256: str
@@ -280,7 +303,8 @@ class SubmitHeader(_message.Message):
     images: int
     train_ms: int
     mean_loss: float
-    def __init__(self, protocol_version: _Optional[int] = ..., lease_id: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset: _Optional[int] = ..., images: _Optional[int] = ..., train_ms: _Optional[int] = ..., mean_loss: _Optional[float] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., lease_id: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset: _Optional[int] = ..., images: _Optional[int] = ..., train_ms: _Optional[int] = ..., mean_loss: _Optional[float] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class SubmitReply(_message.Message):
     __slots__ = ("contribution_id", "images", "round")

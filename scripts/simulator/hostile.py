@@ -166,6 +166,7 @@ class Hostile:
             train_ms=1,
             mean_loss=0.5,
         )
+        header.signature = self._holder.signature(header)
         chunk = pb.SubmitRequest(chunk=rng.randbytes(size))
         return "Submit", [pb.SubmitRequest(header=header), chunk], self._holder
 

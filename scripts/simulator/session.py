@@ -16,7 +16,7 @@ import grpc
 
 from coordinator.blobs import allow_many_files
 from diffusion_at_home import PROTOCOL_VERSION, __version__
-from diffusion_at_home.identity import Identity
+from diffusion_at_home.identity import Handed, Identity
 from diffusion_at_home.refusals import MEANINGS, REFUSAL_METADATA, RETRY_AFTER_METADATA, short_name
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorStub
@@ -134,6 +134,10 @@ class SimulatedSession:
         call = self._start(self._stub.SubmitOffset, request)
         reply: pb.SubmitOffsetReply = await self._call("submit_offset", call)
         return reply.received_bytes
+
+    def signature(self, header: pb.SubmitHeader) -> bytes:
+        """See `SubmitHeader.signature`."""
+        return self._identity.sign_contribution(Handed(self._run_id, header.lease_id, header.sha256, header.images))
 
     async def submit(self, parts: AsyncIterator[pb.SubmitRequest]) -> pb.SubmitReply:
         """Hand in."""

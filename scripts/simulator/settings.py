@@ -6,8 +6,8 @@ from typing import Self
 
 from pydantic import model_validator
 
-from diffusion_at_home.config.run import Amount, Count, Fraction, Positive, Rate
 from diffusion_at_home.config.toml import Section
+from diffusion_at_home.config.values import Amount, Count, Fraction, Positive, Rate
 
 
 class Spread(Section):

@@ -194,6 +194,7 @@ class Volunteer:
             train_ms=round(1000 * product.seconds),
             mean_loss=product.mean_loss,
         )
+        header.signature = self.session.signature(header)
         pieces = delta.pieces(offset, self.session.max_chunk_bytes)
         return await self.session.submit(self._parts(self._mutated(header), pieces))
 

@@ -23,7 +23,7 @@ from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.config.run import Codec
-from diffusion_at_home.identity import Identity
+from diffusion_at_home.identity import Handed, Identity
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.refusals import REFUSAL_METADATA
 from diffusion_at_home.rpc import coordinator_pb2 as pb
@@ -132,6 +132,7 @@ class Volunteer:
         self.stub = CoordinatorStub(self.channel)  # type: ignore[no-untyped-call]  # generated
         self.signed_at_ms = 0
         self.token = ""
+        self.run_id: str = run.get("/run.json").json()["run_id"]
 
     def join_request(self, **changes: Any) -> pb.JoinRequest:
         self.signed_at_ms += 1
@@ -139,7 +140,7 @@ class Volunteer:
             protocol_version=PROTOCOL_VERSION,
             public_key=self.identity.public_key,
             signed_at_ms=self.signed_at_ms,
-            signature=self.identity.sign_join(self.run.get("/run.json").json()["run_id"], self.signed_at_ms),
+            signature=self.identity.sign_join(self.run_id, self.signed_at_ms),
             display_name="a volunteer",
             hardware=pb.Hardware(device="cpu", num_devices=1),
             software_version="0.1.0",
@@ -187,8 +188,8 @@ class Volunteer:
         chunks = [data[start : min(start + 30_000, upto)] for start in range(header.offset, upto, 30_000)]
         return self.send([pb.SubmitRequest(header=header), *(pb.SubmitRequest(chunk=chunk) for chunk in chunks)])
 
-    @staticmethod
-    def header(grant: pb.LeaseGrant, data: bytes, **lies: Any) -> pb.SubmitHeader:
+    def header(self, grant: pb.LeaseGrant, data: bytes, **lies: Any) -> pb.SubmitHeader:
+        """Signed as it is."""
         honest: dict[str, Any] = {
             "protocol_version": PROTOCOL_VERSION,
             "lease_id": grant.lease_id,
@@ -197,7 +198,11 @@ class Volunteer:
             "images": grant.quota_images,
             "mean_loss": 0.5,
         }
-        return pb.SubmitHeader(**(honest | lies))
+        header = pb.SubmitHeader(**(honest | {"signature": b""} | lies))
+        if not header.signature:
+            handed = Handed(self.run_id, header.lease_id, header.sha256, header.images)
+            header.signature = self.identity.sign_contribution(handed)
+        return header
 
     def send(self, parts: Sequence[pb.SubmitRequest]) -> pb.SubmitReply:
         reply: pb.SubmitReply = self.call("Submit", iter(parts))
@@ -229,9 +234,13 @@ def num_parameters(folder: RunFolder) -> int:
 
 def encoded(run: LiveRun, value: float = 0.0, codec: Codec = Codec.INT8) -> bytes:
     """A delta whose every element is `value`."""
-    num_elements = num_parameters(run.folder)
+    return encoded_delta(torch.full((num_parameters(run.folder),), value), codec)
+
+
+def encoded_delta(delta: torch.Tensor, codec: Codec = Codec.INT8) -> bytes:
+    """`delta` as it is handed in."""
     buffer = io.BytesIO()
-    write_vector(buffer, codec, num_elements, encode_chunks(codec, torch.full((num_elements,), value)))
+    write_vector(buffer, codec, len(delta), encode_chunks(codec, delta))
     return buffer.getvalue()
 
 

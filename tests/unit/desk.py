@@ -131,4 +131,4 @@ class Desk:
 
 
 def work(lease: Lease, images: int | None = None, sha256: str = SHA, train_ms: int = 1000) -> Work:
-    return Work(lease, sha256, 100, lease.quota_images if images is None else images, 0.5, train_ms)
+    return Work(lease, sha256, 100, lease.quota_images if images is None else images, 0.5, train_ms, "")

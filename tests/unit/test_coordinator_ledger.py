@@ -41,7 +41,7 @@ def a_lease(ranges: tuple[ShardRange, ...] = RANGES) -> Lease:
 
 def a_contribution(lease: Lease, images: int = 10) -> Contribution:
     first = lease.ranges[0]
-    return Contribution(0, lease.lease_id, ANNA, 1, first, SHA, 100, images, float(images), 0.5, 1000, 1)
+    return Contribution(0, lease.lease_id, ANNA, 1, first, SHA, 100, images, float(images), 0.5, 1000, 1, "")
 
 
 def test_everything_is_there_after_opening_it_again(ledger: Ledger, path: Path) -> None:

@@ -69,7 +69,7 @@ def path(tmp_path: Path) -> Path:
         pool, data = DataPool(DataCursor(0, 1, 4)), (ShardRange(epoch=0, shard=2, start=0, count=16),)
         for _ in range(3):
             lease = grant(ledger, Lease(LeaseId(0), ANNA, 0, data, 7, 16, 1e-3, LeaseState.ACTIVE, 1), pool)
-        accept(ledger, Contribution(0, LeaseId(1), ANNA, 1, data[0], SHA, 100, 10, 10.0, 0.5, 1000, 1), pool)
+        accept(ledger, Contribution(0, LeaseId(1), ANNA, 1, data[0], SHA, 100, 10, 10.0, 0.5, 1000, 1, ""), pool)
     with closing(sqlite3.connect(path)) as raw, raw:
         raw.execute("DELETE FROM leases WHERE lease_id = ?", (lease.lease_id,))
     return path

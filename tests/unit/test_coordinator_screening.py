@@ -13,7 +13,7 @@ import torch
 
 from coordinator.records import Lease, LeaseId, LeaseState
 from coordinator.refused import Refused
-from coordinator.screening import screen_file, screen_header
+from coordinator.screening import Expected, screen_file, screen_header
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.data.order import ShardRange
 from diffusion_at_home.identity import WorkerId
@@ -56,18 +56,18 @@ def vector(codec: Codec, values: torch.Tensor) -> bytes:
 )
 def test_header_that_lies_is_refused_by_name(lies: dict[str, Any], refusal: Refusal) -> None:
     with pytest.raises(Refused) as refused:
-        screen_header(header(**lies), LEASE, Codec.FP32, N)
+        screen_header(header(**lies), LEASE, Expected(Codec.FP32, N))
     assert refused.value.refusal == refusal
 
 
 def test_honest_header_passes() -> None:
-    screen_header(header(images=1), LEASE, Codec.FP32, N)
-    screen_header(header(offset=SIZE), LEASE, Codec.FP32, N)
+    screen_header(header(images=1), LEASE, Expected(Codec.FP32, N))
+    screen_header(header(offset=SIZE), LEASE, Expected(Codec.FP32, N))
 
 
 def screened(path: Path, data: bytes, codec: Codec, sha256: str = "") -> None:
     path.write_bytes(data)
-    screen_file(path, sha256 or hashlib.sha256(data).hexdigest(), codec, N)
+    screen_file(path, sha256 or hashlib.sha256(data).hexdigest(), Expected(codec, N))
 
 
 @pytest.mark.parametrize("codec", Codec)

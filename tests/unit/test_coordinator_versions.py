@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from coordinator.blobs import BlobStore
-from coordinator.records import Anchor, Contribution, LeaseId, Version
+from coordinator.records import Anchor, Contribution, Counted, LeaseId, Version
 from coordinator.refused import Refused
 from coordinator.states import KEPT_STATES, States
 from coordinator.versions import KEPT_SNAPSHOTS, Loaded, Versions, first_version
@@ -56,7 +56,7 @@ class Press:
             blobs=self.blobs,
             states=self.states,
             history=history,
-            contributions_of=lambda number: self.contributions(number + lie),
+            counted_of=lambda number: self.counted(number + lie),
         )
 
     def contributions(self, number: int) -> list[Contribution]:
@@ -66,6 +66,10 @@ class Press:
             deltas = [0.01 * torch.randn(self.size, generator=generator) for _ in range(2)]
             self._contributions[number] = [self._contribution(number, part, delta) for part, delta in enumerate(deltas)]
         return self._contributions[number]
+
+    def counted(self, number: int) -> list[Counted]:
+        """The same as they count: the second one scaled."""
+        return [Counted(c, c.weight, 1.0 - 0.25 * c.contribution_id) for c in self.contributions(number)]
 
     @property
     def size(self) -> int:
@@ -77,12 +81,12 @@ class Press:
         sha256 = self.blobs.add_bytes(buffer.getvalue())
         first = ShardRange(epoch=0, shard=part, start=0, count=16)
         worker = WorkerId("a" * 16)
-        return Contribution(part, LeaseId(part), worker, number, first, sha256, 1, 16, 16.0 - part, 0.5, 1, 1)
+        return Contribution(part, LeaseId(part), worker, number, first, sha256, 1, 16, 16.0 - part, 0.5, 1, 1, "")
 
     def publish(self, count: int = 1) -> None:
         for _ in range(count):
-            contributions = self.contributions(self.versions.newest.version + 1)
-            self.versions.published(self.versions.make(contributions))
+            counted = self.counted(self.versions.newest.version + 1)
+            self.versions.published(self.versions.make(counted))
             with_snapshot = self.versions.settle()
             if with_snapshot is not None:
                 self.versions.snapshot_stored(with_snapshot)
@@ -120,9 +124,9 @@ def test_same_contributions_make_the_same_bits_after_loading_from_disk(press: Pr
 
 def test_version_whose_row_never_reached_the_ledger_is_made_again_to_the_same_bits(press: Press) -> None:
     press.publish()
-    lost = press.versions.make(press.contributions(2))
+    lost = press.versions.make(press.counted(2))
     press.versions = press.opened(press.versions.history)
-    assert bits(press.versions.make(press.contributions(2))) == bits(lost)
+    assert bits(press.versions.make(press.counted(2))) == bits(lost)
 
 
 @pytest.mark.parametrize("saved_at", [0, 2, 4])
@@ -131,10 +135,10 @@ def test_versions_after_the_last_saved_state_are_made_again_at_the_next_start(pr
         press.publish()
         if press.versions.newest.version == saved_at:
             press.versions.save()
-    expected = press.versions.make(press.contributions(5))
+    expected = press.versions.make(press.counted(5))
     again = press.opened(press.versions.history)
     assert again.loaded == Loaded(f"state-{saved_at}.safetensors", 4 - saved_at, ())
-    assert bits(again.make(press.contributions(5))) == bits(expected)
+    assert bits(again.make(press.counted(5))) == bits(expected)
 
 
 def test_contributions_that_make_another_version_are_refused(press: Press) -> None:
@@ -149,7 +153,7 @@ def test_full_disk_leaves_everything_as_it_was(press: Press, tmp_path: Path) -> 
     obstacle = press.folder / "staging" / "update-1"
     obstacle.symlink_to("/dev/full")
     with pytest.raises(StorageError):
-        press.versions.make(press.contributions(1))
+        press.versions.make(press.counted(1))
     obstacle.unlink()
     press.publish()
     assert bits(press.versions.newest) == bits(undisturbed.versions.newest)
@@ -223,13 +227,13 @@ def test_damaged_state_is_made_again_from_what_is_left_to_the_same_bits(press: P
     press.versions.save()
     if not older:
         press.states.file(0).unlink()
-    expected = press.versions.make(press.contributions(5))
+    expected = press.versions.make(press.counted(5))
     DAMAGE[how](press.states.file(4))
     again = press.opened(press.versions.history)
     assert again.loaded.source == ("state-2.safetensors" if older else "the seed")
     assert again.loaded.stepped_again == (2 if older else 4)
     assert len(again.loaded.damaged) == (how != "missing")
-    assert bits(again.make(press.contributions(5))) == bits(expected)
+    assert bits(again.make(press.counted(5))) == bits(expected)
     if how != "missing":
         assert [path.name for path in (press.folder / "damaged").iterdir()] == ["state-4.safetensors"]
         third = press.opened(press.versions.history)
@@ -261,12 +265,12 @@ def test_damaged_state_and_a_damaged_contribution_are_refused_with_both_named(pr
 
 def test_run_without_any_state_is_stepped_from_the_seed(press: Press) -> None:
     press.publish(3)
-    expected = press.versions.make(press.contributions(4))
+    expected = press.versions.make(press.counted(4))
     press.versions.state_file.unlink()
     again = press.opened(press.versions.history)
     assert (again.loaded.source, again.loaded.stepped_again) == ("the seed", 3)
     assert again.state_file.name == "state-3.safetensors"
-    assert bits(again.make(press.contributions(4))) == bits(expected)
+    assert bits(again.make(press.counted(4))) == bits(expected)
 
 
 def test_half_stepped_state_is_never_stepped_on(press: Press, tmp_path: Path) -> None:
@@ -278,10 +282,10 @@ def test_half_stepped_state_is_never_stepped_on(press: Press, tmp_path: Path) ->
     obstacle.symlink_to("/dev/full")
     needed = press.blobs.folder / press.contributions(1)[0].sha256
     with pytest.raises(StorageError):
-        press.versions.make(press.contributions(3))
+        press.versions.make(press.counted(3))
     needed.rename(press.folder / "hidden")
     with pytest.raises(IntegrityError, match="missing"):
-        press.versions.make(press.contributions(3))
+        press.versions.make(press.counted(3))
     (press.folder / "hidden").rename(needed)
     obstacle.unlink()
     press.publish()
@@ -304,14 +308,14 @@ def test_run_goes_on_from_its_anchor_when_nothing_before_it_is_left(press: Press
     press.states.anchor_stored(anchor)
     assert press.states.saved() == [3]
     press.publish()
-    expected = press.versions.make(press.contributions(5))
+    expected = press.versions.make(press.counted(5))
     for number in (1, 2):
         for contribution in press.contributions(number):
             press.blobs.remove(contribution.sha256)
     flip(press.states.file(3))
     again = press.opened(press.versions.history, anchor=anchor)
     assert (again.loaded.source, again.loaded.stepped_again) == ("anchor-2.safetensors", 2)
-    assert bits(again.make(press.contributions(5))) == bits(expected)
+    assert bits(again.make(press.counted(5))) == bits(expected)
 
 
 def test_damaged_state_never_becomes_the_anchor(press: Press) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion_at_home.config.run import Codec, OuterKind, RunConfig
 from diffusion_at_home.errors import IntegrityError
-from diffusion_at_home.outer.aggregation import WeightedMean
+from diffusion_at_home.outer.aggregation import Weighed, WeightedMean
 from diffusion_at_home.outer.state import RunState, load_weights
 from diffusion_at_home.wire.codecs import chunk_codec
 from diffusion_at_home.wire.vector import CHUNK_ELEMENTS, VectorReader, encode_chunks, write_vector
@@ -27,7 +27,7 @@ def mean(vector: Tensor) -> WeightedMean:
     """`vector` itself."""
     out = io.BytesIO()
     write_vector(out, Codec.FP32, len(vector), encode_chunks(Codec.FP32, vector))
-    return WeightedMean([VectorReader(memoryview(out.getvalue()), Codec.FP32, len(vector))], [1.0])
+    return WeightedMean([Weighed(VectorReader(memoryview(out.getvalue()), Codec.FP32, len(vector)), 1.0)])
 
 
 def advance(config: RunConfig, state: RunState, delta: Tensor, images: int = 64) -> VectorReader:

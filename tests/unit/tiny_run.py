@@ -41,6 +41,8 @@ TINY = (
     "evaluation.every_images=100",
     "checkpoint.every_images=100",
     "judging.every_images=0",
+    "screening.enabled=false",  # tests hand in what suits them
+    "aggregation.clip=0.0",
 )
 """Settings, as after `--set`."""
 

@@ -126,6 +126,7 @@ class Volunteer:
             images=grant.quota_images,
             train_ms=1,
             mean_loss=0.5,
+            signature=self._session.signature(grant.lease_id, self._sha256, grant.quota_images),
         )
         yield pb.SubmitRequest(header=header)
         data = b"".join(self._parts)

@@ -27,8 +27,9 @@ from benchmarks.figures import Figure
 from benchmarks.fleets import FLEETS
 from benchmarks.parity.task import DigitsTask
 from benchmarks.parity.training import Outcome, fleet, one_node
-from diffusion_at_home.config.run import Count, Positive, Rate, RunConfig
+from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.toml import Section, load_toml
+from diffusion_at_home.config.values import Count, Positive, Rate
 from diffusion_at_home.data.digits import DIGIT_WORDS, caption
 from diffusion_at_home.evaluation.digits_judge import DigitsJudge, DigitsScore
 from diffusion_at_home.model.build import build_model
@@ -37,7 +38,7 @@ from diffusion_at_home.model.sampling import sample
 from diffusion_at_home.wire.layout import Layout
 
 _PREFIX: Final = "parity."
-_CONFIG: Final = Path(__file__).resolve().parents[3] / "configs" / "digits.toml"
+CONFIG: Final = Path(__file__).resolve().parents[3] / "configs" / "digits.toml"
 _QUICK: Final = ("images=5120", "seeds=1", "learning_rates=[1e-3]", "samples=100")
 _UNITS: Final = {
     "ratio": "1",
@@ -155,10 +156,10 @@ def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     own = [text.removeprefix(_PREFIX) for text in overrides if text.startswith(_PREFIX)]
     parity = load_toml(None, ParitySection, [*(_QUICK if quick else ()), *own])
     changes = [text for text in overrides if not text.startswith(_PREFIX)]
-    config = _shortened(load_toml(_CONFIG, RunConfig, [*changes, *parity.of_node]), parity.images)
+    config = shortened(load_toml(CONFIG, RunConfig, [*changes, *parity.of_node]), parity.images)
     fleets = {
-        name: _shortened(
-            load_toml(_CONFIG, RunConfig, [*FLEETS[name], *changes, *parity.of_fleets]),
+        name: shortened(
+            load_toml(CONFIG, RunConfig, [*FLEETS[name], *changes, *parity.of_fleets]),
             parity.fleet_images or parity.images,
         )
         for name in parity.fleets
@@ -189,7 +190,7 @@ def _collect(trainings: Sequence[Training], found: Sequence[dict[str, float]]) -
     return {name: Figure(tuple(series), _unit(name)) for name, series in values.items()}
 
 
-def _shortened(config: RunConfig, images: int) -> RunConfig:
+def shortened(config: RunConfig, images: int) -> RunConfig:
     """The config's recipe at `images`: everything that is counted in images keeps its share of the run."""
     share = images / config.run.total_images
     schedule = {

@@ -21,7 +21,7 @@ from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.ema import ema_decay, ema_update
 from diffusion_at_home.model.objective import flow_loss
-from diffusion_at_home.outer.aggregation import WeightedMean
+from diffusion_at_home.outer.aggregation import Weighed, WeightedMean
 from diffusion_at_home.outer.schedule import learning_rate
 from diffusion_at_home.outer.state import RunState
 from diffusion_at_home.wire.feedback import encode_with_feedback
@@ -87,7 +87,7 @@ class KeptAdamW:
 
 def one_node(config: RunConfig, task: DigitsTask) -> Outcome:
     """Plain AdamW over the run's images, with the run's schedule of the rate and its EMA."""
-    model, layout = _model(config, task)
+    model, layout = new_model(config, task)
     trainer = LeaseTrainer(config, KeptAdamW(config, model, layout))
     weights = layout.flatten(model)
     ema = weights.clone()
@@ -96,7 +96,7 @@ def one_node(config: RunConfig, task: DigitsTask) -> Outcome:
     for number, images in enumerate(_progress(config)):
         lease = list(itertools.islice(batches, steps))
         trained = trainer.train(
-            weights, lease, seed=_seed(config, number, 0), learning_rate=learning_rate(config, images)
+            weights, lease, seed=lease_seed(config, number, 0), learning_rate=learning_rate(config, images)
         )
         weights = layout.flatten(model)
         ema_update(ema, weights, ema_decay(trained.images, config.ema.half_life_images))
@@ -108,11 +108,11 @@ def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool
 
     `keep_state` lets each worker keep its AdamW, which the product does not.
     """
-    model, layout = _model(config, task)
+    model, layout = new_model(config, task)
     weights = layout.flatten(model)
     state, replica = RunState.initial(config, weights), weights
     kept = [
-        LeaseTrainer(config, KeptAdamW(config, _model(config, task)[0], layout))
+        LeaseTrainer(config, KeptAdamW(config, new_model(config, task)[0], layout))
         for _ in range(workers if keep_state else 0)
     ]
     fresh = LeaseTrainer(config, OneDevice(config, model, layout, CPU))
@@ -127,14 +127,16 @@ def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool
         counts: list[int] = []
         for worker in range(workers):
             lease = list(itertools.islice(batches, steps))
-            seed = _seed(config, number, worker)
+            seed = lease_seed(config, number, worker)
             trainer = kept[worker] if keep_state else fresh
             trained = trainer.train(replica, lease, seed=seed, learning_rate=rate)
-            contributions.append(_container(config.codec.delta, layout, _encoded(config, trained.delta, left[worker])))
+            contributions.append(container(config.codec.delta, layout, encoded(config, trained.delta, left[worker])))
             counts.append(trained.images)
         readers = [VectorReader(memoryview(data), config.codec.delta, layout.num_elements) for data in contributions]
-        chunks = state.advance(config, WeightedMean(readers, counts), sum(counts))
-        update = _container(config.codec.update, layout, chunks)
+        chunks = state.advance(
+            config, WeightedMean([Weighed(one, count) for one, count in zip(readers, counts, strict=True)]), sum(counts)
+        )
+        update = container(config.codec.update, layout, chunks)
         VectorReader(memoryview(update), config.codec.update, layout.num_elements).add_to(replica)
         assert torch.equal(replica, state.published)
         up += [len(data) for data in contributions]
@@ -142,14 +144,15 @@ def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool
     return Outcome(state.published, state.ema, float(np.mean(up)), float(np.mean(down)))
 
 
-def _encoded(config: RunConfig, delta: Tensor, left: Tensor) -> Iterator[bytes]:
+def encoded(config: RunConfig, delta: Tensor, left: Tensor) -> Iterator[bytes]:
     """As a worker encodes it; `left` is what it left out so far."""
     if config.codec.feedback:
         return encode_with_feedback(config.codec.delta, delta, left, config.codec.feedback)
     return encode_chunks(config.codec.delta, delta)
 
 
-def _model(config: RunConfig, task: DigitsTask) -> tuple[DiffusionModel, Layout]:
+def new_model(config: RunConfig, task: DigitsTask) -> tuple[DiffusionModel, Layout]:
+    """The run's, with the weights of its seed."""
     model = build_model(config.model, config.objective, task.tokenizer, config.run.seed)
     return model, Layout.of(model)
 
@@ -159,11 +162,13 @@ def _progress(config: RunConfig) -> range:
     return range(0, config.run.total_images, config.round.images)
 
 
-def _seed(config: RunConfig, number: int, worker: int) -> int:
+def lease_seed(config: RunConfig, number: int, worker: int) -> int:
+    """Of one worker's lease in one round."""
     return int(np.random.SeedSequence([config.run.seed, number, worker]).generate_state(1)[0])
 
 
-def _container(codec: Codec, layout: Layout, chunks: Iterator[bytes]) -> bytes:
+def container(codec: Codec, layout: Layout, chunks: Iterator[bytes]) -> bytes:
+    """As it travels."""
     out = io.BytesIO()
     write_vector(out, codec, layout.num_elements, chunks)
     return out.getvalue()

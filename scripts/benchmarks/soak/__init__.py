@@ -21,8 +21,8 @@ from benchmarks.soak.camp import Camp, Trained
 from benchmarks.soak.chaos import Chaos
 from benchmarks.soak.plot import draw
 from coordinator.replay import replay
-from diffusion_at_home.config.run import Positive, Rate
 from diffusion_at_home.config.toml import Section, load_toml
+from diffusion_at_home.config.values import Positive, Rate
 
 _PREFIX: Final = "soak."
 _QUICK: Final = ("minutes=0.6",)

@@ -1,0 +1,52 @@
+"""The parts of a run's config that say how far volunteers are believed."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from diffusion_at_home.config.toml import Section
+from diffusion_at_home.config.values import Amount, Count, Fraction, Positive
+
+
+class AggregationRule(StrEnum):
+    """What a round's deltas come to; what each survives is told in docs/security.md."""
+
+    MEAN = "mean"
+    CENTERED_CLIP = "centered_clip"
+    TRIMMED_MEAN = "trimmed_mean"
+    MEDIAN = "median"
+
+
+class ScreeningSection(Section):
+    """Whose delta is left out of its round, by comparison with the others', and how far newcomers are believed."""
+
+    enabled: bool = True
+    """Whether contributions are compared at all."""
+    least_workers: Annotated[int, Field(ge=3, strict=True)] = 4
+    """In a round; of fewer nobody can tell who is the odd one."""
+    most_length: Annotated[float, Field(gt=1, strict=True)] = 4.0
+    """Times the round's median: what is longer, or as many times shorter, is left out. Lengths are for equal images."""
+    least_cosine: Fraction = 0.25
+    """Share of the round's median cosine to the sum of the others: what agrees less than that is left out."""
+    copy_cosine: Fraction = 0.95
+    """Cosine between two deltas from which on the later one is a copy."""
+    newcomer_leases: Count = 10
+    """Contributions that have counted, from which on a worker is no newcomer."""
+    newcomer_share: Annotated[float, Field(gt=0, le=1, strict=True)] = 0.2
+    """Most of a round's weight that all newcomers have together, once there is anybody else."""
+    warnings: Positive = 3
+    """Contributions in a row that did not count, at which a worker gets no leases for some rounds."""
+
+
+class AggregationSection(Section):
+    """How a round's deltas become one."""
+
+    rule: AggregationRule = AggregationRule.MEAN
+    """mean, centered_clip, trimmed_mean or median; the last two are taken of each weight by itself."""
+    clip: Amount = 1.5
+    """Times the round's median length, for equal images: a longer delta is scaled down to that; 0 scales nothing."""
+    trim: Annotated[float, Field(ge=0, lt=0.5, strict=True)] = 0.25
+    """Share of the contributions that trimmed_mean leaves out of each weight, at either end."""
