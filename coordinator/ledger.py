@@ -200,6 +200,13 @@ class Ledger(LedgerFile):
         query = sa.select(rows).where(rows.c.round_number == round_number).order_by(rows.c.lease_id)
         return self._records(Verdict, query)
 
+    def left_out(self) -> dict[str, int]:
+        """How many deltas did not count, by reason."""
+        rows = tables.verdicts.c
+        query = sa.select(rows.fault, sa.func.count()).where(rows.fault != Fault.NONE).group_by(rows.fault)
+        with self._begin() as tx:
+            return {fault.value: int(count) for fault, count in tx.execute(query.order_by(rows.fault))}
+
     def track_records(self) -> dict[WorkerId, Record]:
         """Of all workers that have handed anything in."""
         given, rows = tables.contributions.c, tables.verdicts.c

@@ -29,6 +29,8 @@ class RunStatus:
     downlink_bytes: int
     """Of all updates, for one worker that took each."""
     active_leases: int
+    left_out: dict[str, int]
+    """Deltas that did not count, by reason."""
     evaluations: tuple[Evaluation, ...]
     checkpoints: tuple[Checkpoint, ...]
     judgements: tuple[Judged, ...]
@@ -100,6 +102,7 @@ def read_status(ledger: Ledger) -> RunStatus:
         uplink_bytes=totals.uplink_bytes,
         downlink_bytes=totals.downlink_bytes,
         active_leases=totals.active_leases,
+        left_out=ledger.left_out(),
         evaluations=tuple(ledger.evaluations()),
         checkpoints=tuple(ledger.checkpoints()),
         judgements=tuple(ledger.judged()),

@@ -102,6 +102,7 @@ def status(folder: Folder, as_json: Json = False) -> None:
             "images": found.images,
             "workers": found.workers,
             "contributions": found.contributions,
+            "left_out": found.left_out,
             "active_leases": found.active_leases,
             "held_out_loss": found.held_out_loss,
             "checkpoints": [checkpoint.name for checkpoint in found.checkpoints],

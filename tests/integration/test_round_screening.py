@@ -78,7 +78,7 @@ def test_a_contribution_against_the_round_is_left_out_told_and_trained_again(tmp
     folder = tiny_run_folder(tmp_path, *ROUNDS)
     with serving(folder) as run, volunteers(run, WORKERS) as everybody:
         hand_in(run, everybody, 1, torch.neg, Codec.INT8)
-        assert run.status()["images"] == (WORKERS - 1) * QUOTA
+        assert (run.status()["images"], run.status()["left_out"]) == ((WORKERS - 1) * QUOTA, {"opposed": 1})
         replies = [one.ask(wait_ms=10_000) for one in everybody]
         told = [[(left.round, left.reason) for left in reply.left_out] for reply in replies]
         assert told == [[], [], [], [], [(1, pb.REFUSAL_OPPOSED)]]
