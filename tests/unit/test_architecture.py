@@ -61,7 +61,12 @@ OWNERS = {
     "pynvml": ("worker/nvidia.py",),
     "rich": ("diffusion_at_home/cli/", "worker/daemon.py", "worker/live_line.py"),
     "sklearn": ("diffusion_at_home/data/digits.py", "diffusion_at_home/evaluation/digits_judge.py"),
-    "sqlalchemy": ("coordinator.ledger.py", "coordinator/migrations/", "coordinator/tables.py"),
+    "sqlalchemy": (
+        "coordinator/ledger.py",
+        "coordinator/ledger_file.py",
+        "coordinator/migrations/",
+        "coordinator/tables.py",
+    ),
     "starlette": ("coordinator/web/",),
     "structlog": ("diffusion_at_home/events.py",),
     "tenacity": ("diffusion_at_home/checkpoint/download.py",),

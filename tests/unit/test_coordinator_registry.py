@@ -17,8 +17,10 @@ from coordinator.ledger_thread import LedgerThread
 from coordinator.problems import Problems
 from coordinator.refused import Refused
 from coordinator.registry import Registry
+from coordinator.standing import Standing
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.clock import ManualClock
+from diffusion_at_home.config.trust import ScreeningSection
 from diffusion_at_home.identity import Identity, WorkerId
 from diffusion_at_home.rpc.coordinator_pb2 import Hardware, JoinRequest, Refusal
 from tests.unit.desk import new_ledger
@@ -41,7 +43,13 @@ class Door:
         self.registry = self.reopened()
 
     def reopened(self) -> Registry:
-        return Registry(run_id=RUN_ID, ledger=self._thread, workers=self.ledger.workers(), joins=self._joins)
+        return Registry(
+            run_id=RUN_ID,
+            ledger=self._thread,
+            workers=self.ledger.workers(),
+            joins=self._joins,
+            standing=Standing(ScreeningSection(), {}),
+        )
 
     def close(self) -> None:
         self._thread.close()
