@@ -331,9 +331,8 @@ def test_restored_run_knows_its_sessions_and_leases_and_gives_new_numbers(folder
         held = anna.lease()
         back_up(folder, out)
         receipt = anna.submit(held, encoded(run, 0.5))
-        token = anna.token
     restore(out, restored)
-    with serving(restored) as run, the_same(run, token) as anna:
+    with serving(restored) as run, the_same(run, anna) as anna:
         assert anna.beat(held.lease_id).order == pb.HeartbeatReply.ORDER_CONTINUE
         again = anna.submit(held, encoded(run, 0.5))
         assert again.contribution_id == receipt.contribution_id + SKIPPED_NUMBERS
@@ -342,10 +341,10 @@ def test_restored_run_knows_its_sessions_and_leases_and_gives_new_numbers(folder
 
 
 @contextmanager
-def the_same(run: LiveRun, token: str) -> Iterator[Volunteer]:
-    """A volunteer with the session of one that has called before."""
+def the_same(run: LiveRun, before: Volunteer) -> Iterator[Volunteer]:
+    """`before`, with its key and session."""
     volunteer = Volunteer(run)
-    volunteer.token = token
+    volunteer.token, volunteer.identity = before.token, before.identity
     yield volunteer
     volunteer.channel.close()
 

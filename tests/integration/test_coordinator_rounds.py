@@ -195,7 +195,7 @@ def test_stopped_coordinator_goes_on_where_it_was(tmp_path: Path, stopped_after:
         if stopped_after == "receipt":
             anna.submit(lease, data)
     with serving(folder) as run, volunteers(run, 1) as (other,):
-        other.token = anna.token  # the same session
+        other.token, other.identity = anna.token, anna.identity  # the same session
         assert other.offset(lease.lease_id, data) == (1000 if stopped_after == "upload" else 0)
         offset = 1000 if stopped_after == "upload" else 0
         assert other.submit(lease, data, offset=offset).round == 1
