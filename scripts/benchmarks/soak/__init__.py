@@ -56,8 +56,8 @@ def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
         ):
             chaos = Chaos(camp, seed=soak.seed, seconds_between=soak.seconds_between)
             chaos.rage(60 * soak.minutes)
-            disturbed = camp.finish(evaluated_images=1)
-            calm = calm_camp.finish(evaluated_images=disturbed.losses[-1][0])
+            disturbed = camp.finish(images=1)
+            calm = calm_camp.finish(images=disturbed.losses[-1][0])
         replayed = replay(camp.folder)
     assert replayed.images == disturbed.images, f"the ledger makes {replayed.images} images of {disturbed.images}"
     if soak.out is not None:

@@ -118,15 +118,23 @@ class Camp:
         """The end of what everybody printed."""
         return (self._root / "log").read_text(errors="replace")[-4000:]
 
-    def finish(self, evaluated_images: int) -> Trained:
-        """Go on undisturbed until a version of so many images or more is evaluated; then stop everybody."""
-        while max((images for images, _ in self._losses()), default=0) < evaluated_images:
+    def finish(self, images: int) -> Trained:
+        """Go on undisturbed until a version has so many images or more; stop the workers; then have all that is due evaluated.
+
+        Which gives way to all others, and may have found no time before.
+        """
+        while self.images < images:
             self.check()
             time.sleep(1.0)
-        for process in (*self.workers, self.coordinator):
-            process.terminate()
-            process.wait()
         seconds = time.monotonic() - self._started
+        for worker in self.workers:
+            worker.terminate()
+            worker.wait()
+        while any(self.folder.exports.iterdir()):
+            assert self.coordinator.poll() is None, self.complaint
+            time.sleep(1.0)
+        self.coordinator.terminate()
+        self.coordinator.wait()
         print(f"{self.images} images in {seconds:.0f} s", file=sys.stderr, flush=True)
         return Trained(self.images, seconds, self._losses())
 
