@@ -57,10 +57,7 @@ class Intake:
         """The receipt for what `requests` brings; the same one again for the same bytes. Raises `Refused`."""
         try:
             return await self._take(lease, header, requests)
-        except Refused as refused:
-            if refused.refusal is pb.REFUSAL_NOT_FINITE:
-                await self._round_screening.refuse(lease, Fault.NOT_FINITE)
-                raise
+        except Refused:
             # A call that was given up may have been accepted meanwhile: then this one, of the same bytes, has its receipt.
             before = await self._dispatcher.receipt(lease.lease_id)
             if before is None or before.sha256 != header.sha256:
@@ -95,7 +92,12 @@ class Intake:
         self, lease: Lease, header: pb.SubmitHeader, requests: AsyncIterator[pb.SubmitRequest]
     ) -> Contribution:
         async with self._uploads.receive(header, self._keeping_alive(lease, requests)) as path:
-            await in_thread(self._screening, self._screen, path, header.sha256)
+            try:
+                await in_thread(self._screening, self._screen, path, header.sha256)
+            except Refused as refused:
+                if refused.refusal == pb.REFUSAL_NOT_FINITE:
+                    await self._round_screening.refuse(lease, Fault.NOT_FINITE)
+                raise
             # Again, as receiving may have taken long: what cannot count must not become a blob.
             self._dispatcher.check_acceptable(await self._dispatcher.owned(lease.worker_id, lease.lease_id))
             work = Work(

@@ -386,9 +386,8 @@ def test_lease_number_of_the_lost_time_never_counts(tmp_path: Path) -> None:
     with serving(folder) as run, volunteers(run, 1) as (anna,):
         back_up(folder, out)
         lost, data = anna.lease(), encoded(run, 0.5)
-        token = anna.token
     restore(out, restored)
-    with serving(restored) as run, the_same(run, token) as again:
+    with serving(restored) as run, the_same(run, anna) as again:
         grants = [again.lease() for _ in range(3)]
         assert lost.lease_id not in {grant.lease_id for grant in grants}
         with pytest.raises(grpc.RpcError) as raised:
@@ -404,11 +403,11 @@ def test_without_the_jump_it_would_count_for_other_data(tmp_path: Path) -> None:
     with serving(folder) as run, volunteers(run, 1) as (anna,):
         back_up(folder, out)
         anna.release(anna.lease().lease_id)
-        lost, data, token = anna.lease(), encoded(run, 0.5), anna.token
+        lost, data = anna.lease(), encoded(run, 0.5)
     restore(out, restored)
     with closing(sqlite3.connect(restored.ledger)) as raw, raw:
         raw.execute("UPDATE sqlite_sequence SET seq = seq - ?", (SKIPPED_NUMBERS,))
-    with serving(restored) as run, the_same(run, token) as again:
+    with serving(restored) as run, the_same(run, anna) as again:
         again.lease()
         grant = again.lease()
         assert grant.lease_id == lost.lease_id == LeaseId(2)
