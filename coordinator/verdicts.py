@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from coordinator.records import Contribution, Fault, Verdict
 from coordinator.sketch import COSINE_ERROR, Sketch
@@ -90,34 +89,32 @@ class _Round:
         directions_gs = torch.where(lengths_g > 0, sums_gs / lengths_g, 0.0)
         self.cosines_gh = (directions_gs @ directions_gs.T).double().clamp(-1, 1)
         self.copies = [one.copies for one in given]
-
-    @property
-    def steps_g(self) -> Tensor:
+        self._same_gh = torch.tensor([[float(a == b) for b in self.workers] for a in self.workers], dtype=torch.float64)
+        """1 where both are one worker's."""
+        self._own_gh = self.cosines_gh * self._same_gh
+        self.steps: list[float] = (self.norms_g / self.images_g**_LENGTH_POWER).tolist()
         """Lengths, as if all had trained one image."""
-        return self.norms_g / self.images_g**_LENGTH_POWER
 
     def median_step(self, among: Sequence[int]) -> float:
         """Of the workers' mean lengths: who has many leases counts once."""
         by_worker: dict[WorkerId, list[float]] = {}
         for index in among:
-            by_worker.setdefault(self.workers[index], []).append(float(self.steps_g[index]))
+            by_worker.setdefault(self.workers[index], []).append(self.steps[index])
         means = [sum(steps) / len(steps) for steps in by_worker.values()]
         return float(torch.tensor(means, dtype=torch.float64).quantile(0.5)) if means else 0.0
 
     def cosines(self, among: Sequence[int]) -> list[float | None]:
         """Of each to the sum of the other workers' among `among`, all of one length an image; None if there are none."""
-        return [
-            self._cosine(index, [h for h in among if self.workers[h] != self.workers[index]])
-            for index in range(len(self.workers))
-        ]
-
-    def _cosine(self, index: int, others: Sequence[int]) -> float | None:
-        if not others or self.norms_g[index] == 0:
-            return None
-        weights = self.images_g[list(others)]
-        to_sum = float(self.cosines_gh[index, list(others)] @ weights)
-        length = float(weights @ self.cosines_gh[list(others)][:, list(others)] @ weights)
-        return to_sum / length**0.5 if length > 0 else None
+        weights_g = torch.zeros_like(self.images_g)
+        weights_g[list(among)] = self.images_g[list(among)]
+        to_all_g = self.cosines_gh @ weights_g
+        to_own_g = self._own_gh @ weights_g
+        # The square of the whole sum's length, then that of the sum without a worker's own.
+        squares_g = weights_g @ to_all_g - self._same_gh @ (weights_g * (2 * to_all_g - to_own_g))
+        others_g = weights_g.sum() - self._same_gh @ weights_g
+        known_g = (others_g > 0) & (squares_g > 1e-9 * others_g**2) & (self.norms_g > 0)
+        cosines_g = (to_all_g - to_own_g) / squares_g.clamp(min=1e-300).sqrt()
+        return [cosine if known else None for cosine, known in zip(cosines_g.tolist(), known_g.tolist(), strict=True)]
 
 
 def _faults(round_: _Round, section: ScreeningSection) -> dict[int, Fault]:
@@ -131,7 +128,7 @@ def _faults(round_: _Round, section: ScreeningSection) -> dict[int, Fault]:
     kept = [index for index in everybody if index not in faults]
     median = round_.median_step(kept)
     for index in kept:
-        times = float(round_.steps_g[index]) / median
+        times = round_.steps[index] / median
         if not 1 / section.most_length <= times <= section.most_length:
             faults[index] = Fault.OUTLIER
     kept = [index for index in kept if index not in faults]
@@ -147,10 +144,12 @@ def _faults(round_: _Round, section: ScreeningSection) -> dict[int, Fault]:
 def _copies(round_: _Round, among: Sequence[int], section: ScreeningSection) -> dict[int, Fault]:
     """Those that are like an earlier one."""
     found: dict[int, Fault] = {}
-    for place, index in enumerate(among):
-        earlier = [h for h in among[:place] if h not in found]
-        if any(float(round_.cosines_gh[index, h]) >= section.copy_cosine for h in earlier):
+    earlier_g = torch.zeros(len(round_.workers), dtype=torch.bool)
+    for index in among:
+        if bool((round_.cosines_gh[index][earlier_g] >= section.copy_cosine).any()):
             found[index] = Fault.COPIED
+        else:
+            earlier_g[index] = True
     return found
 
 

@@ -157,3 +157,22 @@ def test_centered_clipping_is_the_naive_one() -> None:
     assert isinstance(ours, Tensor)
     assert isinstance(center, Tensor)
     assert float((ours - center).norm() / center.norm()) < 0.02  # distances are those of sketches
+
+
+# -- cosines ------------------------------------------------------------------------------------------------------
+
+
+def test_cosines_are_those_to_the_sum_of_the_other_workers_deltas() -> None:
+    """The naive ones, on the vectors themselves: all of one length an image, a worker's own left out."""
+    deltas, images, workers = honest(6), [32, 64, 64, 128, 64, 96], [0, 1, 1, 2, 3, 0]
+    verdicts = decide(given(deltas, images=images, workers=workers), ON)
+    directions = [delta.double() / delta.double().norm() for delta in deltas]
+    for index, verdict in enumerate(verdicts):
+        others = [h for h in range(6) if workers[h] != workers[index]]
+        total = torch.stack([images[h] * directions[h] for h in others]).sum(dim=0)
+        assert verdict.cosine == pytest.approx(float(directions[index] @ total / total.norm()), abs=0.02)
+
+
+def test_of_one_worker_there_are_no_others() -> None:
+    verdicts = decide(given(honest(2), workers=[4, 4]), ON)
+    assert [verdict.cosine for verdict in verdicts] == [None, None]
