@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,6 +25,8 @@ from tests.faults.plan import FaultPlan
 from tests.faults.points import Who
 from tests.integration.live_run import LiveRun
 
+_FIRST_EPHEMERAL_PORT = 32_768
+"""Linux's: /proc/sys/net/ipv4/ip_local_port_range."""
 PATIENCE_SECONDS = 60.0
 """Longest that anything here is waited for; a fault that takes longer is one that was not survived."""
 
@@ -276,11 +279,18 @@ def house(root: Path, start: StartProcess = Forked) -> Iterator[House]:
 
 
 def free_ports() -> tuple[int, int]:
-    """Two that nobody listens on now."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+    """Two that nobody listens on now, and that the system gives to no connection of its own accord.
+
+    Of those it gives, one could be another test's while a coordinator is dead; and whoever calls a dead one again and again is
+    at last connected to itself, and holds it.
+    """
+    chance, found = random.SystemRandom(), list[int]()
+    while len(found) < 2:
+        port = chance.randrange(10_000, _FIRST_EPHEMERAL_PORT)
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found += [port] if port not in found else []
+    return found[0], found[1]
 
 
 class Living(Protocol):
