@@ -1,8 +1,8 @@
 """Attackers in a fleet: held-out loss at equal accepted images against the same fleet without them, defence on and off.
 
 The fleet is the product without its sockets: real training on digits by `LeaseTrainer`, encoded and read back, the coordinator's
-own `Sketcher` and `decide`, and what they say counts in `aggregate` and `RunState.advance`. A round's data that was left out is
-trained in a later round, so trainings end at equal accepted images, later ones after more rounds.
+own `Sketcher` and `decide`, and what they say counts in `aggregate` and `RunState.advance`. Trainings end at equal accepted
+images, those after more rounds of whose contributions some were left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from pydantic import Field
 
 from benchmarks.byzantine.attacks import ATTACKS
 from benchmarks.byzantine.training import Outcome, fleet
@@ -61,8 +60,6 @@ class ByzantineSection(Section):
     """Rules of aggregation with the defence on."""
     off: bool = True
     """Whether each attack is tried with the defence off as well."""
-    threads: Positive = Field(default=1)
-    """Of each training."""
 
 
 @dataclass(frozen=True, slots=True)
