@@ -1,8 +1,8 @@
 """The coordinator's composition root: builds every component, wires them, starts and stops them in order.
 
-One asyncio loop runs the gRPC service, the web pages, the rounds, the exporter, the judge and the scrubber; blocking work
-has threads: the ledger one, tensors one, screening two, the disk eight, export, judging and scrubbing one each; judging
-itself has a process. If any of the background tasks dies, the process stops and says why.
+One asyncio loop runs the gRPC service, the web pages, the rounds, the exporter, the judge, the scrubber and what the operator
+orders; blocking work has threads: the ledger one, tensors one, screening two, the disk eight, export, judging and scrubbing
+one each; judging itself has a process. If any of the background tasks dies, the process stops and says why.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from coordinator.certificate import Certificate, choose_certificate
 from coordinator.checkpoints import Checkpoints
 from coordinator.disk import Disk
 from coordinator.dispatcher import Dispatcher
+from coordinator.enrolment import Enrolment
 from coordinator.exporter import Exporter
 from coordinator.housekeeping import GIB, Housekeeper
 from coordinator.intake import Intake
@@ -35,7 +36,9 @@ from coordinator.judging.published import Judgements
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
+from coordinator.operator import Operator
 from coordinator.parsing import LenientParser
+from coordinator.records import now_ms
 from coordinator.recovery import name_what_is_missing, report, set_damaged_aside, sweep
 from coordinator.registry import Registry
 from coordinator.round_screening import RoundScreening
@@ -134,13 +137,18 @@ class Coordinator:
         self._num_parameters = layout.num_elements
         self._ledger = LedgerThread(ledger, self._metrics.problems)
         self._blobs = blobs
-        standing = Standing(config.screening, ledger.track_records())
+        workers, actions = ledger.workers(), ledger.actions()
+        enrolment = Enrolment(config.enrolment.mode, workers, actions)
+        standing = Standing(
+            config.screening, ledger.track_records(), lambda worker: enrolment.ban_of(worker, now_ms()) is not None
+        )
         self._registry = Registry(
             run_id=spec.run_id,
             ledger=self._ledger,
-            workers=ledger.workers(),
+            workers=workers,
             joins=self._admission.joins,
             standing=standing,
+            enrolment=enrolment,
         )
         self._dispatcher = Dispatcher(
             config=config,
@@ -149,6 +157,13 @@ class Coordinator:
             pool=ledger.pool(),
             clock=clock,
             attention=self._attention,
+        )
+        self._operator = Operator(
+            ledger=self._ledger,
+            enrolment=enrolment,
+            registry=self._registry,
+            dispatcher=self._dispatcher,
+            done=actions[-1].action_id if actions else 0,
         )
         self._metrics.waiting.set_function(lambda: self._dispatcher.num_waiting)
         self._metrics.uploads.set_function(lambda: self._admission.uploads.num_taken)
@@ -268,6 +283,7 @@ class Coordinator:
         tasks = {
             "attention": asyncio.create_task(self._attention.run()),
             "web": asyncio.create_task(web.serve(sockets=[listener])),
+            "operator": asyncio.create_task(self._operator.run()),
             "rounds": asyncio.create_task(self._rounds.run()),
             "exporter": asyncio.create_task(self._exporter.run()),
             "judge": asyncio.create_task(self._judge.run()),
@@ -359,7 +375,7 @@ class Coordinator:
             checkpoints=self._checkpoints,
             judgements=self._judgements,
             metrics=self._metrics,
-            downloads=self._admission.downloads,
+            admission=self._admission,
         )
 
     async def _status(self) -> dict[str, Any]:
@@ -370,6 +386,7 @@ class Coordinator:
             self._metrics,
             judging=self._judge.status,
             recovery=self._recovery,
+            actions=self._operator.done,
             complete=self._dispatcher.idle_reason == "complete",
         )
         return {

@@ -20,6 +20,8 @@ from coordinator.books import Changes
 from coordinator.data_pool import DataPool
 from coordinator.ledger_file import LedgerFile, empty_ledger
 from coordinator.records import (
+    Action,
+    ActionKind,
     Anchor,
     Checkpoint,
     Contribution,
@@ -105,6 +107,25 @@ class Ledger(LedgerFile):
         query = query.where(rows.lease_id.not_in(left_out)).group_by(rows.worker_id)
         with self._begin() as tx:
             return {WorkerId(worker): int(images) for worker, images in tx.execute(query)}
+
+    # -- what the operator does ---------------------------------------------------------------------------------
+
+    def add_action(self, action: Action) -> Action:
+        """Note it, and give it its number. The coordinator, if another process is that, sees it within a second or two."""
+        with self._begin() as tx:
+            key = tx.execute(sa.insert(tables.actions).values(_row(action, "action_id"))).inserted_primary_key
+            if action.kind is ActionKind.REVOKE:
+                no_token = {"token_sha256": f"revoked {action.subject}"}  # the hash of nothing
+                tx.execute(
+                    sa.update(tables.workers).where(tables.workers.c.worker_id == action.subject).values(no_token)
+                )
+        assert key is not None
+        return dataclasses.replace(action, action_id=int(key[0]))
+
+    def actions(self, since: int = 0) -> list[Action]:
+        """All after number `since`, in order."""
+        rows = tables.actions
+        return self._records(Action, sa.select(rows).where(rows.c.action_id > since).order_by(rows.c.action_id))
 
     # -- leases and contributions -------------------------------------------------------------------------------
 
@@ -429,7 +450,7 @@ class Ledger(LedgerFile):
         tx.execute(sa.update(tables.run).values(pool=pool.to_json()))
 
 
-def _row(record: Lease | Contribution, numbered_by: str) -> dict[str, Any]:
+def _row(record: Action | Lease | Contribution, numbered_by: str) -> dict[str, Any]:
     """Its columns, but for the number that the table gives."""
     names = (field.name for field in dataclasses.fields(record))
     return {name: getattr(record, name) for name in names if name != numbered_by}

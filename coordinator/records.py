@@ -61,6 +61,8 @@ class Worker:
     software_version: str
     joined_at_ms: int
     """First Join."""
+    invite: str = ""
+    """The invitation it first came with, by its sha256 (hex); empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class Fault(StrEnum):
     """Far longer or shorter than the round's."""
     OPPOSED = "opposed"
     """It does not agree with the round's."""
+    BANNED = "banned"
+    """Its worker was banned before the round was computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,38 @@ class Record:
     """Leases since, whose delta did not."""
     last_fault_round: int
     """0 if there is none."""
+
+
+class ActionKind(StrEnum):
+    """What an operator does to a run."""
+
+    INVITE = "invite"
+    """Whoever has the code may join: subject is its sha256 (hex)."""
+    UNINVITE = "uninvite"
+    ALLOW = "allow"
+    """Put a worker on the list; subject is its id, as of all that follow."""
+    DISALLOW = "disallow"
+    BAN = "ban"
+    UNBAN = "unban"
+    REVOKE = "revoke"
+    """Forget the worker's session: it joins again with its key, and whoever else had the token cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One deed of the operator; what holds now is what all of them come to."""
+
+    action_id: int
+    """0 until the ledger numbers it."""
+    kind: ActionKind
+    subject: str
+    note: str
+    """For people; of a ban, what its worker is told."""
+    at_ms: int
+    uses: int = 0
+    """Of an invitation: how many workers may come with it."""
+    until_ms: int = 0
+    """When an invitation or a ban ends; 0 is never."""
 
 
 @dataclass(frozen=True, slots=True)

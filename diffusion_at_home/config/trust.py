@@ -20,6 +20,22 @@ class AggregationRule(StrEnum):
     MEDIAN = "median"
 
 
+class EnrolmentMode(StrEnum):
+    """Who may join."""
+
+    OPEN = "open"
+    INVITE = "invite"
+    ALLOW_LIST = "allow_list"
+
+
+class EnrolmentSection(Section):
+    """Who may take part."""
+
+    mode: EnrolmentMode = EnrolmentMode.OPEN
+    """open: anybody. invite: who has a code of `dah coordinator invite`, once; then its key is known. allow_list: the workers
+    of `dah coordinator allow`."""
+
+
 class ScreeningSection(Section):
     """Whose delta is left out of its round, by comparison with the others', and how far newcomers are believed."""
 
