@@ -1,8 +1,8 @@
 """The coordinator's composition root: builds every component, wires them, starts and stops them in order.
 
-One asyncio loop runs the gRPC service, the web pages, the rounds, the exporter, the judge, the scrubber and what the operator
-orders; blocking work has threads: the ledger one, tensors one, screening two, the disk eight, export, judging and scrubbing
-one each; judging itself has a process. If any of the background tasks dies, the process stops and says why.
+One asyncio loop runs the gRPC service, the web pages, the rounds, the exporter, the judge, the scrubber, the gate and what the
+operator orders; blocking work has threads: the ledger one, tensors one, screening two, the disk eight, export, judging and
+scrubbing one each; judging itself has a process. If any of the background tasks dies, the process stops and says why.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from coordinator.disk import Disk
 from coordinator.dispatcher import Dispatcher
 from coordinator.enrolment import Enrolment
 from coordinator.exporter import Exporter
+from coordinator.gate import Gate
 from coordinator.housekeeping import GIB, Housekeeper
 from coordinator.intake import Intake
 from coordinator.judging.judge import Judge, why_not
@@ -158,13 +159,6 @@ class Coordinator:
             clock=clock,
             attention=self._attention,
         )
-        self._operator = Operator(
-            ledger=self._ledger,
-            enrolment=enrolment,
-            registry=self._registry,
-            dispatcher=self._dispatcher,
-            done=actions[-1].action_id if actions else 0,
-        )
         self._metrics.waiting.set_function(lambda: self._dispatcher.num_waiting)
         self._metrics.uploads.set_function(lambda: self._admission.uploads.num_taken)
         self._versions = Versions(
@@ -178,11 +172,13 @@ class Coordinator:
         self._recovery = report(ledger, self._versions.loaded, swept)
         set_damaged_aside(folder, ledger=ledger, blobs=blobs)
         name_what_is_missing(folder, ledger=ledger, blobs=blobs, spec=spec, problems=self._metrics.problems)
+        self._checkpoints = Checkpoints(folder=folder.checkpoints, spec=spec, ledger=self._ledger)
         self._exporter = Exporter(
             spec=spec,
             folder=folder,
             layout=layout,
             versions=self._versions,
+            checkpoints=self._checkpoints,
             ledger=self._ledger,
             problems=self._metrics.problems,
         )
@@ -212,7 +208,6 @@ class Coordinator:
             round_screening=self._round_screening,
             metrics=self._metrics,
         )
-        self._checkpoints = Checkpoints(folder=folder.checkpoints, spec=spec, ledger=self._ledger)
         self._judgements = Judgements(folder=folder.judgements, run_id=spec.run_id, ledger=self._ledger)
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
         housekeeper = Housekeeper(
@@ -234,6 +229,22 @@ class Coordinator:
                 ledger=self._ledger,
                 metrics=self._metrics,
             )
+        )
+        self._operator = Operator(
+            ledger=self._ledger,
+            enrolment=enrolment,
+            registry=self._registry,
+            dispatcher=self._dispatcher,
+            rounds=self._rounds,
+            done=actions[-1].action_id if actions else 0,
+        )
+        self._gate = Gate(
+            section=config.gate,
+            evaluated=self._exporter.evaluated,
+            versions=self._versions,
+            ledger=self._ledger,
+            operator=self._operator,
+            problems=self._metrics.problems,
         )
         self._scrubber = Scrubber(
             bytes_per_second=1e6 * config.storage.scrub_mb_per_second,
@@ -284,6 +295,7 @@ class Coordinator:
             "attention": asyncio.create_task(self._attention.run()),
             "web": asyncio.create_task(web.serve(sockets=[listener])),
             "operator": asyncio.create_task(self._operator.run()),
+            "gate": asyncio.create_task(self._gate.run()),
             "rounds": asyncio.create_task(self._rounds.run()),
             "exporter": asyncio.create_task(self._exporter.run()),
             "judge": asyncio.create_task(self._judge.run()),

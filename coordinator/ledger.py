@@ -127,6 +127,15 @@ class Ledger(LedgerFile):
         rows = tables.actions
         return self._records(Action, sa.select(rows).where(rows.c.action_id > since).order_by(rows.c.action_id))
 
+    def pending_rollback(self) -> Action | None:
+        """The newest order to go back that no version carries out, nor any that came after it."""
+        done, rows = sa.select(sa.func.max(tables.versions.c.action_id)), tables.actions.c
+        query = (
+            sa.select(tables.actions).where(rows.kind == ActionKind.ROLLBACK).order_by(rows.action_id.desc()).limit(1)
+        )
+        found = self._records(Action, query)
+        return found[0] if found and found[0].action_id > (self._scalar(done) or 0) else None
+
     # -- leases and contributions -------------------------------------------------------------------------------
 
     def store(self, changes: Changes, pool: DataPool) -> Changes:
@@ -279,20 +288,24 @@ class Ledger(LedgerFile):
         found = self._records(Round, sa.select(tables.rounds).order_by(tables.rounds.c.number.desc()).limit(1))
         return found[0] if found else None
 
-    def close_round(self, number: int, reason: str, missed: Sequence[LeaseId], pool: DataPool) -> None:
-        """Fix a round's contributions: nothing is accepted for it from here on."""
+    def close_round(
+        self, number: int, reason: str, out: Sequence[LeaseId], pool: DataPool, *, state: LeaseState = LeaseState.MISSED
+    ) -> None:
+        """Fix a round's contributions: nothing is accepted for it from here on; leases that are still `out` end as `state`."""
         values = {"state": RoundState.CLOSING, "close_reason": reason}
         with self._begin() as tx:
             tx.execute(sa.update(tables.rounds).where(tables.rounds.c.number == number).values(values))
-            for lease_id in missed:
-                self._end(tx, lease_id, LeaseState.MISSED)
+            for lease_id in out:
+                self._end(tx, lease_id, state)
             self._set_pool(tx, pool)
 
     def publish(self, version: Version) -> None:
-        """Store a version and close the round that made it."""
+        """Store a version and close the round that made it; one that goes back has the losses of what it is again."""
         rounds = tables.rounds
         with self._begin() as tx:
             tx.execute(sa.insert(tables.versions).values(dataclasses.asdict(version)))
+            if version.back_to is not None:
+                self._copy_evaluations(tx, version.back_to, version.version)
             tx.execute(sa.update(rounds).where(rounds.c.number == version.version).values(state=RoundState.CLOSED))
 
     def set_snapshot(self, version: Version) -> None:
@@ -438,6 +451,12 @@ class Ledger(LedgerFile):
     @staticmethod
     def _end(tx: sa.Connection, lease_id: LeaseId, state: LeaseState) -> None:
         tx.execute(sa.update(tables.leases).where(tables.leases.c.lease_id == lease_id).values(state=state))
+
+    @staticmethod
+    def _copy_evaluations(tx: sa.Connection, source: int, target: int) -> None:
+        rows = tx.execute(sa.select(tables.evaluations).where(tables.evaluations.c.version == source)).mappings().all()
+        for row in rows:
+            tx.execute(upsert(tables.evaluations).values({**row, "version": target}).on_conflict_do_nothing())
 
     @staticmethod
     def _add_judging_files(tx: sa.Connection, files: Mapping[str, str]) -> None:

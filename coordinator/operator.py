@@ -11,6 +11,7 @@ from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.records import Action, ActionKind
 from coordinator.registry import Registry
+from coordinator.rounds import Rounds
 from diffusion_at_home import events
 from diffusion_at_home.errors import StorageError
 from diffusion_at_home.identity import WorkerId
@@ -24,18 +25,28 @@ class Operator:
     """Looks into the ledger for what is new."""
 
     def __init__(
-        self, *, ledger: LedgerThread, enrolment: Enrolment, registry: Registry, dispatcher: Dispatcher, done: int
+        self,
+        *,
+        ledger: LedgerThread,
+        enrolment: Enrolment,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        rounds: Rounds,
+        done: int,
     ) -> None:
         """`done` is the number of the last action that `enrolment` has heard of."""
         self._ledger = ledger
         self._enrolment = enrolment
         self._registry = registry
         self._dispatcher = dispatcher
+        self._rounds = rounds
         self.done = done
         """Number of the last action that was carried out."""
 
     async def run(self) -> None:
         """Look again and again."""
+        if (order := await self._ledger.run(Ledger.pending_rollback)) is not None:
+            self._rounds.go_back(order)  # given while no coordinator ran, or by one that died
         while True:
             await asyncio.sleep(_EVERY_SECONDS)
             try:
@@ -55,6 +66,8 @@ class Operator:
         match action.kind:
             case ActionKind.BAN | ActionKind.DISALLOW:
                 await self._dispatcher.release_all(WorkerId(action.subject))
+            case ActionKind.ROLLBACK:
+                self._rounds.go_back(action)
             case ActionKind.REVOKE:
                 self._registry.revoke(WorkerId(action.subject))
             case _:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from coordinator.blobs import BlobStore, read_spec
 from coordinator.enrolment import Enrolment, hash_code
 from coordinator.ledger import Ledger
+from coordinator.lineage import lineage
 from coordinator.records import Action, ActionKind, now_ms
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.config.trust import EnrolmentMode
@@ -47,8 +48,8 @@ class Orders:
     def __init__(self, folder: RunFolder, ledger: Ledger) -> None:
         self._folder = folder
         self._ledger = ledger
-        config = read_spec(BlobStore(folder.blobs, folder.staging), ledger.spec_sha256()).config
-        self._mode = config.enrolment.mode
+        self._config = read_spec(BlobStore(folder.blobs, folder.staging), ledger.spec_sha256()).config
+        self._mode = self._config.enrolment.mode
         self._workers = {worker.worker_id: worker for worker in ledger.workers()}
         self._enrolment = Enrolment(self._mode, self._workers.values(), ledger.actions())
 
@@ -93,6 +94,25 @@ class Orders:
     def revoke(self, worker: str) -> Action:
         """End a worker's session. Raises `ConfigError`."""
         return self._note(ActionKind.REVOKE, self._known(worker), "")
+
+    def rollback(self, version: int, note: str) -> Action:
+        """Go back to `version`. Raises `ConfigError`."""
+        history = self._ledger.versions()
+        newest = history[-1]
+        anchor = self._ledger.anchor()
+        if newest.images >= self._config.run.total_images:
+            raise ConfigError(
+                "the run is complete, and its versions stay as they are: offer an older checkpoint instead"
+            )
+        if not 0 <= version < newest.version:
+            raise ConfigError(f"version {version} is not before the newest one, {newest.version}")
+        if version not in lineage(history, newest.version):
+            raise ConfigError(f"version {version} was left behind by a rollback: choose one before it")
+        if anchor is not None and version < anchor.version:
+            raise ConfigError(
+                f"nothing is kept from which a version before {anchor.version} could be computed again: choose a later one"
+            )
+        return self._note(ActionKind.ROLLBACK, str(version), note)
 
     def state(self) -> dict[str, Any]:
         """What holds now, and all that was done, as JSON."""

@@ -169,7 +169,7 @@ class Record:
 
 
 class ActionKind(StrEnum):
-    """What an operator does to a run."""
+    """What an operator, or the gate in an operator's stead, does to a run."""
 
     INVITE = "invite"
     """Whoever has the code may join: subject is its sha256 (hex)."""
@@ -181,6 +181,8 @@ class ActionKind(StrEnum):
     UNBAN = "unban"
     REVOKE = "revoke"
     """Forget the worker's session: it joins again with its key, and whoever else had the token cannot."""
+    ROLLBACK = "rollback"
+    """Go back to an older version, whose number is the subject: the next version is that one again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +229,15 @@ class Version:
     """Blob of this version whole; empty when there is none."""
     snapshot_bytes: int
     published_at_ms: int
+    back_to: int | None = None
+    """Of a rollback: the version that this one is again. It has a snapshot and no update."""
+    action_id: int | None = None
+    """Of a rollback: the action that it carries out."""
+
+    @property
+    def parent(self) -> int:
+        """The version that it was made from."""
+        return self.version - 1 if self.back_to is None else self.back_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +271,8 @@ class Withdrawn(StrEnum):
     THINNED = "thinned"
     """To keep the run folder within its quota."""
     DAMAGED = "damaged"
+    UNDONE = "undone"
+    """The run went back to a version before it."""
 
 
 @dataclass(frozen=True, slots=True)

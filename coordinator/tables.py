@@ -205,6 +205,8 @@ versions = Table(
     Column("snapshot_sha256", String(64), nullable=False),
     Column("snapshot_bytes", BigInteger, nullable=False),
     Column("published_at_ms", BigInteger, nullable=False),
+    Column("back_to", BigInteger, nullable=True),
+    Column("action_id", BigInteger, nullable=True),
 )
 
 evaluations = Table(

@@ -1,4 +1,4 @@
-"""`dah coordinator`, who may take part: invitations, the list, bans; noted in the run's ledger, also while it is served."""
+"""`dah coordinator`: who may take part, and going back; noted in the run's ledger, also while it is served."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 
 def add_to(app: typer.Typer) -> None:
     """The commands."""
-    for command in (invite, uninvite, allow, disallow, ban, unban, revoke, actions):
+    for command in (invite, uninvite, allow, disallow, ban, unban, revoke, rollback, actions):
         app.command()(command)
 
 
@@ -77,6 +77,16 @@ def unban(folder: Folder, worker: Worker, as_json: Json = False) -> None:
 def revoke(folder: Folder, worker: Worker, as_json: Json = False) -> None:
     """End WORKER's session, whose token others may know. It joins again by itself, with its key."""
     _act(folder, lambda orders: orders.revoke(worker), as_json)
+
+
+def rollback(
+    folder: Folder,
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=0, help="The version to go back to.")],
+    note: Note = "",
+    as_json: Json = False,
+) -> None:
+    """End the open round, and make VERSION the newest one again, with a new number. What came after it stays undone."""
+    _act(folder, lambda orders: orders.rollback(version, note), as_json)
 
 
 def actions(folder: Folder, as_json: Json = False) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Self
 from pydantic import Field, model_validator
 
 from diffusion_at_home.config.toml import Section
-from diffusion_at_home.config.trust import AggregationSection, EnrolmentSection, ScreeningSection
+from diffusion_at_home.config.trust import AggregationSection, EnrolmentSection, GateSection, ScreeningSection
 from diffusion_at_home.config.values import (
     Amount,
     Count,
@@ -498,6 +498,7 @@ class RunConfig(Section):
     codec: CodecSection = CodecSection()
     enrolment: EnrolmentSection = EnrolmentSection()
     screening: ScreeningSection = ScreeningSection()
+    gate: GateSection = GateSection()
     aggregation: AggregationSection = AggregationSection()
     ema: EmaSection
     evaluation: EvaluationSection

@@ -10,8 +10,10 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Make them; whoever came before needed no invitation."""
+    """Make them; whoever came before needed no invitation, and no version went back."""
     op.add_column("workers", sa.Column("invite", sa.String(64), nullable=False, server_default=""))
+    op.add_column("versions", sa.Column("back_to", sa.BigInteger(), nullable=True))
+    op.add_column("versions", sa.Column("action_id", sa.BigInteger(), nullable=True))
     op.create_table(
         "actions",
         sa.Column("action_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),

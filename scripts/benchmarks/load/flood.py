@@ -13,9 +13,10 @@ import multiprocessing
 import multiprocessing.connection
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, suppress
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from simulator.deltas import Deltas
@@ -63,13 +64,14 @@ def flood(quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
     """See the module."""
     seconds = 5.0 if quick else 20.0
     figures: dict[str, Figure] = {}
-    for case, limits in (("on", ()), ("off", _OFF)):
-        with site(*_RUN, *limits, *overrides) as place:
-            figures |= asyncio.run(_attacked(place, seconds, case))
+    with _Flood() as flooding:
+        for case, limits in (("on", ()), ("off", _OFF)):
+            with site(*_RUN, *limits, *overrides) as place:
+                figures |= asyncio.run(_attacked(place, flooding, seconds, case))
     return figures
 
 
-async def _attacked(place: Site, seconds: float, case: str) -> dict[str, Figure]:
+async def _attacked(place: Site, flooding: _Flood, seconds: float, case: str) -> dict[str, Figure]:
     run = await asyncio.to_thread(FoundRun.at, place.url)
     figures: dict[str, Figure] = {}
     codec = run.spec.config.codec.delta
@@ -80,7 +82,7 @@ async def _attacked(place: Site, seconds: float, case: str) -> dict[str, Figure]
         figures |= await _beaten(beaters, leases, seconds, f"idle_{case}")
         before = place.process.memory_info().rss
 
-        flooding = _Flood(place.url, seconds)
+        await asyncio.to_thread(flooding.begin, place.url, seconds)
         figures |= await _beaten(beaters, leases, seconds, f"flood_{case}")
         sent, refused = await asyncio.to_thread(flooding.end)
         figures[f"flood_calls_per_second_{case}"] = Figure((sent / seconds,), "calls/s")
@@ -130,66 +132,70 @@ async def _beaten(
 
 
 class _Flood:
-    """From another process, until its time is over."""
+    """From another process, which takes long to start."""
 
-    def __init__(self, url: str, seconds: float) -> None:
+    def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
-        self._found, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=_flood, args=(url, seconds, theirs))
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_floods, args=(theirs,), daemon=True)
         self._process.start()
-        self._found.recv()  # it has joined
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.join()
+
+    def begin(self, url: str, seconds: float) -> None:
+        """Returns once it has joined the run at `url`, which it floods for `seconds`."""
+        self._pipe.send((url, seconds))
+        self._pipe.recv()
 
     def end(self) -> tuple[int, int]:
-        """Calls that were answered, and how many of them were refused."""
-        sent, refused = self._found.recv()
-        self._process.join()
+        """Calls that were made, and how many of them were refused."""
+        sent, refused = self._pipe.recv()
         return int(sent), int(refused)
 
 
-def _flood(url: str, seconds: float, told: multiprocessing.connection.Connection) -> None:
+def _floods(pipe: multiprocessing.connection.Connection) -> None:
+    while True:
+        url, seconds = pipe.recv()
+        pipe.send(asyncio.run(_one_flood(url, seconds, lambda: pipe.send("joined"))))
+
+
+async def _one_flood(url: str, seconds: float, on_joined: Callable[[], None]) -> tuple[int, int]:
     sent = refused = 0
 
-    async def main() -> None:
-        nonlocal sent, refused
-        run = FoundRun.at(url)
-        async with AsyncExitStack() as stack:
-            session = _session(run, await _lines(run, 1, stack), 0)
-            await session.join()
-            told.send("joined")
-            places, began = asyncio.Semaphore(_AT_ONCE), time.monotonic()
+    run = await asyncio.to_thread(FoundRun.at, url)
+    async with AsyncExitStack() as stack:
+        session = _session(run, await _lines(run, 1, stack), 0)
+        await session.join()
+        on_joined()
+        places, began = asyncio.Semaphore(_AT_ONCE), time.monotonic()
 
-            async def call() -> None:
-                nonlocal sent, refused
-                async with places:
-                    sent += 1
-                    try:
-                        await session.heartbeat(pb.HeartbeatRequest(protocol_version=PROTOCOL_VERSION))
-                    except (Refused, Unanswered):
-                        refused += 1
+        async def call() -> None:
+            nonlocal sent, refused
+            async with places:
+                sent += 1
+                try:
+                    await session.heartbeat(pb.HeartbeatRequest(protocol_version=PROTOCOL_VERSION))
+                except (Refused, Unanswered):
+                    refused += 1
 
-            calls: list[asyncio.Task[None]] = []
-            while (now := time.monotonic() - began) < seconds:
-                calls += [asyncio.create_task(call()) for _ in range(int(now * _PER_SECOND) - len(calls))]
-                await asyncio.sleep(0.005)
-            for task in calls:
-                if not task.done():
-                    task.cancel()
-            await asyncio.gather(*calls, return_exceptions=True)
-
-    asyncio.run(main())
-    told.send((sent, refused))
+        calls: list[asyncio.Task[None]] = []
+        while (now := time.monotonic() - began) < seconds:
+            calls += [asyncio.create_task(call()) for _ in range(int(now * _PER_SECOND) - len(calls))]
+            await asyncio.sleep(0.005)
+        for task in calls:
+            task.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    return sent, refused
 
 
 async def _drip(session: SimulatedSession, size_bytes: int) -> None:
     """Hand in for ever, as slowly as is borne, and again when that ends."""
     lease_id = await _joined(session)
-    while True:
-        with suppress(Refused, Unanswered):
-            await session.submit(_slow_parts(session, lease_id, size_bytes))
-        await asyncio.sleep(_DRIP_SECONDS)
-
-
-async def _slow_parts(session: SimulatedSession, lease_id: int, size_bytes: int) -> AsyncIterator[pb.SubmitRequest]:
     header = pb.SubmitHeader(
         protocol_version=PROTOCOL_VERSION,
         lease_id=lease_id,
@@ -198,9 +204,18 @@ async def _slow_parts(session: SimulatedSession, lease_id: int, size_bytes: int)
         images=_BATCH,
     )
     header.signature = session.signature(header)
-    header.offset = await session.submit_offset(
-        pb.SubmitOffsetRequest(protocol_version=PROTOCOL_VERSION, lease_id=lease_id, sha256=header.sha256)
-    )
+    asked = pb.SubmitOffsetRequest(protocol_version=PROTOCOL_VERSION, lease_id=lease_id, sha256=header.sha256)
+    while True:
+        try:
+            header.offset = await session.submit_offset(asked)
+            await session.submit(_slow_parts(header))
+        except Refused as refused:
+            await asyncio.sleep(refused.retry_after.total_seconds())
+        except Unanswered:
+            await asyncio.sleep(_DRIP_SECONDS)
+
+
+async def _slow_parts(header: pb.SubmitHeader) -> AsyncIterator[pb.SubmitRequest]:
     yield pb.SubmitRequest(header=header)
     while True:
         yield pb.SubmitRequest(chunk=b"\0")
