@@ -153,9 +153,10 @@ class Housekeeper:
             anchor_bytes=_own(found, states.anchor_file(states.anchor_version)),
             oldest_snapshot=min(versions.snapshots, default=0),
             damaged=_below(found, self._folder.damaged),
-            updates={
-                version.version: found.sizes.get(self._folder.blobs / version.update_sha256, 0)
-                for version in versions.history[versions.updates_since + 1 :]
+            updates={  # also those that no way leads over any more, since the run went back
+                version.version: size
+                for version in versions.history[1:]
+                if (size := found.sizes.get(self._folder.blobs / version.update_sha256, 0))
             },
             states={version: _own(found, states.file(version)) for version in older},
             contributions=contributions,
@@ -191,10 +192,9 @@ class Housekeeper:
         _log.info("anchor_moved", version=version)
 
     async def _forget_updates(self, upto: int) -> None:
-        since = self._versions.updates_since
-        if upto <= since:
+        gone = {v.update_sha256 for v in self._versions.history[1 : upto + 1] if self._blobs.path(v.update_sha256)}
+        if not gone:
             return
-        gone = {version.update_sha256 for version in self._versions.history[since + 1 : upto + 1]}
         self._versions.forget_updates(upto)
         await self._delete_blobs(gone)
         _log.info("updates_deleted", upto=upto)

@@ -66,7 +66,11 @@ def joiners_first(
     files = spec.text_encoder.files if spec.text_encoder else ()
     wanted += [(What.TEXT_ENCODER, file.sha256, f"the text encoder's {file.name}") for file in files]
     wanted += [(What.SNAPSHOT, history[v].snapshot_sha256, f"the snapshot of version {v}") for v in reversed(snapshots)]
-    wanted += [(What.UPDATE, v.update_sha256, f"the update to version {v.version}") for v in history[since + 1 :]]
+    wanted += [
+        (What.UPDATE, v.update_sha256, f"the update to version {v.version}")
+        for v in history[since + 1 :]
+        if v.update_sha256
+    ]
     wanted += [(What.SHARD, entry.sha256, f"shard {entry.name}") for entry in spec.data.train]
     return [_blob(what, sha256, about, folder) for what, sha256, about in wanted]
 
@@ -108,6 +112,7 @@ def the_rest(
     found += [
         _blob(What.UPDATE, version.update_sha256, f"the update to version {version.version}", folder)
         for version in reversed(history[1 : since + 1])
+        if version.update_sha256
     ]
     return found
 

@@ -95,23 +95,18 @@ def actions(folder: Folder, as_json: Json = False) -> None:
     if as_json:
         emit(found, as_json)
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    console.print(f"enrolment: {found['enrolment']}")
-    for title, rows in (("invitations", found["invites"]), ("banned", found["banned"])):
-        if rows:
-            table = Table(title=title, box=None, title_justify="left")
-            for column in rows[0]:
-                table.add_column(column.removesuffix("_ms"), no_wrap=True)
-            for row in rows:
-                table.add_row(*(_shown(name, value) for name, value in row.items()))
-            console.print(table)
-    if found["listed"]:
-        console.print("listed:", *found["listed"])
-    for action in found["actions"]:
-        console.print(_time(action["at_ms"]), action["action"], action["subject"], action["note"], highlight=False)
+    lines = [f"enrolment: {found['enrolment']}"]
+    lines += [
+        f"invitation {one['invite']}: {one['left']} left, until {_time(one['until_ms'])} {one['note']}"
+        for one in found["invites"]
+    ]
+    lines += [f"listed: {worker}" for worker in found["listed"]]
+    lines += [
+        f"banned: {one['worker']} {one['name']!r} until {_time(one['until_ms'])} {one['note']}"
+        for one in found["banned"]
+    ]
+    lines += [f"{_time(one['at_ms'])} {one['action']} {one['subject']} {one['note']}" for one in found["actions"]]
+    typer.echo("\n".join(line.rstrip() for line in lines))
 
 
 def _act(folder: Path, order: Callable[[Orders], Any], as_json: bool) -> None:
@@ -125,10 +120,6 @@ def _order(folder: Path, order: Callable[[Orders], Any]) -> Any:
 
     with orders(RunFolder(folder.absolute())) as given:
         return order(given)
-
-
-def _shown(name: str, value: Any) -> str:
-    return _time(value) if name.endswith("_ms") else str(value)
 
 
 def _time(ms: int) -> str:

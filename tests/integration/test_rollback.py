@@ -11,12 +11,17 @@ from threading import Event
 import grpc
 import pytest
 
+from coordinator.backup import back_up
+from coordinator.blobs import file_sha256
 from coordinator.closing import CloseReason
 from coordinator.ledger import Ledger
 from coordinator.orders import orders
+from coordinator.parts import spec_of
 from coordinator.records import Action, ActionKind, LeaseState, Version
 from coordinator.replay import replay
+from coordinator.restore import restore
 from coordinator.run_folder import RunFolder
+from coordinator.scrub_targets import Target, What, joiners_first, the_rest
 from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from tests.integration.live_run import DEADLINE_SECONDS, LiveRun, Volunteer, encoded, refusal, serving, volunteers
@@ -44,6 +49,16 @@ def play(run: LiveRun, anna: Volunteer, deltas: Sequence[float]) -> None:
 def go_back(folder: RunFolder, version: int) -> None:
     with orders(folder) as operator:
         operator.rollback(version, "it draws noise")
+
+
+def scrubbed(folder: RunFolder) -> list[Target]:
+    """All blobs that the scrubber would look at."""
+    with closing(Ledger(folder.ledger, read_only=True)) as ledger:
+        spec, versions, deltas = spec_of(folder, ledger), ledger.versions(), ledger.held_deltas()
+    snapshots = [version.version for version in versions if version.snapshot_sha256]
+    found = joiners_first(spec=spec, history=versions, snapshots=snapshots, folder=folder)
+    found += the_rest(spec=spec, history=versions, snapshots=snapshots[-1:], deltas=deltas, folder=folder)
+    return [target for target in found if target.what is not What.HELD_OUT]
 
 
 def facts(version: Version) -> tuple[str, int]:
@@ -112,6 +127,22 @@ def test_a_rollback_can_be_gone_back_over_but_what_it_left_cannot_be_gone_to(tmp
     assert facts(versions[6]) == facts(versions[4]) == facts(versions[2])
     assert facts(versions[7]) == facts(versions[1])
     assert replay(folder).versions == 8
+
+
+def test_all_of_the_run_is_sound_after_going_back_and_its_backup_too(tmp_path: Path) -> None:
+    folder = tiny_run_folder(tmp_path, *QUIET)
+    with serving(folder) as run, volunteers(run, 1) as (anna,):
+        play(run, anna, [0.01, 0.02, 0.03])
+        go_back(folder, 1)
+        run.wait_for_version(4)
+        play(run, anna, [0.04])
+        back_up(folder, RunFolder(tmp_path / "backup"))
+    for target in scrubbed(folder):
+        assert target.path.name == target.expected == file_sha256(target.path), target.about
+    restore(RunFolder(tmp_path / "backup"), RunFolder(tmp_path / "again"))
+    with serving(RunFolder(tmp_path / "again")) as run:
+        assert run.status()["version"] == 5
+    assert replay(RunFolder(tmp_path / "again")).versions == 6
 
 
 def test_an_order_given_while_nobody_serves_is_carried_out_at_the_next_start(tmp_path: Path) -> None:
