@@ -53,8 +53,8 @@ class Enrolment:
                 self._bans[subject] = action
             case ActionKind.UNBAN:
                 self._bans.pop(subject, None)
-            case ActionKind.REVOKE:
-                pass
+            case _:
+                pass  # of no concern here
 
     def came(self, worker: Worker) -> None:
         """A worker that is new has been let in."""

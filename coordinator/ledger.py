@@ -23,6 +23,7 @@ from coordinator.records import (
     Action,
     ActionKind,
     Anchor,
+    Audited,
     Checkpoint,
     Contribution,
     Counted,
@@ -103,8 +104,9 @@ class Ledger(LedgerFile):
         """Images of each worker that has any that counted, up to and with round `last_round`."""
         rows = tables.contributions.c
         left_out = sa.select(tables.verdicts.c.lease_id).where(tables.verdicts.c.fault != Fault.NONE)
+        disagreed = sa.select(tables.audits.c.lease_id).where(~tables.audits.c.agrees)
         query = sa.select(rows.worker_id, sa.func.sum(rows.images)).where(rows.round_number <= last_round)
-        query = query.where(rows.lease_id.not_in(left_out)).group_by(rows.worker_id)
+        query = query.where(rows.lease_id.not_in(left_out), rows.lease_id.not_in(disagreed)).group_by(rows.worker_id)
         with self._begin() as tx:
             return {WorkerId(worker): int(images) for worker, images in tx.execute(query)}
 
@@ -243,7 +245,15 @@ class Ledger(LedgerFile):
         is_fault = rows.fault != Fault.NONE
         faulty = sa.select(rows.lease_id).where(is_fault)
         counts = sa.select(given.worker_id, sa.func.count(), sa.func.max(given.lease_id)).group_by(given.worker_id)
+        distrusted = (
+            sa.select(tables.actions.c.subject, sa.func.max(tables.actions.c.at_ms).label("at_ms"))
+            .where(tables.actions.c.kind == ActionKind.DISTRUST)
+            .group_by(tables.actions.c.subject)
+            .subquery()
+        )
+        counts = counts.outerjoin(distrusted, distrusted.c.subject == given.worker_id)
         counts = counts.where(given.lease_id.not_in(faulty))
+        counts = counts.where(given.accepted_at_ms > sa.func.coalesce(distrusted.c.at_ms, 0))
         with self._begin() as tx:
             counted = {WorkerId(worker): (number, last) for worker, number, last in tx.execute(counts)}
             faults: dict[WorkerId, list[tuple[int, int]]] = {}
@@ -258,6 +268,24 @@ class Ledger(LedgerFile):
             since = sum(lease_id > last for lease_id, _ in theirs)
             found[worker] = Record(number, since, theirs[-1][1] if theirs else 0)
         return found
+
+    def closed_contributions(self, since: int, most: int = 1_000) -> list[Contribution]:
+        """The first `most` of closed rounds whose lease is later than `since`, in the order of their leases."""
+        rows = tables.contributions
+        closed = sa.select(tables.rounds.c.number).where(tables.rounds.c.state == RoundState.CLOSED)
+        query = sa.select(rows).where(rows.c.lease_id > since, rows.c.round_number.in_(closed))
+        return self._records(Contribution, query.order_by(rows.c.lease_id).limit(most))
+
+    def audits(self) -> list[Audited]:
+        """All contributions that were recomputed, in that order."""
+        return self._records(
+            Audited, sa.select(tables.audits).order_by(tables.audits.c.at_ms, tables.audits.c.lease_id)
+        )
+
+    def add_audit(self, audited: Audited) -> None:
+        """Store that one was; once for a lease."""
+        with self._begin() as tx:
+            tx.execute(upsert(tables.audits).values(dataclasses.asdict(audited)).on_conflict_do_nothing())
 
     # -- blobs --------------------------------------------------------------------------------------------------
 

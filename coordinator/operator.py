@@ -66,6 +66,8 @@ class Operator:
         match action.kind:
             case ActionKind.BAN | ActionKind.DISALLOW:
                 await self._dispatcher.release_all(WorkerId(action.subject))
+            case ActionKind.DISTRUST:
+                self._registry.standing.distrust(WorkerId(action.subject))
             case ActionKind.ROLLBACK:
                 self._rounds.go_back(action)
             case ActionKind.REVOKE:

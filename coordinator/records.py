@@ -169,7 +169,7 @@ class Record:
 
 
 class ActionKind(StrEnum):
-    """What an operator, or the gate in an operator's stead, does to a run."""
+    """What an operator does to a run, or the gate and the auditor in an operator's stead."""
 
     INVITE = "invite"
     """Whoever has the code may join: subject is its sha256 (hex)."""
@@ -181,6 +181,8 @@ class ActionKind(StrEnum):
     UNBAN = "unban"
     REVOKE = "revoke"
     """Forget the worker's session: it joins again with its key, and whoever else had the token cannot."""
+    DISTRUST = "distrust"
+    """A worker is a newcomer again: what has counted of it until now vouches for nothing."""
     ROLLBACK = "rollback"
     """Go back to an older version, whose number is the subject: the next version is that one again."""
 
@@ -200,6 +202,19 @@ class Action:
     """Of an invitation: how many workers may come with it."""
     until_ms: int = 0
     """When an invitation or a ban ends; 0 is never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """A contribution that was recomputed."""
+
+    lease_id: LeaseId
+    worker_id: WorkerId
+    agrees: bool
+    cosine: float
+    """Of what was handed in to what it should have been."""
+    length_ratio: float
+    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)

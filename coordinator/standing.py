@@ -60,6 +60,10 @@ class Standing:
             if not knows and len(self._untold[worker]) < _MOST_UNTOLD:
                 self._untold[worker].append(verdict)
 
+    def distrust(self, worker: WorkerId) -> None:
+        """It is a newcomer again."""
+        self._records[worker] = replace(self._of(worker), counted=0)
+
     def take_untold(self, worker: WorkerId) -> list[Verdict]:
         """What did not count of this worker's since it was last told."""
         return self._untold.pop(worker, [])

@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     Dialect,
     Enum,
@@ -192,6 +193,17 @@ verdicts = Table(
     Column("norm", Float, nullable=False),
     Column("cosine", Float, nullable=True),
     Column("fault", _choice(Fault), nullable=False),
+)
+
+audits = Table(
+    "audits",
+    metadata,
+    Column("lease_id", ForeignKey("leases.lease_id"), primary_key=True),
+    Column("worker_id", ForeignKey("workers.worker_id"), nullable=False, index=True),
+    Column("agrees", Boolean, nullable=False),
+    Column("cosine", Float, nullable=False),
+    Column("length_ratio", Float, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
 )
 
 versions = Table(

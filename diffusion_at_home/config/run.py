@@ -12,7 +12,13 @@ from typing import Annotated, Final, Self
 from pydantic import Field, model_validator
 
 from diffusion_at_home.config.toml import Section
-from diffusion_at_home.config.trust import AggregationSection, EnrolmentSection, GateSection, ScreeningSection
+from diffusion_at_home.config.trust import (
+    AggregationSection,
+    AuditSection,
+    EnrolmentSection,
+    GateSection,
+    ScreeningSection,
+)
 from diffusion_at_home.config.values import (
     Amount,
     Count,
@@ -498,6 +504,7 @@ class RunConfig(Section):
     codec: CodecSection = CodecSection()
     enrolment: EnrolmentSection = EnrolmentSection()
     screening: ScreeningSection = ScreeningSection()
+    audit: AuditSection = AuditSection()
     gate: GateSection = GateSection()
     aggregation: AggregationSection = AggregationSection()
     ema: EmaSection

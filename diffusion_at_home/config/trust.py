@@ -36,6 +36,17 @@ class EnrolmentSection(Section):
     of `dah coordinator allow`."""
 
 
+class AuditSection(Section):
+    """How much the operator's auditor recomputes (`dah coordinator audit`)."""
+
+    first: Positive = 10
+    """Contributions of a worker that are all recomputed, until so many in a row have agreed."""
+    least_share: Fraction = 0.02
+    """Of the contributions of a worker that has agreed for long."""
+    strikes: Positive = 2
+    """Contributions that disagreed, in all, at which a worker is banned."""
+
+
 class GateSection(Section):
     """When the run goes back by itself."""
 

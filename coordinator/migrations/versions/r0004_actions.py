@@ -1,4 +1,4 @@
-"""What the operator did, and who came by invitation."""
+"""What the operator did, who came by invitation, which versions went back, and what was recomputed."""
 
 from __future__ import annotations
 
@@ -26,3 +26,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("action_id", name="pk_actions"),
         sqlite_autoincrement=True,
     )
+    op.create_table(
+        "audits",
+        sa.Column("lease_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("worker_id", sa.String(16), nullable=False),
+        sa.Column("agrees", sa.Boolean(), nullable=False),
+        sa.Column("cosine", sa.Float(), nullable=False),
+        sa.Column("length_ratio", sa.Float(), nullable=False),
+        sa.Column("at_ms", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("lease_id", name="pk_audits"),
+        sa.ForeignKeyConstraint(["lease_id"], ["leases.lease_id"], name="fk_audits_lease_id"),
+        sa.ForeignKeyConstraint(["worker_id"], ["workers.worker_id"], name="fk_audits_worker_id"),
+    )
+    op.create_index("ix_audits_worker_id", "audits", ["worker_id"])

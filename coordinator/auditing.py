@@ -1,0 +1,95 @@
+"""What the operator's own auditor recomputes, and what follows: `dah coordinator audit` asks here, and writes what it found.
+
+Which contribution is recomputed is drawn after it was handed in, so a worker cannot tell it from any other. Of a worker that has
+not yet agreed `audit.first` times in a row all are recomputed, then one in as many as have agreed since it last did not, down to
+`audit.least_share`. One that disagrees makes its worker a newcomer again; `audit.strikes` of them in all, and it is banned. What
+disagrees is nobody's credit from then on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from coordinator.ledger import Ledger
+from coordinator.records import Action, ActionKind, Audited, LeaseId, now_ms
+from diffusion_at_home import events
+from diffusion_at_home.config.trust import AuditSection
+from diffusion_at_home.identity import WorkerId
+
+_MOST_WAITING: Final = 1_000
+"""An auditor that is too slow for its fleet recomputes what is newest."""
+
+_log = events.logger("coordinator")
+
+
+@dataclass(slots=True)
+class Conduct:
+    """What recomputing has shown of a worker."""
+
+    agreed_in_a_row: int = 0
+    disagreed: int = 0
+    """In all."""
+
+    def learn(self, agrees: bool) -> None:
+        """One more."""
+        self.agreed_in_a_row = self.agreed_in_a_row + 1 if agrees else 0
+        self.disagreed += not agrees
+
+
+def share(conduct: Conduct, section: AuditSection) -> float:
+    """Of a worker's contributions, how many are recomputed."""
+    if conduct.agreed_in_a_row < section.first:
+        return 1.0
+    return max(section.least_share, 1 / (conduct.agreed_in_a_row + 1))
+
+
+@dataclass(slots=True)
+class Docket:
+    """Of one auditor process."""
+
+    ledger: Ledger
+    section: AuditSection
+    chance: random.Random
+    since: int = 0
+    """Later contributions have not been looked at; drawn once each."""
+    _conducts: dict[WorkerId, Conduct] = field(default_factory=dict)
+    _waiting: deque[tuple[LeaseId, WorkerId]] = field(default_factory=lambda: deque(maxlen=_MOST_WAITING))
+    _seen: set[LeaseId] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for audited in self.ledger.audits():
+            self._of(audited.worker_id).learn(audited.agrees)
+            self._seen.add(audited.lease_id)
+
+    def next(self) -> LeaseId | None:
+        """The next lease to recompute, of a closed round; None while there is none."""
+        for contribution in self.ledger.closed_contributions(self.since):
+            self.since = contribution.lease_id
+            is_drawn = self.chance.random() < share(self._of(contribution.worker_id), self.section)
+            if is_drawn and contribution.lease_id not in self._seen:
+                self._waiting.append((contribution.lease_id, contribution.worker_id))
+        while self._waiting:
+            lease_id, worker = self._waiting.popleft()
+            if self._of(worker).disagreed < self.section.strikes:  # else it is banned, and nothing more is to be learnt
+                return lease_id
+        return None
+
+    def found(self, audited: Audited, why: str) -> None:
+        """Store what recomputing came to, and what follows for the worker; `why` is for people."""
+        conduct = self._of(audited.worker_id)
+        conduct.learn(audited.agrees)
+        self._seen.add(audited.lease_id)
+        self.ledger.add_audit(audited)
+        if audited.agrees:
+            return
+        banned = conduct.disagreed >= self.section.strikes
+        kind = ActionKind.BAN if banned else ActionKind.DISTRUST
+        note = f"by the auditor: lease {audited.lease_id} was not what it should have come to ({why})"
+        self.ledger.add_action(Action(0, kind, audited.worker_id, note[:500], now_ms()))
+        _log.warning("audit_disagrees", lease=audited.lease_id, worker=audited.worker_id, banned=banned, why=why)
+
+    def _of(self, worker: WorkerId) -> Conduct:
+        return self._conducts.setdefault(worker, Conduct())
