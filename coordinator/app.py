@@ -36,6 +36,7 @@ from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
 from coordinator.parsing import LenientParser
+from coordinator.receipts import ReceiptSigner
 from coordinator.recovery import name_what_is_missing, report, set_damaged_aside, sweep
 from coordinator.registry import Registry
 from coordinator.round_screening import RoundScreening
@@ -45,6 +46,7 @@ from coordinator.run_layout import run_layout
 from coordinator.screening import Expected
 from coordinator.scrubber import Scrubber
 from coordinator.service import CoordinatorService
+from coordinator.signatures import Signatures
 from coordinator.standing import Standing
 from coordinator.states import States
 from coordinator.status import live_status, read_status
@@ -104,7 +106,7 @@ class Coordinator:
     def __init__(self, folder: RunFolder, quota_gib: float | None = None) -> None:
         """Open everything that is on disk, and mend what a crash has left; `quota_gib` goes before storage.quota_gib.
 
-        Raises `IntegrityError`, `StorageError`.
+        Raises `IntegrityError`, `StorageError`, `ConfigError` if the run's own key is missing.
         """
         ledger = Ledger(folder.ledger)
         ledger.check()
@@ -128,6 +130,7 @@ class Coordinator:
             anchor=ledger.anchor(),
             seed=lambda: _seed_state(spec, layout),
         )
+        receipts = ReceiptSigner.load(folder.receipt_key, spec)
         swept = sweep(folder, ledger=ledger, blobs=blobs, states=states, spec=spec, uploads=uploads)
         self._spec = spec
         self._tls_folder = folder.tls
@@ -193,11 +196,14 @@ class Coordinator:
             uploads=uploads,
             blobs=blobs,
             dispatcher=self._dispatcher,
-            disk=self._disk,
             round_screening=self._round_screening,
+            receipts=receipts,
             metrics=self._metrics,
         )
-        self._checkpoints = Checkpoints(folder=folder.checkpoints, spec=spec, ledger=self._ledger)
+        signatures = Signatures(folder=folder, release_key=config.release.public_key, problems=self._metrics.problems)
+        self._checkpoints = Checkpoints(
+            folder=folder.checkpoints, spec=spec, ledger=self._ledger, signatures=signatures
+        )
         self._judgements = Judgements(folder=folder.judgements, run_id=spec.run_id, ledger=self._ledger)
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
         housekeeper = Housekeeper(

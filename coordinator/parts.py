@@ -1,4 +1,6 @@
-"""What a run consists of besides its ledger: files that never change, each with the digest that vouches for it; and states.
+"""What a run consists of besides its ledger: files, each with the digest that vouches for it; and states.
+
+They never change, but for what its operator puts there: signatures of checkpoints, and rotations of the key that makes them.
 
 The one list of them: who copies or checks a run as a whole asks here. What is not listed is either made again (`exports`, the
 animation of judgements, `address`) or worth nothing elsewhere (`staging`, the log).
@@ -15,7 +17,7 @@ from typing import Final
 from coordinator.blobs import file_sha256
 from coordinator.ledger import Ledger
 from coordinator.run_folder import RunFolder
-from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, parse_manifest
+from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, SIGNATURE_NAME, parse_manifest
 from diffusion_at_home.errors import DataError, IntegrityError
 from diffusion_at_home.runspec import RunSpec
 
@@ -31,6 +33,8 @@ class Part:
     """In the run's folder."""
     sha256: str
     """Of the whole file (hex), as the ledger says, or what the ledger names."""
+    may_change: bool = False
+    """Whether the file may be another one by the next time."""
 
 
 class Gone(Exception):
@@ -53,6 +57,9 @@ def parts(folder: RunFolder, ledger: Ledger) -> list[Part]:
         *autoencoder_parts(folder, spec),
         # Nothing names these; who reads a certificate and a key finds out whether they are a pair.
         *(Part(f"{folder.tls.name}/{path.name}", file_sha256(path)) for path in sorted(folder.tls.glob("*.pem"))),
+        # A specification that does not fit its key is found out by whoever serves the run.
+        *_unnamed(folder, folder.receipt_key),
+        *_unnamed(folder, folder.rotations, may_change=True),
         *_checkpoints(folder, ledger),
         *(Part(path, sha256) for path, sha256 in sorted(ledger.judging_files().items())),
         *_sheets(folder, ledger),
@@ -121,6 +128,13 @@ def _checkpoints(folder: RunFolder, ledger: Ledger) -> Iterator[Part]:
         manifest = parse_manifest(_read(path, checkpoint.manifest_sha256), str(path))
         yield Part(f"{name}/{MANIFEST_NAME}", checkpoint.manifest_sha256)
         yield from (Part(f"{name}/{file}", entry.sha256) for file, entry in manifest.files.items())
+        yield from _unnamed(folder, path.with_name(SIGNATURE_NAME), may_change=True)
+
+
+def _unnamed(folder: RunFolder, path: Path, *, may_change: bool = False) -> Iterator[Part]:
+    """A file that may be there, and vouches for itself."""
+    if path.is_file():
+        yield Part(path.relative_to(folder.root).as_posix(), file_sha256(path), may_change)
 
 
 def _sheets(folder: RunFolder, ledger: Ledger) -> Iterator[Part]:

@@ -209,10 +209,7 @@ class CoordinatorService(CoordinatorServicer):
         worker = self._caller(first.header.protocol_version, context)
         lease = await self._dispatcher.owned(worker, LeaseId(first.header.lease_id))
         self._registry.check_signature(worker, first.header)
-        receipt = await self._intake.take(lease, first.header, requests)
-        return pb.SubmitReply(
-            contribution_id=receipt.contribution_id, images=receipt.images, round=receipt.round_number
-        )
+        return self._intake.reply(await self._intake.take(lease, first.header, requests))
 
     async def _release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
         worker = self._caller(request.protocol_version, context)

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Self
 from pydantic import Field, model_validator
 
 from diffusion_at_home.config.toml import Section
-from diffusion_at_home.config.trust import AggregationSection, ScreeningSection
+from diffusion_at_home.config.trust import AggregationSection, ReleaseSection, ScreeningSection
 from diffusion_at_home.config.values import (
     Amount,
     Count,
@@ -491,6 +491,7 @@ class RunConfig(Section):
     evaluation: EvaluationSection
     checkpoint: CheckpointSection
     judging: JudgingSection = JudgingSection()
+    release: ReleaseSection = ReleaseSection()
     storage: StorageSection = StorageSection()
     server: ServerSection = ServerSection()
 
