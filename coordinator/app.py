@@ -356,6 +356,7 @@ class Coordinator:
             grpc_port=grpc_port,
             spec_sha256=self._spec.sha256,
             num_parameters=self._num_parameters,
+            receipt_key=self._spec.receipt_key,
             certificate="" if certificate is None else certificate.own_pem,
         )
         return web_app(

@@ -7,6 +7,7 @@ another, also where one key were used for two.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -18,6 +19,7 @@ from diffusion_at_home.errors import ConfigError, storage_errors
 from diffusion_at_home.sync import sync_folder
 
 KEY_BYTES: Final = 32
+_HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """32 bytes in hex."""
@@ -50,6 +52,14 @@ def load_key(path: Path, remedy: str) -> Ed25519PrivateKey:
     if len(data) != KEY_BYTES:
         raise ConfigError(f"{path} is not an Ed25519 key of {KEY_BYTES} bytes: {remedy}")
     return Ed25519PrivateKey.from_private_bytes(data)
+
+
+def parse_public_key(text: str, option: str) -> str:
+    """The public key (hex) that a person has given as `option`; an empty one is none. Raises `ConfigError`."""
+    key = text.strip().lower()
+    if key and not _HEX.fullmatch(key):
+        raise ConfigError(f"{option} {text!r} is no public key: give all of its 64 hexadecimal digits")
+    return key
 
 
 def public_bytes(key: Ed25519PrivateKey) -> bytes:

@@ -66,6 +66,7 @@ def download(
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     from diffusion_at_home.checkpoint import download as downloader
+    from diffusion_at_home.signing_key import parse_public_key
 
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -76,7 +77,7 @@ def download(
             which,
             out,
             lambda have, total: bar.update(task, completed=have, total=total),
-            downloader.Demand(_release_key(key), require_signature),
+            downloader.Demand(parse_public_key(key, "--key"), require_signature),
         )
     emit(
         {
@@ -105,8 +106,9 @@ def verify(
     from diffusion_at_home.checkpoint.proof import prove
     from diffusion_at_home.checkpoint.rotation import load_rotations
     from diffusion_at_home.checkpoint.signature import Trust
+    from diffusion_at_home.signing_key import parse_public_key
 
-    root = _release_key(key)
+    root = parse_public_key(key, "--key")
     known = load_rotations(rotations) if rotations else ()
     proof = prove(folder, Trust(root, known, required=require_signature or bool(root)))
     manifest, vouched = proof.manifest, proof.vouched
@@ -216,17 +218,6 @@ def key_rotate(
         },
         as_json,
     )
-
-
-def _release_key(key: str) -> str:
-    """What --key means. Raises `ConfigError`."""
-    import re
-
-    from diffusion_at_home.errors import ConfigError
-
-    if key and not re.fullmatch(r"[0-9a-f]{64}", key := key.strip().lower()):
-        raise ConfigError(f"--key {key!r} is no release key: give its 64 hexadecimal digits, as `key new` prints them")
-    return key
 
 
 def _key_from(vouched: Vouched | None, key: str) -> str | None:
