@@ -74,8 +74,8 @@ class ReleaseKey:
     def rotate(self, path: Path, new_path: Path) -> ReleaseKey:
         """Make a key in the new file `new_path` to which this one, of the file `path`, passes.
 
-        First the statement lies beside the new key, then beside this one, which from then on signs nothing more. Raises
-        `ConfigError`, `StorageError`.
+        The statement lies beside this key first, which signs nothing more from then on: a process that dies before it lies beside
+        the new one leaves a copy to make by hand, and never a key with two heirs. Raises `ConfigError`, `StorageError`.
         """
         if len(self.chain) >= MAX_ROTATIONS:
             raise ConfigError(
@@ -86,7 +86,7 @@ class ReleaseKey:
         step = Rotation(old=self.public_key, new=new.public_key, signature=signature)
         rotated = ReleaseKey(new.key, (*self.chain, step))
         data = RotationsFile(rotations=rotated.chain).model_dump_json(indent=1).encode() + b"\n"
-        for place in (new_path, path):
+        for place in (path, new_path):
             _write(_rotations(place), data)
         return rotated
 
