@@ -16,9 +16,10 @@ from typing import Final
 
 from coordinator.blobs import file_sha256
 from coordinator.ledger import Ledger
+from coordinator.receipts import ReceiptSigner
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, SIGNATURE_NAME, parse_manifest
-from diffusion_at_home.errors import DataError, IntegrityError
+from diffusion_at_home.errors import ConfigError, DataError, IntegrityError
 from diffusion_at_home.runspec import RunSpec
 
 FOLDERS: Final = ("blobs", "held_out", "autoencoder", "checkpoints", "tls", "encoder", "pictures", "judgements")
@@ -57,9 +58,8 @@ def parts(folder: RunFolder, ledger: Ledger) -> list[Part]:
         *autoencoder_parts(folder, spec),
         # Nothing names these; who reads a certificate and a key finds out whether they are a pair.
         *(Part(f"{folder.tls.name}/{path.name}", file_sha256(path)) for path in sorted(folder.tls.glob("*.pem"))),
-        # A specification that does not fit its key is found out by whoever serves the run.
-        *_unnamed(folder, folder.receipt_key),
-        *_unnamed(folder, folder.rotations, may_change=True),
+        _receipt_key(folder, spec),
+        *_put_there(folder, folder.rotations),
         *_checkpoints(folder, ledger),
         *(Part(path, sha256) for path, sha256 in sorted(ledger.judging_files().items())),
         *_sheets(folder, ledger),
@@ -128,13 +128,24 @@ def _checkpoints(folder: RunFolder, ledger: Ledger) -> Iterator[Part]:
         manifest = parse_manifest(_read(path, checkpoint.manifest_sha256), str(path))
         yield Part(f"{name}/{MANIFEST_NAME}", checkpoint.manifest_sha256)
         yield from (Part(f"{name}/{file}", entry.sha256) for file, entry in manifest.files.items())
-        yield from _unnamed(folder, path.with_name(SIGNATURE_NAME), may_change=True)
+        yield from _put_there(folder, path.with_name(SIGNATURE_NAME))
 
 
-def _unnamed(folder: RunFolder, path: Path, *, may_change: bool = False) -> Iterator[Part]:
-    """A file that may be there, and vouches for itself."""
+def _receipt_key(folder: RunFolder, spec: RunSpec) -> Part:
+    path = folder.receipt_key
+    if not path.is_file():
+        raise Gone(path)
+    try:
+        ReceiptSigner.load(path, spec)
+    except ConfigError:
+        raise damaged(path) from None
+    return Part(path.name, file_sha256(path))
+
+
+def _put_there(folder: RunFolder, path: Path) -> Iterator[Part]:
+    """What the operator may have put there, and vouches for itself: whoever serves it checks it."""
     if path.is_file():
-        yield Part(path.relative_to(folder.root).as_posix(), file_sha256(path), may_change)
+        yield Part(path.relative_to(folder.root).as_posix(), file_sha256(path), may_change=True)
 
 
 def _sheets(folder: RunFolder, ledger: Ledger) -> Iterator[Part]:
