@@ -60,8 +60,7 @@ class Signatures:
 
     def forget(self, name: str) -> None:
         """The checkpoint `name` is not offered any more."""
-        with self._lock:
-            self._checked.pop(name, None)
+        self._checked.pop(name, None)  # without the lock, which is held while a disk is waited for
         self._problems.clear(signature_refused(name))
 
     def _check(self, checkpoint: Checkpoint, folder: Path, rotations: tuple[Rotation, ...] | None) -> bytes | None:
@@ -70,7 +69,9 @@ class Signatures:
             data = read_signature(folder)
             if data is not None:
                 self._check_data(data, checkpoint, folder, rotations)
-        except (SignatureError, FileNotFoundError) as error:
+        except FileNotFoundError:
+            return None  # it has gone meanwhile
+        except SignatureError as error:
             self._problems.set(problem, f"the signature of {checkpoint.name} is not served: {error}")
             return None
         self._problems.clear(problem)
