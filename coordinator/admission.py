@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from coordinator.callers import Addresses, PlacesPerCaller, RatePerCaller
 from coordinator.refused import Refused
 from diffusion_at_home.clock import Clock
 from diffusion_at_home.config.run import ServerSection
@@ -139,6 +140,15 @@ class Admission:
     downloads: Places
     refusal_lines: Rate
     """Of the log: all refusals are counted, and no flood fills the disk."""
+    addresses: Addresses
+    joins_of: RatePerCaller
+    """By address."""
+    calls_of: RatePerCaller
+    """By worker."""
+    uploads_of: PlacesPerCaller
+    """By address."""
+    downloads_of: PlacesPerCaller
+    """By address."""
 
     @classmethod
     def of(
@@ -151,4 +161,13 @@ class Admission:
             uploads=Places(server.max_uploads, clock, chance, late_seconds),
             downloads=Places(server.max_downloads, clock, chance),
             refusal_lines=Rate(_LINES_PER_SECOND, clock, chance),
+            addresses=Addresses(server.unlimited_networks),
+            joins_of=RatePerCaller(
+                server.max_joins_per_minute_and_address / 60, server.max_joins_per_minute_and_address, clock, chance
+            ),
+            calls_of=RatePerCaller(
+                server.max_calls_per_second_and_worker, 2 * server.max_calls_per_second_and_worker, clock, chance
+            ),
+            uploads_of=PlacesPerCaller(server.max_uploads_per_address),
+            downloads_of=PlacesPerCaller(server.max_downloads_per_address),
         )

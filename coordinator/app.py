@@ -1,8 +1,8 @@
 """The coordinator's composition root: builds every component, wires them, starts and stops them in order.
 
-One asyncio loop runs the gRPC service, the web pages, the rounds, the exporter, the judge and the scrubber; blocking work
-has threads: the ledger one, tensors one, screening two, the disk eight, export, judging and scrubbing one each; judging
-itself has a process. If any of the background tasks dies, the process stops and says why.
+One asyncio loop runs the gRPC service, the web pages, the rounds, the exporter, the judge, the scrubber, the gate and what the
+operator orders; blocking work has threads: the ledger one, tensors one, screening two, the disk eight, export, judging and
+scrubbing one each; judging itself has a process. If any of the background tasks dies, the process stops and says why.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from coordinator.certificate import Certificate, choose_certificate
 from coordinator.checkpoints import Checkpoints
 from coordinator.disk import Disk
 from coordinator.dispatcher import Dispatcher
+from coordinator.enrolment import Enrolment
 from coordinator.exporter import Exporter
+from coordinator.gate import Gate
 from coordinator.housekeeping import GIB, Housekeeper
 from coordinator.intake import Intake
 from coordinator.judging.judge import Judge, why_not
@@ -35,8 +37,10 @@ from coordinator.judging.published import Judgements
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
+from coordinator.operator import Operator
 from coordinator.parsing import LenientParser
 from coordinator.receipts import ReceiptSigner
+from coordinator.records import now_ms
 from coordinator.recovery import name_what_is_missing, report, set_damaged_aside, sweep
 from coordinator.registry import Registry
 from coordinator.round_screening import RoundScreening
@@ -137,13 +141,18 @@ class Coordinator:
         self._num_parameters = layout.num_elements
         self._ledger = LedgerThread(ledger, self._metrics.problems)
         self._blobs = blobs
-        standing = Standing(config.screening, ledger.track_records())
+        workers, actions = ledger.workers(), ledger.actions()
+        enrolment = Enrolment(config.enrolment.mode, workers, actions)
+        standing = Standing(
+            config.screening, ledger.track_records(), lambda worker: enrolment.ban_of(worker, now_ms()) is not None
+        )
         self._registry = Registry(
             run_id=spec.run_id,
             ledger=self._ledger,
-            workers=ledger.workers(),
+            workers=workers,
             joins=self._admission.joins,
             standing=standing,
+            enrolment=enrolment,
         )
         self._dispatcher = Dispatcher(
             config=config,
@@ -166,11 +175,16 @@ class Coordinator:
         self._recovery = report(ledger, self._versions.loaded, swept)
         set_damaged_aside(folder, ledger=ledger, blobs=blobs)
         name_what_is_missing(folder, ledger=ledger, blobs=blobs, spec=spec, problems=self._metrics.problems)
+        signatures = Signatures(folder=folder, release_key=config.release.public_key, problems=self._metrics.problems)
+        self._checkpoints = Checkpoints(
+            folder=folder.checkpoints, spec=spec, ledger=self._ledger, signatures=signatures
+        )
         self._exporter = Exporter(
             spec=spec,
             folder=folder,
             layout=layout,
             versions=self._versions,
+            checkpoints=self._checkpoints,
             ledger=self._ledger,
             problems=self._metrics.problems,
         )
@@ -200,10 +214,6 @@ class Coordinator:
             receipts=receipts,
             metrics=self._metrics,
         )
-        signatures = Signatures(folder=folder, release_key=config.release.public_key, problems=self._metrics.problems)
-        self._checkpoints = Checkpoints(
-            folder=folder.checkpoints, spec=spec, ledger=self._ledger, signatures=signatures
-        )
         self._judgements = Judgements(folder=folder.judgements, run_id=spec.run_id, ledger=self._ledger)
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
         housekeeper = Housekeeper(
@@ -225,6 +235,22 @@ class Coordinator:
                 ledger=self._ledger,
                 metrics=self._metrics,
             )
+        )
+        self._operator = Operator(
+            ledger=self._ledger,
+            enrolment=enrolment,
+            registry=self._registry,
+            dispatcher=self._dispatcher,
+            rounds=self._rounds,
+            done=actions[-1].action_id if actions else 0,
+        )
+        self._gate = Gate(
+            section=config.gate,
+            evaluated=self._exporter.evaluated,
+            versions=self._versions,
+            ledger=self._ledger,
+            operator=self._operator,
+            problems=self._metrics.problems,
         )
         self._scrubber = Scrubber(
             bytes_per_second=1e6 * config.storage.scrub_mb_per_second,
@@ -274,6 +300,8 @@ class Coordinator:
         tasks = {
             "attention": asyncio.create_task(self._attention.run()),
             "web": asyncio.create_task(web.serve(sockets=[listener])),
+            "operator": asyncio.create_task(self._operator.run()),
+            "gate": asyncio.create_task(self._gate.run()),
             "rounds": asyncio.create_task(self._rounds.run()),
             "exporter": asyncio.create_task(self._exporter.run()),
             "judge": asyncio.create_task(self._judge.run()),
@@ -366,7 +394,7 @@ class Coordinator:
             checkpoints=self._checkpoints,
             judgements=self._judgements,
             metrics=self._metrics,
-            downloads=self._admission.downloads,
+            admission=self._admission,
         )
 
     async def _status(self) -> dict[str, Any]:
@@ -377,6 +405,7 @@ class Coordinator:
             self._metrics,
             judging=self._judge.status,
             recovery=self._recovery,
+            actions=self._operator.done,
             complete=self._dispatcher.idle_reason == "complete",
         )
         return {

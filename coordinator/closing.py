@@ -31,6 +31,8 @@ class CloseReason(StrEnum):
     EXHAUSTED = "exhausted"
     GRACE = "grace"
     TIME = "time"
+    ROLLBACK = "rollback"
+    """Not by this policy: the run goes back, and what the round has does not count."""
 
 
 @dataclass(slots=True)

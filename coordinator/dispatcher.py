@@ -206,9 +206,12 @@ class Dispatcher:
             number = self._live.opened.number
             missed = [active.lease for active in self._books.active.values()]
             pool = self._books.pool.give_back([part for lease in missed for part in lease.ranges])
-            await self._ledger.run(Ledger.close_round, number, reason.value, [lease.lease_id for lease in missed], pool)
+            goes_back = reason is CloseReason.ROLLBACK  # then what started from the weights that are left never counts
+            state = LeaseState.EXPIRED if goes_back else LeaseState.MISSED
+            out = [lease.lease_id for lease in missed]
+            await self._ledger.run(Ledger.close_round, number, reason.value, out, pool, state=state)
             self._books = Books(pool, self.progress)
-            self._set_late(missed)
+            self._set_late([] if goes_back else missed)
             accepted = self.progress.accepted_images
             _log.info("round_closed", round=number, reason=reason.value, images=accepted, missed=len(missed))
             self._live = None

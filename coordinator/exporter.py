@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,11 +22,12 @@ from typing import Final
 from torch import Tensor
 
 from coordinator.bell import Bell
+from coordinator.checkpoints import Checkpoints
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.parts import check_autoencoder
 from coordinator.problems import Problems, damaged
-from coordinator.records import Checkpoint, Evaluation, Version, Weights, now_ms
+from coordinator.records import Checkpoint, Evaluation, Version, Weights, Withdrawn, now_ms
 from coordinator.run_folder import RunFolder
 from coordinator.text_encoder import own_text_encoder
 from coordinator.versions import Versions
@@ -77,6 +79,7 @@ class Exporter:
         folder: RunFolder,
         layout: Layout,
         versions: Versions,
+        checkpoints: Checkpoints,
         ledger: LedgerThread,
         problems: Problems,
     ) -> None:
@@ -84,12 +87,15 @@ class Exporter:
         self._folder = folder
         self._layout = layout
         self._versions = versions
+        self._checkpoints = checkpoints
         self._ledger = ledger
         self._problems = problems
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="export", initializer=give_way)
         self._changed = Bell()
         self.exported = asyncio.Event()
         """Set when there is a new checkpoint; cleared by who waits for it."""
+        self.evaluated = asyncio.Event()
+        """The same, of losses."""
         self._held_out: list[Pictures] = []
         with storage_errors(folder.exports):
             folder.exports.mkdir(exist_ok=True)
@@ -113,6 +119,15 @@ class Exporter:
             link.hardlink_to(self._versions.state_file)
         self._changed.ring()
 
+    async def forget_undone(self) -> None:
+        """The run went back: what is due of versions that were left behind is not, and their checkpoints are withdrawn."""
+        for due in self._all_due():
+            if self._versions.is_undone(due.version.version):
+                due.state.unlink(missing_ok=True)
+        for checkpoint in await self._ledger.run(Ledger.checkpoints):
+            if self._versions.is_undone(checkpoint.version):
+                await self._withdraw(checkpoint)
+
     async def run(self) -> None:
         """Do what is due, for ever."""
         loop = asyncio.get_running_loop()
@@ -132,8 +147,11 @@ class Exporter:
                 await loop.run_in_executor(self._executor, give_back_heap)
                 if done is not None:
                     await self._ledger.run(Ledger.add_evaluations, done[0])
+                    self.evaluated.set()
                     if done[1] is not None:
                         await self._ledger.run(Ledger.add_checkpoint, done[1])
+                        if self._versions.is_undone(due.version.version):  # while it was being made
+                            await self._withdraw(done[1])
                         self.exported.set()
             except StorageError as error:
                 self._problems.not_written("exports", error)
@@ -169,11 +187,24 @@ class Exporter:
         before = self._versions.history[version.version - 1].images
         return version.images // every_images > before // every_images
 
+    async def _withdraw(self, checkpoint: Checkpoint) -> None:
+        await self._ledger.run(Ledger.withdraw, checkpoint.name, Withdrawn.UNDONE)
+        self._checkpoints.forget(checkpoint.name)
+        folder = self._folder.checkpoints / checkpoint.name
+        await asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(folder, ignore_errors=True))
+        _log.warning("checkpoint_withdrawn", name=checkpoint.name, version=checkpoint.version)
+
+    def _went_back_before(self, version: Version) -> bool:
+        return any(earlier.back_to is not None for earlier in self._versions.history[: version.version + 1])
+
     def _due(self) -> _Due | None:
+        return next(self._all_due(), None)
+
+    def _all_due(self) -> Iterator[_Due]:
+        """The oldest first."""
         for path in sorted(self._folder.exports.glob("*.safetensors")):
             number, _, kind = path.stem.partition("-")
-            return _Due(self._versions.history[int(number)], path, kind == Kind.CHECKPOINT)
-        return None
+            yield _Due(self._versions.history[int(number)], path, kind == Kind.CHECKPOINT)
 
     def _do_if_sound(
         self, due: _Due, contributors: tuple[Contributor, ...]
@@ -260,6 +291,8 @@ class Exporter:
         best = min(evaluations, key=lambda evaluation: evaluation.mean)
         other = next(evaluation for evaluation in evaluations if evaluation is not best)
         name = f"{self._spec.config.run.name}-{version.images:010d}"
+        if self._went_back_before(version):
+            name += f"-v{version.version}"  # it may have had as many images before
         created_at_ms = now_ms()
         facts = CheckpointFacts(
             spec=self._spec,

@@ -20,6 +20,8 @@ from coordinator.books import Changes
 from coordinator.data_pool import DataPool
 from coordinator.ledger_file import LedgerFile, empty_ledger
 from coordinator.records import (
+    Action,
+    ActionKind,
     Anchor,
     Checkpoint,
     Contribution,
@@ -105,6 +107,34 @@ class Ledger(LedgerFile):
         query = query.where(rows.lease_id.not_in(left_out)).group_by(rows.worker_id)
         with self._begin() as tx:
             return {WorkerId(worker): int(images) for worker, images in tx.execute(query)}
+
+    # -- what the operator does ---------------------------------------------------------------------------------
+
+    def add_action(self, action: Action) -> Action:
+        """Note it, and give it its number. The coordinator, if another process is that, sees it within a second or two."""
+        with self._begin() as tx:
+            key = tx.execute(sa.insert(tables.actions).values(_row(action, "action_id"))).inserted_primary_key
+            if action.kind is ActionKind.REVOKE:
+                no_token = {"token_sha256": f"revoked {action.subject}"}  # the hash of nothing
+                tx.execute(
+                    sa.update(tables.workers).where(tables.workers.c.worker_id == action.subject).values(no_token)
+                )
+        assert key is not None
+        return dataclasses.replace(action, action_id=int(key[0]))
+
+    def actions(self, since: int = 0) -> list[Action]:
+        """All after number `since`, in order."""
+        rows = tables.actions
+        return self._records(Action, sa.select(rows).where(rows.c.action_id > since).order_by(rows.c.action_id))
+
+    def pending_rollback(self) -> Action | None:
+        """The newest order to go back that no version carries out, nor any that came after it."""
+        done, rows = sa.select(sa.func.max(tables.versions.c.action_id)), tables.actions.c
+        query = (
+            sa.select(tables.actions).where(rows.kind == ActionKind.ROLLBACK).order_by(rows.action_id.desc()).limit(1)
+        )
+        found = self._records(Action, query)
+        return found[0] if found and found[0].action_id > (self._scalar(done) or 0) else None
 
     # -- leases and contributions -------------------------------------------------------------------------------
 
@@ -258,20 +288,24 @@ class Ledger(LedgerFile):
         found = self._records(Round, sa.select(tables.rounds).order_by(tables.rounds.c.number.desc()).limit(1))
         return found[0] if found else None
 
-    def close_round(self, number: int, reason: str, missed: Sequence[LeaseId], pool: DataPool) -> None:
-        """Fix a round's contributions: nothing is accepted for it from here on."""
+    def close_round(
+        self, number: int, reason: str, out: Sequence[LeaseId], pool: DataPool, *, state: LeaseState = LeaseState.MISSED
+    ) -> None:
+        """Fix a round's contributions: nothing is accepted for it from here on; leases that are still `out` end as `state`."""
         values = {"state": RoundState.CLOSING, "close_reason": reason}
         with self._begin() as tx:
             tx.execute(sa.update(tables.rounds).where(tables.rounds.c.number == number).values(values))
-            for lease_id in missed:
-                self._end(tx, lease_id, LeaseState.MISSED)
+            for lease_id in out:
+                self._end(tx, lease_id, state)
             self._set_pool(tx, pool)
 
     def publish(self, version: Version) -> None:
-        """Store a version and close the round that made it."""
+        """Store a version and close the round that made it; one that goes back has the losses of what it is again."""
         rounds = tables.rounds
         with self._begin() as tx:
             tx.execute(sa.insert(tables.versions).values(dataclasses.asdict(version)))
+            if version.back_to is not None:
+                self._copy_evaluations(tx, version.back_to, version.version)
             tx.execute(sa.update(rounds).where(rounds.c.number == version.version).values(state=RoundState.CLOSED))
 
     def set_snapshot(self, version: Version) -> None:
@@ -419,6 +453,12 @@ class Ledger(LedgerFile):
         tx.execute(sa.update(tables.leases).where(tables.leases.c.lease_id == lease_id).values(state=state))
 
     @staticmethod
+    def _copy_evaluations(tx: sa.Connection, source: int, target: int) -> None:
+        rows = tx.execute(sa.select(tables.evaluations).where(tables.evaluations.c.version == source)).mappings().all()
+        for row in rows:
+            tx.execute(upsert(tables.evaluations).values({**row, "version": target}).on_conflict_do_nothing())
+
+    @staticmethod
     def _add_judging_files(tx: sa.Connection, files: Mapping[str, str]) -> None:
         for path, sha256 in files.items():
             row = {"path": path, "sha256": sha256}
@@ -429,7 +469,7 @@ class Ledger(LedgerFile):
         tx.execute(sa.update(tables.run).values(pool=pool.to_json()))
 
 
-def _row(record: Lease | Contribution, numbered_by: str) -> dict[str, Any]:
+def _row(record: Action | Lease | Contribution, numbered_by: str) -> dict[str, Any]:
     """Its columns, but for the number that the table gives."""
     names = (field.name for field in dataclasses.fields(record))
     return {name: getattr(record, name) for name in names if name != numbered_by}

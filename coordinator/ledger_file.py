@@ -207,6 +207,7 @@ def _engine(path: Path, *, read_only: bool, foreign_keys: bool = True) -> sa.Eng
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+        # At once the one who writes: what has read first could not write any more once the operator's command has.
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine

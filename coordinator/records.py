@@ -61,6 +61,8 @@ class Worker:
     software_version: str
     joined_at_ms: int
     """First Join."""
+    invite: str = ""
+    """The invitation it first came with, by its sha256 (hex); empty without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class Fault(StrEnum):
     """Far longer or shorter than the round's."""
     OPPOSED = "opposed"
     """It does not agree with the round's."""
+    BANNED = "banned"
+    """Its worker was banned before the round was computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,40 @@ class Record:
     """0 if there is none."""
 
 
+class ActionKind(StrEnum):
+    """What an operator, or the gate in an operator's stead, does to a run."""
+
+    INVITE = "invite"
+    """Whoever has the code may join: subject is its sha256 (hex)."""
+    UNINVITE = "uninvite"
+    ALLOW = "allow"
+    """Put a worker on the list; subject is its id, as of all that follow."""
+    DISALLOW = "disallow"
+    BAN = "ban"
+    UNBAN = "unban"
+    REVOKE = "revoke"
+    """Forget the worker's session: it joins again with its key, and whoever else had the token cannot."""
+    ROLLBACK = "rollback"
+    """Go back to an older version, whose number is the subject: the next version is that one again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One deed of the operator; what holds now is what all of them come to."""
+
+    action_id: int
+    """0 until the ledger numbers it."""
+    kind: ActionKind
+    subject: str
+    note: str
+    """For people; of a ban, what its worker is told."""
+    at_ms: int
+    uses: int = 0
+    """Of an invitation: how many workers may come with it."""
+    until_ms: int = 0
+    """When an invitation or a ban ends; 0 is never."""
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """Round n starts from version n - 1 and ends in version n."""
@@ -191,6 +229,15 @@ class Version:
     """Blob of this version whole; empty when there is none."""
     snapshot_bytes: int
     published_at_ms: int
+    back_to: int | None = None
+    """Of a rollback: the version that this one is again. It has a snapshot and no update."""
+    action_id: int | None = None
+    """Of a rollback: the action that it carries out."""
+
+    @property
+    def parent(self) -> int:
+        """The version that it was made from."""
+        return self.version - 1 if self.back_to is None else self.back_to
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +271,8 @@ class Withdrawn(StrEnum):
     THINNED = "thinned"
     """To keep the run folder within its quota."""
     DAMAGED = "damaged"
+    UNDONE = "undone"
+    """The run went back to a version before it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
 from coordinator.admission import Rate
 from coordinator.batches import Again, Batches
+from coordinator.enrolment import MAX_CODE, Enrolment, hash_code
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.records import Worker, now_ms
@@ -29,10 +30,18 @@ class Registry:
     """Sessions by the sha256 of their token; the ledger has the same, written first."""
 
     def __init__(
-        self, *, run_id: str, ledger: LedgerThread, workers: list[Worker], joins: Rate, standing: Standing
+        self,
+        *,
+        run_id: str,
+        ledger: LedgerThread,
+        workers: list[Worker],
+        joins: Rate,
+        standing: Standing,
+        enrolment: Enrolment,
     ) -> None:
-        """`joins` is how many are let in a second."""
+        """`joins` is how many are let in a second, `enrolment` who."""
         self.standing = standing
+        self._enrolment = enrolment
         self._run_id = run_id
         self._ledger = ledger
         self._joins = joins
@@ -64,6 +73,7 @@ class Registry:
             memory_bytes=request.hardware.memory_bytes,
             software_version=request.software_version,
             joined_at_ms=now_ms(),
+            invite=hash_code(request.invite),
         )
         await self._batches.do(record)
         return record.worker_id, token
@@ -76,22 +86,43 @@ class Registry:
             known = self._workers.get(session.worker_id)
             if session.worker_id in opened:
                 outcomes.append(Again.AGAIN)  # the same Join twice at once must not open two sessions
+            elif (refused := self._shut_out(session, opened.values())) is not None:
+                outcomes.append(refused)
             elif known is not None and session.signed_at_ms <= known.signed_at_ms:
                 sentence = (
                     "signed_at_ms is not later than at the last Join of this key: another machine may use it, too"
                 )
                 outcomes.append(Refused(Refusal.REFUSAL_BAD_SIGNATURE, sentence))
             else:
-                opened[session.worker_id] = replace(session, joined_at_ms=known.joined_at_ms) if known else session
+                opened[session.worker_id] = _continued(session, known)
                 outcomes.append(None)
         if opened:
             await self._ledger.run(Ledger.join, *opened.values())
         for worker, session in opened.items():
             if (before := self._workers.get(worker)) is not None:
                 self._by_token.pop(before.token_sha256, None)
+            else:
+                self._enrolment.came(session)
             self._workers[worker] = session
             self._by_token[session.token_sha256] = worker
         return outcomes
+
+    def _shut_out(self, session: Worker, opened: Iterable[Worker]) -> Refused | None:
+        """Why it may not join, where others are `opened` with it."""
+        try:
+            if session.worker_id in self._workers:
+                self._enrolment.check_old(session.worker_id, now_ms())
+            else:
+                coming = sum(other.invite == session.invite for other in opened if other.worker_id not in self._workers)
+                self._enrolment.check_new(session.worker_id, session.invite, now_ms(), coming)
+        except Refused as refused:
+            return refused
+        return None
+
+    def revoke(self, worker: WorkerId) -> None:
+        """Forget its session."""
+        if (known := self._workers.get(worker)) is not None:
+            self._by_token.pop(known.token_sha256, None)
 
     def authenticate(self, metadata: dict[str, str | bytes]) -> WorkerId:
         """Whose call this is. Raises `Refused`."""
@@ -99,6 +130,7 @@ class Registry:
         worker = self._by_token.get(_hash(token)) if scheme == "Bearer" else None
         if worker is None:
             raise Refused(Refusal.REFUSAL_UNKNOWN_SESSION, "this session is not known here: join again")
+        self._enrolment.check_old(worker, now_ms())
         return worker
 
     def check_signature(self, worker: WorkerId, header: SubmitHeader) -> None:
@@ -122,6 +154,13 @@ def check_version(theirs: int) -> None:
         )
 
 
+def _continued(session: Worker, known: Worker | None) -> Worker:
+    """`session` of a worker that may be `known`: what its first Join said of it stays."""
+    if known is None:
+        return session
+    return replace(session, joined_at_ms=known.joined_at_ms, invite=known.invite)
+
+
 def _check_fields(request: JoinRequest) -> None:
     hardware = request.hardware
     problems = {
@@ -141,6 +180,7 @@ def _check_fields(request: JoinRequest) -> None:
         ),
         # Not compared with our own clock, which may be the wrong one: a worker's next Join only has to be later.
         "signed_at_ms must be under 2^53": request.signed_at_ms >= 2**53,
+        f"invite must be at most {MAX_CODE} characters": len(request.invite) > MAX_CODE,
     }
     for sentence, is_problem in problems.items():
         if is_problem:

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from coordinator.blobs import BlobStore, allow_many_files, file_sha256, read_spec
 from coordinator.ledger import Ledger
+from coordinator.lineage import lineage
 from coordinator.records import Anchor, Counted, Version
 from coordinator.run_folder import RunFolder
 from coordinator.states import anchor_file
@@ -25,6 +27,8 @@ from diffusion_at_home.model.build import build_model
 from diffusion_at_home.outer.state import RunState, state_digest
 from diffusion_at_home.wire.chunk import DecodeError
 from diffusion_at_home.wire.layout import Layout
+
+_UPDATE: Final = "update"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +68,23 @@ def _replay(folder: RunFolder, ledger: Ledger, blobs: BlobStore, anchor: Anchor 
     model = build_model(config.model, config.objective, spec.tokenizer.encode(), config.run.seed)
     layout = Layout.of(model)
     first = anchor.version if anchor else 0
-    state = _anchored(folder, anchor) if anchor else RunState.initial(config, layout.flatten(model))
+    weights = layout.flatten(model)
+
+    def begin() -> RunState:
+        return _anchored(folder, anchor) if anchor else RunState.initial(config, weights)
+
+    state = begin()
     _compare(history[first], state, layout, update_sha256=history[first].update_sha256 if anchor else "")
     num_contributions = 0
     for published in history[first + 1 :]:
-        counted = ledger.counted(published.version)
-        update = _step(state, config, counted, blobs, published)
-        _compare(published, state, layout, update_sha256=file_sha256(update))
-        num_contributions += len(counted)
+        if published.back_to is not None:
+            state = begin()
+            for earlier in lineage(history, published.back_to):
+                if earlier > first:
+                    _move(state, config, ledger, blobs, history[earlier])
+        num_contributions += _move(state, config, ledger, blobs, published)
+        update_sha256 = "" if published.back_to is not None else file_sha256(blobs.staging / _UPDATE)
+        _compare(published, state, layout, update_sha256=update_sha256)
     return Replayed(spec.run_id, len(history), first, num_contributions, state.images, history[-1].weights_digest)
 
 
@@ -82,8 +95,18 @@ def _anchored(folder: RunFolder, anchor: Anchor) -> RunState:
     return RunState.load(path)
 
 
-def _step(state: RunState, config: RunConfig, counted: Sequence[Counted], blobs: BlobStore, target: Version) -> Path:
-    """Move `state` to `target`; returns the update."""
+def _move(state: RunState, config: RunConfig, ledger: Ledger, blobs: BlobStore, target: Version) -> int:
+    """Move `state` from its parent to `target`; the update is in staging. Returns how many contributions count."""
+    if target.back_to is not None:
+        state.version = target.version  # it is the same again
+        return 0
+    counted = ledger.counted(target.version)
+    _step(state, config, counted, blobs, target)
+    return len(counted)
+
+
+def _step(state: RunState, config: RunConfig, counted: Sequence[Counted], blobs: BlobStore, target: Version) -> None:
+    """Move `state` to `target`, and write the update."""
     for contribution in (one.contribution for one in counted):
         path = blobs.path(contribution.sha256)
         if path is not None and file_sha256(path) != contribution.sha256:
@@ -91,14 +114,12 @@ def _step(state: RunState, config: RunConfig, counted: Sequence[Counted], blobs:
                 f"version {target.version} differs: {path}, contribution {contribution.contribution_id}, "
                 "does not have the digest of its name: restore it from a backup"
             )
-    update = blobs.staging / "update"
     try:
-        write_update(update, state, config, counted, blobs)
+        write_update(blobs.staging / _UPDATE, state, config, counted, blobs)
     except DecodeError as error:
         raise IntegrityError(
             f"version {target.version} differs: a contribution cannot be decoded ({error}): use the software that made it"
         ) from None
-    return update
 
 
 def _compare(published: Version, state: RunState, layout: Layout, *, update_sha256: str) -> None:

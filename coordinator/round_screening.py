@@ -58,7 +58,11 @@ class RoundScreening:
 
     def came(self, contribution: Contribution) -> None:
         """One that the ledger has: it is looked at beside the round."""
-        if self._compares and contribution.lease_id not in self._sketches:
+        if self._compares:
+            self._look_at(contribution)
+
+    def _look_at(self, contribution: Contribution) -> None:
+        if contribution.lease_id not in self._sketches:
             self._sketches[contribution.lease_id] = self._executor.submit(self._sketch, contribution)
 
     async def decide(self, round_number: int) -> None:
@@ -66,9 +70,9 @@ class RoundScreening:
 
         Raises `IntegrityError` if one cannot be read, and `StorageError`; then the same call may be repeated.
         """
-        if not self._compares:
-            return
         contributions = await self._ledger.run(Ledger.contributions, round_number)
+        if not self._compares and not any(self._standing.is_banned(c.worker_id) for c in contributions):
+            return
         decided = {verdict.lease_id for verdict in await self._ledger.run(Ledger.verdicts, round_number)}
         if all(contribution.lease_id in decided for contribution in contributions):
             return  # before a restart
@@ -91,7 +95,7 @@ class RoundScreening:
     async def _given(self, contributions: Sequence[Contribution], round_number: int) -> list[Given]:
         copies = await self._ledger.run(Ledger.seen_before, round_number)
         for contribution in contributions:
-            self.came(contribution)
+            self._look_at(contribution)
         sketches = {c.lease_id: self._sketches[c.lease_id] for c in contributions}
         try:
             found = {lease_id: await asyncio.wrap_future(future) for lease_id, future in sketches.items()}
@@ -99,7 +103,13 @@ class RoundScreening:
             self._sketches.clear()  # what could not be read is read again
             raise
         return [
-            Given(c, found[c.lease_id], self._standing.is_newcomer(c.worker_id), c.lease_id in copies)
+            Given(
+                c,
+                found[c.lease_id],
+                self._standing.is_newcomer(c.worker_id),
+                c.lease_id in copies,
+                self._standing.is_banned(c.worker_id),
+            )
             for c in contributions
         ]
 

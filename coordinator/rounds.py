@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from coordinator.closing import CloseReason
 from coordinator.dispatcher import Dispatcher
 from coordinator.exporter import Exporter
 from coordinator.housekeeping import Housekeeper
@@ -17,7 +18,7 @@ from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
 from coordinator.problems import damaged
-from coordinator.records import Round, RoundState, Version, now_ms
+from coordinator.records import Action, Round, RoundState, Version, now_ms
 from coordinator.round_screening import RoundScreening
 from coordinator.versions import Versions
 from diffusion_at_home import events
@@ -67,6 +68,8 @@ class Rounds:
         """Held while the newest state is not the newest version's, or something is made of it."""
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tensors")
         self._settling: asyncio.Task[None] | None = None
+        self._going_back: Action | None = None
+        """The rollback that ends the open round."""
         self._smallest_round = parts.config.lease.min_steps * parts.config.inner.batch_images
 
     @property
@@ -81,6 +84,15 @@ class Rounds:
             await self._open()
         elif latest is not None:
             await self._dispatcher.expect_late(latest.number)
+
+    def go_back(self, order: Action) -> None:
+        """End the open round and go back to the version that `order` names, if that can be; the newest order counts."""
+        if self.complete or (why_not := self._versions.why_not_back(int(order.subject))):
+            why_not = "the run is complete" if self.complete else why_not
+            _log.warning("rollback_refused", version=order.subject, reason=why_not)
+            return
+        self._going_back = order
+        self._dispatcher.changed.ring()
 
     async def run(self) -> None:
         """Until the run is complete and its last checkpoint is out."""
@@ -124,10 +136,13 @@ class Rounds:
 
     async def _collect(self) -> None:
         """Wait until the round should close, taking back leases that have fallen silent; then close it."""
-        while (reason := self._dispatcher.close_reason()) is None:
+        while (reason := self._close_reason()) is None:
             await self._dispatcher.changed.wait(_TICK_SECONDS)
             await self._until_stored(self._dispatcher.expire)
         await self._until_stored(lambda: self._dispatcher.close(reason))
+
+    def _close_reason(self) -> CloseReason | None:
+        return self._dispatcher.close_reason() if self._going_back is None else CloseReason.ROLLBACK
 
     async def _publish(self, closing: Round) -> Version:
         started = time.monotonic()
@@ -136,6 +151,8 @@ class Rounds:
             version = await self._until_made(closing)
             await self._until_stored(lambda: self._ledger.run(Ledger.publish, version))
             self._versions.published(version)
+            if version.back_to is not None:
+                await self._leave_behind(version)
         seconds = time.monotonic() - started
         self._metrics.closing.observe(seconds)
         self._metrics.version.set(version.version)
@@ -147,7 +164,7 @@ class Rounds:
         problem = damaged(f"round-{closing.number}")
         while True:
             try:
-                version = await self._until_stored(lambda: self._make(closing.number))
+                version = await self._until_stored(lambda: self._make(closing))
             except IntegrityError as error:
                 self._problems.set(problem, f"round {closing.number} cannot be published: {error}")
                 await asyncio.sleep(_RESTORED_RETRY_SECONDS)
@@ -155,10 +172,28 @@ class Rounds:
                 self._problems.clear(problem)
                 return version
 
-    async def _make(self, number: int) -> Version:
+    async def _make(self, closing: Round) -> Version:
+        order = await self._rollback()
+        if order is not None:
+            return await self._in_thread(lambda: self._versions.go_back(int(order.subject), order.action_id))
+        number = closing.number
         await self._screening.decide(number)
         counted = await self._ledger.run(Ledger.counted, number)
         return await self._in_thread(lambda: self._versions.make(counted))
+
+    async def _rollback(self) -> Action | None:
+        """The order that closed the latest round, if one did; it is found again after a restart."""
+        latest = await self._ledger.run(Ledger.latest_round)
+        if latest is None or latest.close_reason != CloseReason.ROLLBACK:
+            return None
+        return self._going_back or await self._ledger.run(Ledger.pending_rollback)
+
+    async def _leave_behind(self, back: Version) -> None:
+        """The run went back: no later start needs what is undone, and nobody is offered it."""
+        self._going_back = None
+        await self._until_stored(lambda: self._in_thread(self._versions.save))
+        await self._until_stored(self._exporter.forget_undone)
+        _log.warning("rolled_back", version=back.version, back_to=back.back_to, images=back.images)
 
     async def _export(self, version: Version) -> None:
         due = await self._exporter.due_at(version, final=self.complete)

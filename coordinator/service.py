@@ -6,13 +6,14 @@ Handlers hold no state and decide nothing. This file and the server in `app` are
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Hashable
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
 
 import grpc
 
 from coordinator.admission import Admission
+from coordinator.callers import peer_host
 from coordinator.dispatcher import Dispatcher, IdleReason, Order
 from coordinator.intake import Intake
 from coordinator.metrics import Metrics
@@ -92,7 +93,7 @@ class CoordinatorService(CoordinatorServicer):
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
         """See the proto."""
-        return await self._answer("join", context, self._join(request))
+        return await self._answer("join", context, self._join(request, context))
 
     async def Lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
         """See the proto."""
@@ -116,7 +117,8 @@ class CoordinatorService(CoordinatorServicer):
 
     # -- the calls ----------------------------------------------------------------------------------------------
 
-    async def _join(self, request: pb.JoinRequest) -> pb.JoinReply:
+    async def _join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
+        self._admission.joins_of.enter(self._address(context), "many are joining from this address")
         worker, token = await self._registry.join(request)
         _log.info("worker_joined", worker=worker, name=request.display_name, device=request.hardware.device)
         return pb.JoinReply(
@@ -209,7 +211,9 @@ class CoordinatorService(CoordinatorServicer):
         worker = self._caller(first.header.protocol_version, context)
         lease = await self._dispatcher.owned(worker, LeaseId(first.header.lease_id))
         self._registry.check_signature(worker, first.header)
-        return self._intake.reply(await self._intake.take(lease, first.header, requests))
+        full = "many contributions are coming in from this address"
+        with self._admission.uploads_of.taken(self._address(context), full):
+            return self._intake.reply(await self._intake.take(lease, first.header, requests))
 
     async def _release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
         worker = self._caller(request.protocol_version, context)
@@ -222,7 +226,12 @@ class CoordinatorService(CoordinatorServicer):
 
     def _caller(self, protocol_version: int, context: Context) -> WorkerId:
         check_version(protocol_version)
-        return self._registry.authenticate(dict(context.invocation_metadata() or ()))
+        worker = self._registry.authenticate(dict(context.invocation_metadata() or ()))
+        self._admission.calls_of.enter(worker, "this worker calls too often")
+        return worker
+
+    def _address(self, context: Context) -> Hashable | None:
+        return self._admission.addresses.caller(peer_host(context.peer()))
 
     def _closes_in_ms(self) -> int:
         left = self._dispatcher.seconds_to_close()

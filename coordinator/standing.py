@@ -7,7 +7,7 @@ gets no leases for some rounds, and for more each time: a broken card should not
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -25,7 +25,13 @@ _MOST_UNTOLD: Final = 100
 class Standing:
     """Of all workers."""
 
-    def __init__(self, section: ScreeningSection, records: Mapping[WorkerId, Record]) -> None:
+    def __init__(
+        self,
+        section: ScreeningSection,
+        records: Mapping[WorkerId, Record],
+        is_banned: Callable[[WorkerId], bool] = lambda _: False,
+    ) -> None:
+        self.is_banned = is_banned
         self._section = section
         self._records = dict(records)
         self._untold: defaultdict[WorkerId, list[Verdict]] = defaultdict(list)
@@ -50,7 +56,7 @@ class Standing:
             self._records[worker] = replace(
                 record, faults_in_a_row=record.faults_in_a_row + 1, last_fault_round=verdict.round_number
             )
-            knows = verdict.fault is Fault.NOT_FINITE  # its call was refused
+            knows = verdict.fault in {Fault.NOT_FINITE, Fault.BANNED}  # its call was refused, or all of them
             if not knows and len(self._untold[worker]) < _MOST_UNTOLD:
                 self._untold[worker].append(verdict)
 

@@ -86,6 +86,8 @@ class LiveStatus:
     judging: JudgingStatus
     recovery: Recovery
     """What this process found when it started."""
+    actions: int
+    """Number of the operator's last action that it has carried out."""
 
 
 def read_status(ledger: Ledger) -> RunStatus:
@@ -117,6 +119,7 @@ def live_status(
     *,
     judging: JudgingStatus,
     recovery: Recovery,
+    actions: int,
     complete: bool,
 ) -> LiveStatus:
     """The part in memory."""
@@ -133,4 +136,5 @@ def live_status(
         problems=metrics.problems.present(),
         judging=judging,
         recovery=recovery,
+        actions=actions,
     )

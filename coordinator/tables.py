@@ -27,10 +27,10 @@ from sqlalchemy import (
     TypeDecorator,
 )
 
-from coordinator.records import Fault, LeaseState, RoundState, Weights, Withdrawn
+from coordinator.records import ActionKind, Fault, LeaseState, RoundState, Weights, Withdrawn
 from diffusion_at_home.data.order import ShardRange
 
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 """The newest one in `coordinator/migrations/versions/`, which is the schema below."""
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
@@ -119,6 +119,20 @@ workers = Table(
     Column("memory_bytes", BigInteger, nullable=False),
     Column("software_version", String(32), nullable=False),
     Column("joined_at_ms", BigInteger, nullable=False),
+    Column("invite", String(64), nullable=False, server_default=""),
+)
+
+actions = Table(
+    "actions",
+    metadata,
+    Column("action_id", _Id, primary_key=True),
+    Column("kind", _choice(ActionKind), nullable=False),
+    Column("subject", String(64), nullable=False),
+    Column("note", String(500), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("uses", BigInteger, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 rounds = Table(
@@ -191,6 +205,8 @@ versions = Table(
     Column("snapshot_sha256", String(64), nullable=False),
     Column("snapshot_bytes", BigInteger, nullable=False),
     Column("published_at_ms", BigInteger, nullable=False),
+    Column("back_to", BigInteger, nullable=True),
+    Column("action_id", BigInteger, nullable=True),
 )
 
 evaluations = Table(

@@ -40,6 +40,7 @@ class Given:
     is_newcomer: bool
     copies: bool
     """Whether the same bytes were handed in before, whenever."""
+    is_banned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,13 @@ def decide(given: Sequence[Given], rules: Rules) -> list[Verdict]:
     if not given:
         return []
     round_ = _Round(given)
-    faults = _faults(round_, rules.screening) if rules.screening.enabled else {}
+    banned = {index: Fault.BANNED for index, one in enumerate(given) if one.is_banned}
+    faults = dict(banned)
+    if rules.screening.enabled:
+        faults |= _faults(round_, [index for index in range(len(given)) if index not in faults], rules.screening)
     if len(faults) == len(given):
-        faults = {}  # a round needs something to be made of, and all alike are nobody's fault
+        # A round needs something to be made of, and all alike are nobody's fault.
+        faults = banned if len(banned) < len(given) else {}
     counted = [index for index in range(len(given)) if index not in faults]
     weights = _weights(given, counted, rules.screening)
     scales = _scales(round_, counted, weights, rules.aggregation)
@@ -117,13 +122,12 @@ class _Round:
         return [cosine if known else None for cosine, known in zip(cosines_g.tolist(), known_g.tolist(), strict=True)]
 
 
-def _faults(round_: _Round, section: ScreeningSection) -> dict[int, Fault]:
-    """Who is left out, and why."""
-    everybody = range(len(round_.workers))
+def _faults(round_: _Round, everybody: Sequence[int], section: ScreeningSection) -> dict[int, Fault]:
+    """Who of `everybody` is left out, and why."""
     faults = {index: Fault.UNCHANGED for index in everybody if round_.norms_g[index] == 0}
     faults |= {index: Fault.COPIED for index in everybody if round_.copies[index] and index not in faults}
     faults |= _copies(round_, [index for index in everybody if index not in faults], section)
-    if len(set(round_.workers)) < section.least_workers:
+    if len({round_.workers[index] for index in everybody}) < section.least_workers:
         return faults
     kept = [index for index in everybody if index not in faults]
     median = round_.median_step(kept)

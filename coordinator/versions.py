@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from coordinator.blobs import BlobStore, file_sha256
+from coordinator.lineage import lineage
 from coordinator.records import Counted, Version, now_ms
 from coordinator.refused import Refused
 from coordinator.states import Source, States
@@ -147,10 +148,54 @@ class Versions:
             published_at_ms=now_ms(),
         )
 
+    def why_not_back(self, to: int) -> str:
+        """Why the run cannot go back to version `to`; empty if it can."""
+        if not 0 <= to < self.newest.version:
+            return f"version {to} is not before the newest one, {self.newest.version}"
+        if self.is_undone(to):
+            return f"version {to} was left behind by a rollback"
+        if to < self._states.anchor_version:
+            return f"nothing is kept from which a version before {self._states.anchor_version} could be computed again"
+        return ""
+
+    def go_back(self, to: int, action_id: int) -> Version:
+        """The next version, which is version `to` again; with its snapshot, durable but for the ledger.
+
+        Blocks for as long as it takes to compute that one again. When it raises (`StorageError`, `IntegrityError`), nothing
+        has changed and the same call may be repeated.
+        """
+        number = self.newest.version + 1
+        self._state = None
+        state, _, _ = self._state_of(to)
+        state.version = number
+        staged = self._blobs.staging / f"snapshot-{number}"
+        _write_snapshot(staged, state)
+        sha256, size_bytes = self._add(staged)
+        self._state, self._unsaved_seconds = state, math.inf
+        return Version(
+            version=number,
+            images=state.images,
+            weights_digest=self.layout.weights_digest(state.published),
+            update_sha256="",
+            update_bytes=0,
+            snapshot_sha256=sha256,
+            snapshot_bytes=size_bytes,
+            published_at_ms=now_ms(),
+            back_to=to,
+            action_id=action_id,
+        )
+
+    def is_undone(self, version: int) -> bool:
+        """Whether the run has gone back to a version before it."""
+        return version not in self._lineage(self.newest.version)
+
     def published(self, version: Version) -> None:
         """The ledger has `version`: it is the newest one now."""
         assert version.version == self.newest.version + 1
         self.history.append(version)
+        if version.back_to is not None:
+            self.forget_updates(version.version)
+            self.snapshot_stored(version)
 
     def save(self) -> None:
         """Save the newest version's state, unless it is. Blocks. Raises `StorageError`."""
@@ -161,6 +206,7 @@ class Versions:
         self._saved, self._saved_at = state.version, time.monotonic()
         self._save_seconds = self._saved_at - started
         self._unsaved_seconds = 0.0
+        self._forget_undone_states()
 
     def saved_is_sound(self) -> bool:
         """Whether the newest saved state is what it was. Blocks, as all of it is read."""
@@ -239,8 +285,27 @@ class Versions:
     def _load(self) -> RunState:
         """The newest version's state: the last saved one that is sound, stepped again by what made those after it."""
         self._state = None
+        state, source, failed = self._state_of(self.newest.version)
+        damaged = tuple(what for _, what in failed)
+        for bad, _ in failed:
+            if bad.path is not None:
+                self._states.set_aside(bad.path)
+        self._state = state
+        self._forget_undone_states()
+        self._saved = max(self._states.saved(), default=-1)
+        steps = [number for number in self._lineage(state.version) if number > source.version]
+        self.loaded = Loaded(source.name, len(steps), damaged)
+        if damaged or self._saved < 0:
+            self._save_unless_full()
+        return state
+
+    def _state_of(self, version: int) -> tuple[RunState, Source, list[tuple[Source, str]]]:
+        """The state of `version`, where it was stepped from, and which later sources were damaged, a sentence each."""
         failed: list[tuple[Source, str]] = []
+        way = self._lineage(version)
         for source in self._states.sources():
+            if source.version not in way:
+                continue  # it is later, or was undone
             try:
                 state = source.load()
                 self._check(state, source.version, f"{source.name} is not the published version {source.version}")
@@ -248,32 +313,28 @@ class Versions:
                 _log.error("state_damaged", source=source.name, error=str(error))
                 failed.append((source, str(error)))
                 continue
-            return self._loaded(state, source, failed)
+            self._step_again(state, [number for number in way if number > source.version], failed)
+            return state, source, failed
         raise IntegrityError(
             f"no sound state of any version is left ({'; '.join(what for _, what in failed)}): "
             "restore the run from a backup"
         )
 
-    def _loaded(self, state: RunState, source: Source, failed: Sequence[tuple[Source, str]]) -> RunState:
-        damaged = tuple(what for _, what in failed)
+    def _step_again(self, state: RunState, numbers: Sequence[int], failed: Sequence[tuple[Source, str]]) -> None:
+        """Step `state` to each of the versions `numbers` in turn; `failed` is why that is needed."""
         try:
-            self._step_again(state)
+            for done, number in enumerate(numbers, start=1):
+                self._step_to(state, number)
+                if done % _MANY_STEPS == 0:
+                    _log.info("stepping_again", version=number, newest=numbers[-1])
         except IntegrityError as error:
-            because = f" (needed since {damaged[0]})" if damaged else ""
+            because = f" (needed since {failed[0][1]})" if failed else ""
             raise IntegrityError(f"{error}{because}") from error
-        for bad, _ in failed:
-            if bad.path is not None:
-                self._states.set_aside(bad.path)
-        self._state = state
-        self._saved = max(self._states.saved(), default=-1)
-        self.loaded = Loaded(source.name, state.version - source.version, damaged)
-        if damaged or self._saved < 0:
-            self._save_unless_full()
-        return state
 
-    def _step_again(self, state: RunState) -> None:
-        first = state.version
-        for number in range(first + 1, self.newest.version + 1):
+    def _step_to(self, state: RunState, number: int) -> None:
+        if self.history[number].back_to is not None:
+            state.version = number  # it is the same again
+        else:
             counted = self._counted_of(number)
             for one in counted:
                 self._blobs.check(one.contribution.sha256)
@@ -282,9 +343,16 @@ class Versions:
                     pass
             except DecodeError as error:
                 raise IntegrityError(_undecodable(number, error)) from None
-            self._check(state, number, f"its contributions do not make the published version {number}")
-            if (number - first) % _MANY_STEPS == 0:
-                _log.info("stepping_again", version=number, newest=self.newest.version)
+        self._check(state, number, f"its contributions do not make the published version {number}")
+
+    def _lineage(self, version: int) -> list[int]:
+        """The versions that `version` was made from, one after the other, and itself."""
+        return lineage(self.history, version)
+
+    def _forget_undone_states(self) -> None:
+        """Nothing is made from them any more."""
+        kept = self._lineage(self.newest.version)
+        self._states.forget_all_but([version for version in self._states.saved() if version in kept])
 
     def _save_unless_full(self) -> None:
         """What was saved is damaged: the next start must not need it."""

@@ -9,7 +9,8 @@
     |-- RunChanged             what was known of the run holds no longer: open it anew
     |-- LeaveRun               this run is over for us; do not come back unasked
     |   |-- VersionMismatch    the two sides speak different protocol versions
-    |   `-- NotAdmitted        the coordinator does not want this worker
+    |   |-- NotAdmitted        the coordinator does not want this worker
+    |   `-- ShutOut            the run's operator does not let this worker in, or no longer
     `-- StopProcess            nothing to retry: say why in one sentence and exit
         |-- ConfigError        a setting is wrong
         |-- DataError          a data set or shard is missing, corrupt or lies
@@ -92,6 +93,10 @@ class VersionMismatch(LeaveRun):
 
 class NotAdmitted(LeaveRun):
     """The coordinator refuses this worker."""
+
+
+class ShutOut(LeaveRun):
+    """The run's operator does not let this worker in, or no longer."""
 
 
 class StopProcess(DahError):

@@ -7,7 +7,16 @@ from typing import Final
 
 import grpc
 
-from diffusion_at_home.errors import Busy, DahError, LeaseLost, NotAdmitted, RetryCall, SessionLost, VersionMismatch
+from diffusion_at_home.errors import (
+    Busy,
+    DahError,
+    LeaseLost,
+    NotAdmitted,
+    RetryCall,
+    SessionLost,
+    ShutOut,
+    VersionMismatch,
+)
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
 
 REFUSAL_METADATA: Final = "dah-refusal"
@@ -46,6 +55,8 @@ MEANINGS: Final[dict[Refusal, Meaning]] = {
     Refusal.REFUSAL_SHUTTING_DOWN: Meaning(_Code.UNAVAILABLE, Busy),
     Refusal.REFUSAL_DUPLICATE: Meaning(_Code.ALREADY_EXISTS, LeaseLost),
     Refusal.REFUSAL_BUSY: Meaning(_Code.RESOURCE_EXHAUSTED, Busy),
+    Refusal.REFUSAL_BANNED: Meaning(_Code.PERMISSION_DENIED, ShutOut),
+    Refusal.REFUSAL_NOT_INVITED: Meaning(_Code.PERMISSION_DENIED, ShutOut),
 }
 
 LEFT_OUT: Final[dict[Refusal, str]] = {

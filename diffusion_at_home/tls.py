@@ -1,7 +1,8 @@
 """Who is at the other end: a certificate that the system trusts, or the one whose sha256 the run's address names.
 
-An address is `https://HOST:PORT/#PIN`. A browser never sends what stands behind the `#`. With a pin, no authority is asked and
-no name compared: the other end must own the key of exactly that certificate. Plain text is for this machine alone.
+An address is `https://HOST:PORT/#PIN`, or `#PIN,invite=CODE` for who needs an invitation. A browser never sends what stands
+behind the `#`. With a pin, no authority is asked and no name compared: the other end must own the key of exactly that
+certificate. Plain text is for this machine alone.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from diffusion_at_home.errors import ConfigError, IntegrityError
 CERTIFICATE_NAME: Final = "diffusion-at-home"
 """The host that each certificate of a run's own making is for: gRPC compares one, and a run may move."""
 
+_INVITE: Final = "invite="
 _PIN: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def split_pin(address: str) -> tuple[str, str]:
     """URL and pin of what a person typed; no pin is an empty one. Raises `ConfigError` if it is none."""
-    url, _, pin = address.strip().partition("#")
+    url, _, rest = address.strip().partition("#")
+    pin = rest if _INVITE not in rest else rest.partition(_INVITE)[0].removesuffix(",")
     pin = pin.strip().lower()
     if pin and not _PIN.fullmatch(pin):
         raise ConfigError(
@@ -31,9 +34,19 @@ def split_pin(address: str) -> tuple[str, str]:
     return url.rstrip("/"), pin
 
 
+def invite_of(address: str) -> str:
+    """The code of the invitation in what a person typed; empty without one."""
+    return address.strip().partition("#")[2].partition(_INVITE)[2].strip()
+
+
 def with_pin(url: str, pin: str) -> str:
     """What people copy."""
     return f"{url}/#{pin}" if pin else url
+
+
+def with_invite(address: str, code: str) -> str:
+    """What people copy who need an invitation to the run at `address`."""
+    return f"{address},{_INVITE}{code}" if "#" in address else f"{address}/#{_INVITE}{code}"
 
 
 def is_loopback(host: str) -> bool:

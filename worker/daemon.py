@@ -44,7 +44,7 @@ from worker.run_line import RunLine
 from worker.samples import LeaseSamples
 from worker.selftest.devices import require_sound_devices
 from worker.sender import Sender
-from worker.session import Session
+from worker.session import Introduction, Session
 from worker.settings import WorkerSettings
 from worker.state_folder import StateFolder, locked
 from worker.step.compute import Compute
@@ -135,9 +135,8 @@ class Daemon:
         session = new_session(
             client=line.client,
             run_id=info.run_id,
-            settings=settings,
             folder=self._folder,
-            hardware=describe(compute, self._devices),
+            introduction=Introduction(settings.display_name, describe(compute, self._devices), place.invite),
             line=line,
         )
         open_session = session.reopen if self._knows(info.run_id) else session.open

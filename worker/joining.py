@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import TypeVar
 
@@ -11,12 +11,13 @@ from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.errors import Busy, ConfigError
 from diffusion_at_home.identity import Identity
 from diffusion_at_home.rpc.coordinator_pb2 import Hardware
+from diffusion_at_home.tls import invite_of
 from worker.backoff import Backoff
 from worker.client import CoordinatorClient
 from worker.http_line import open_http
 from worker.join_stamp import JoinStamp
 from worker.run_address import RunAddress, pins
-from worker.session import Line, Session, Untold
+from worker.session import Introduction, Line, Session, Untold
 from worker.settings import WorkerSettings
 from worker.state_folder import JoinedRun, StateFolder
 from worker.whereabouts import Whereabouts, Workplace
@@ -28,9 +29,8 @@ def new_session(
     *,
     client: CoordinatorClient,
     run_id: str,
-    settings: WorkerSettings,
     folder: StateFolder,
-    hardware: Hardware,
+    introduction: Introduction,
     line: Line,
 ) -> Session:
     """A session with the run behind `client`, not yet open."""
@@ -38,8 +38,7 @@ def new_session(
         client=client,
         identity=Identity.load_or_create(folder.identity),
         run_id=run_id,
-        display_name=settings.display_name,
-        hardware=hardware,
+        introduction=introduction,
         stamp_ms=JoinStamp(folder.last_join).next_ms,
         line=line,
     )
@@ -51,7 +50,8 @@ def workplace(folder: StateFolder, urls: Sequence[str]) -> Workplace:
     if urls:
         known = {url for run in joined for url in (run.url, *run.others)}
         addresses = addresses_of(urls)
-        return Workplace(addresses, known=any(str(address) in known for address in addresses))
+        is_known = any(str(address) in known for address in addresses)
+        return Workplace(addresses, known=is_known, invite=invite_among(urls))
     if not joined:
         raise ConfigError("no run has been joined yet: name its address, as in dah worker run https://host:8400")
     last = joined[0]
@@ -61,6 +61,11 @@ def workplace(folder: StateFolder, urls: Sequence[str]) -> Workplace:
 def addresses_of(urls: Sequence[str]) -> tuple[RunAddress, ...]:
     """Each once. Raises `ConfigError`."""
     return tuple(dict.fromkeys(RunAddress.parse(url) for url in urls))
+
+
+def invite_among(urls: Iterable[str]) -> str:
+    """The invitation that comes with any of them."""
+    return next((code for url in urls if (code := invite_of(url))), "")
 
 
 def remember(folder: StateFolder, run_id: str, title: str, addresses: Sequence[RunAddress]) -> JoinedRun:
@@ -102,9 +107,8 @@ def join_run(
         session = new_session(
             client=client,
             run_id=found.info.run_id,
-            settings=settings,
             folder=folder,
-            hardware=hardware(),
+            introduction=Introduction(settings.display_name, hardware(), invite_among(urls)),
             line=Untold(),
         )
         patiently(lambda: session.open(never))

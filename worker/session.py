@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol, TypeVar
 
@@ -70,6 +71,16 @@ class Untold:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What a worker says of itself when it joins."""
+
+    display_name: str
+    hardware: Hardware
+    invite: str = ""
+    """Code of an invitation."""
+
+
 class Session:
     """Calls as one worker of one run; may be used from any thread once open."""
 
@@ -79,8 +90,7 @@ class Session:
         client: CoordinatorClient,
         identity: Identity,
         run_id: str,
-        display_name: str,
-        hardware: Hardware,
+        introduction: Introduction,
         stamp_ms: Callable[[], int],
         line: Line,
     ) -> None:
@@ -90,8 +100,7 @@ class Session:
         self._client = client
         self._identity = identity
         self._run_id = run_id
-        self._display_name = display_name
-        self._hardware = hardware
+        self._introduction = introduction
         self._lock = threading.Lock()
         self._joined: JoinReply | None = None
 
@@ -214,8 +223,9 @@ class Session:
                 public_key=self._identity.public_key,
                 signed_at_ms=signed_at_ms,
                 signature=self._identity.sign_join(self._run_id, signed_at_ms),
-                display_name=self._display_name,
-                hardware=self._hardware,
+                display_name=self._introduction.display_name,
+                hardware=self._introduction.hardware,
+                invite=self._introduction.invite,
                 software_version=__version__,
             ),
             cue,

@@ -45,6 +45,8 @@ class Workplace:
     """The run that must be there; empty if any will do."""
     known: bool = False
     """A run was joined there before: what answers otherwise is the line's fault and not a wrong address."""
+    invite: str = ""
+    """Code of an invitation, for a worker that the run does not know yet."""
 
     @property
     def address(self) -> RunAddress:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from coordinator.admission import Places
+from coordinator.admission import Admission
 from coordinator.blobs import BlobStore
 from coordinator.checkpoints import Checkpoints
 from coordinator.judging.published import Judgements
@@ -43,9 +43,9 @@ def web_app(
     checkpoints: Checkpoints,
     judgements: Judgements,
     metrics: Metrics,
-    downloads: Places,
+    admission: Admission,
 ) -> Starlette:
-    """The pages of one run; `downloads` is how many files may be sent at once."""
+    """The pages of one run."""
 
     async def run_info(request: Request) -> Response:  # noqa: ARG001
         return Response(info.model_dump_json(), media_type="application/json")
@@ -98,12 +98,12 @@ def web_app(
             Route("/healthz", healthz),
             Route("/metrics", prometheus),
             Route(LINE_TEST_PATH, LineTest(), methods=["GET", "POST"]),
-            Route("/blobs/{sha256}", Downloads(blob, downloads), methods=["GET"]),
+            Route("/blobs/{sha256}", Downloads(blob, admission), methods=["GET"]),
             Route("/checkpoints.json", listing),
             Route(f"/checkpoints/{{name}}/{SIGNATURE_NAME}", signature),
-            Route("/checkpoints/{name}/{path:path}", Downloads(checkpoint_file, downloads), methods=["GET"]),
+            Route("/checkpoints/{name}/{path:path}", Downloads(checkpoint_file, admission), methods=["GET"]),
             Route("/judgements.json", judged),
-            Route("/judgements/{file}", Downloads(judgement_file, downloads), methods=["GET"]),
-            Route("/judgements/{name}/{file}", Downloads(sheet, downloads), methods=["GET"]),
+            Route("/judgements/{file}", Downloads(judgement_file, admission), methods=["GET"]),
+            Route("/judgements/{name}/{file}", Downloads(sheet, admission), methods=["GET"]),
         ]
     )

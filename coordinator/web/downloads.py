@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from coordinator.admission import Places
+from coordinator.admission import Admission
 from coordinator.refused import Refused
 
 _SLOWEST_BYTES_PER_SECOND: Final = 10_000
@@ -26,17 +26,21 @@ class Downloads:
     def __init__(
         self,
         endpoint: Callable[[Request], Awaitable[Response]],
-        places: Places,
+        admission: Admission,
         longest_silence: timedelta = _LONGEST_SILENCE,
     ) -> None:
         self._endpoint = endpoint
-        self._places = places
+        self._admission = admission
         self._longest_silence = longest_silence.total_seconds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         try:
-            with self._places.taken("many are downloading at once"):
+            address = self._admission.addresses.caller((scope.get("client") or ("", 0))[0])
+            with (
+                self._admission.downloads_of.taken(address, "many files are being sent to this address"),
+                self._admission.downloads.taken("many are downloading at once"),
+            ):
                 response = await self._endpoint(Request(scope, receive))
                 await self._send(response, scope, receive, send)
         except Refused as refused:

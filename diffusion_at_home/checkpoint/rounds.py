@@ -24,7 +24,10 @@ MAX_ROUNDS_BYTES: Final = 64 * 2**20
 """More than `MAX_ROUNDS` are."""
 
 Digests = tuple[Sha256, Sha256 | Literal[""]]
-"""Of a version: its weights (`Layout.weights_digest`), and the file of the update that led to it; none to version 0."""
+"""Of a version: its weights (`Layout.weights_digest`), and the file of the update that led to it.
+
+There is none to version 0, nor to a rollback, whose weights are those of the version that the run went back to.
+"""
 
 
 class Rounds(Section):

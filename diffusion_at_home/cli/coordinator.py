@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffusion_at_home.cli import operator
 from diffusion_at_home.cli.output import emit
 
 if TYPE_CHECKING:
@@ -181,3 +182,6 @@ async def _serve(
 def _announce(place: RunFolder, url: str) -> None:
     place.address.write_text(url)
     typer.echo(f"{url} is open. Volunteers join with: dah worker join {url}", err=True)
+
+
+operator.add_to(app)

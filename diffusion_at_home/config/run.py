@@ -12,7 +12,13 @@ from typing import Annotated, Final, Self
 from pydantic import Field, model_validator
 
 from diffusion_at_home.config.toml import Section
-from diffusion_at_home.config.trust import AggregationSection, ReleaseSection, ScreeningSection
+from diffusion_at_home.config.trust import (
+    AggregationSection,
+    EnrolmentSection,
+    GateSection,
+    ReleaseSection,
+    ScreeningSection,
+)
 from diffusion_at_home.config.values import (
     Amount,
     Count,
@@ -470,6 +476,17 @@ class ServerSection(Section):
     """Workers that may wait for work in an open call; the others are told when to ask again."""
     max_joins_per_second: Positive = 100
     """Sessions opened a second, on average; the others are told when to come back."""
+    max_joins_per_minute_and_address: Count = 30
+    """Sessions opened a minute, on average, from one address (of IPv6, one network of /64); 0 is no limit."""
+    max_calls_per_second_and_worker: Count = 50
+    """Calls of one worker a second, on average; the others are told when to come back. 0 is no limit."""
+    max_uploads_per_address: Count = 16
+    """Contributions that may come in at once from one address; 0 is no limit."""
+    max_downloads_per_address: Count = 32
+    """Files that are sent at once to one address; 0 is no limit."""
+    unlimited_networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    """Networks whose addresses have none of these limits, such as the operator's own; what comes through a proxy on this machine
+    has its address, so that one must limit by itself."""
 
 
 class RunConfig(Section):
@@ -485,7 +502,9 @@ class RunConfig(Section):
     round: RoundSection
     outer: OuterSection = OuterSection()
     codec: CodecSection = CodecSection()
+    enrolment: EnrolmentSection = EnrolmentSection()
     screening: ScreeningSection = ScreeningSection()
+    gate: GateSection = GateSection()
     aggregation: AggregationSection = AggregationSection()
     ema: EmaSection
     evaluation: EvaluationSection

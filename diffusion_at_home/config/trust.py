@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from diffusion_at_home.config.toml import Section
-from diffusion_at_home.config.values import Amount, Count, Fraction, Positive
+from diffusion_at_home.config.values import Amount, Count, Fraction, Positive, Rate
 
 
 class AggregationRule(StrEnum):
@@ -18,6 +18,31 @@ class AggregationRule(StrEnum):
     CENTERED_CLIP = "centered_clip"
     TRIMMED_MEAN = "trimmed_mean"
     MEDIAN = "median"
+
+
+class EnrolmentMode(StrEnum):
+    """Who may join."""
+
+    OPEN = "open"
+    INVITE = "invite"
+    ALLOW_LIST = "allow_list"
+
+
+class EnrolmentSection(Section):
+    """Who may take part."""
+
+    mode: EnrolmentMode = EnrolmentMode.OPEN
+    """open: anybody. invite: who has a code of `dah coordinator invite`, once; then its key is known. allow_list: the workers
+    of `dah coordinator allow`."""
+
+
+class GateSection(Section):
+    """When the run goes back by itself."""
+
+    enabled: bool = True
+    """Whether it does."""
+    most_rise: Rate = 0.25
+    """Share by which held-out loss may rise above the median of the last three evaluations."""
 
 
 class ScreeningSection(Section):

@@ -27,6 +27,8 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_SHUTTING_DOWN: _ClassVar[Refusal]
     REFUSAL_DUPLICATE: _ClassVar[Refusal]
     REFUSAL_BUSY: _ClassVar[Refusal]
+    REFUSAL_BANNED: _ClassVar[Refusal]
+    REFUSAL_NOT_INVITED: _ClassVar[Refusal]
     REFUSAL_UNCHANGED: _ClassVar[Refusal]
     REFUSAL_COPIED: _ClassVar[Refusal]
     REFUSAL_OUTLIER: _ClassVar[Refusal]
@@ -49,13 +51,15 @@ REFUSAL_STORAGE_FULL: Refusal
 REFUSAL_SHUTTING_DOWN: Refusal
 REFUSAL_DUPLICATE: Refusal
 REFUSAL_BUSY: Refusal
+REFUSAL_BANNED: Refusal
+REFUSAL_NOT_INVITED: Refusal
 REFUSAL_UNCHANGED: Refusal
 REFUSAL_COPIED: Refusal
 REFUSAL_OUTLIER: Refusal
 REFUSAL_OPPOSED: Refusal
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol_version", "public_key", "signed_at_ms", "signature", "display_name", "hardware", "software_version")
+    __slots__ = ("protocol_version", "public_key", "signed_at_ms", "signature", "display_name", "hardware", "software_version", "invite")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     SIGNED_AT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +67,7 @@ class JoinRequest(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     HARDWARE_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    INVITE_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     public_key: bytes
     signed_at_ms: int
@@ -70,7 +75,8 @@ class JoinRequest(_message.Message):
     display_name: str
     hardware: Hardware
     software_version: str
-    def __init__(self, protocol_version: _Optional[int] = ..., public_key: _Optional[bytes] = ..., signed_at_ms: _Optional[int] = ..., signature: _Optional[bytes] = ..., display_name: _Optional[str] = ..., hardware: _Optional[_Union[Hardware, _Mapping]] = ..., software_version: _Optional[str] = ...) -> None: ...
+    invite: str
+    def __init__(self, protocol_version: _Optional[int] = ..., public_key: _Optional[bytes] = ..., signed_at_ms: _Optional[int] = ..., signature: _Optional[bytes] = ..., display_name: _Optional[str] = ..., hardware: _Optional[_Union[Hardware, _Mapping]] = ..., software_version: _Optional[str] = ..., invite: _Optional[str] = ...) -> None: ...
 
 class Hardware(_message.Message):
     __slots__ = ("device", "device_name", "num_devices", "memory_bytes")

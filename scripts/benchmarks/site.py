@@ -66,6 +66,12 @@ class Site:
         return self.folder.address.read_text().strip()
 
     @property
+    def local_url(self) -> str:
+        """The same, of one that listens everywhere."""
+        url = httpx2.URL(self.url)
+        return str(url.copy_with(scheme="http", host="127.0.0.1", fragment=None)).rstrip("/")
+
+    @property
     def process(self) -> psutil.Process:
         """To be looked at."""
         assert self._process is not None
@@ -83,7 +89,7 @@ class Site:
             self.check()
             time.sleep(_POLL_SECONDS)
         seconds = time.monotonic() - began
-        grpc_port = httpx2.get(f"{self.url}/run.json").json()["grpc_port"]
+        grpc_port = httpx2.get(f"{self.local_url}/run.json").json()["grpc_port"]
         self._ports = (httpx2.URL(self.url).port or 0, grpc_port)
         return seconds
 

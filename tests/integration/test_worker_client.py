@@ -38,7 +38,7 @@ from worker.outbox import Outbox
 from worker.patience import Patience
 from worker.receipts import Receipts
 from worker.sender import Sender
-from worker.session import Session, Untold
+from worker.session import Introduction, Session, Untold
 from worker.settings import WorkerSettings
 from worker.state_folder import StateFolder
 from worker.stop import Interrupted
@@ -66,8 +66,7 @@ def session(client: CoordinatorClient, tmp_path: Path) -> Session:
         client=client,
         identity=identity,
         run_id=RUN_ID,
-        display_name="",
-        hardware=pb.Hardware(device="cpu"),
+        introduction=Introduction("", pb.Hardware(device="cpu")),
         stamp_ms=JoinStamp(tmp_path / "last_join").next_ms,
         line=Untold(),
     )

@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from coordinator.admission import Rate
+from coordinator.enrolment import Enrolment
 from coordinator.ledger_thread import LedgerThread
 from coordinator.problems import Problems
 from coordinator.refused import Refused
@@ -20,7 +21,7 @@ from coordinator.registry import Registry
 from coordinator.standing import Standing
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.clock import ManualClock
-from diffusion_at_home.config.trust import ScreeningSection
+from diffusion_at_home.config.trust import EnrolmentMode, ScreeningSection
 from diffusion_at_home.identity import Identity, WorkerId
 from diffusion_at_home.rpc.coordinator_pb2 import Hardware, JoinRequest, Refusal
 from tests.unit.desk import new_ledger
@@ -49,6 +50,7 @@ class Door:
             workers=self.ledger.workers(),
             joins=self._joins,
             standing=Standing(ScreeningSection(), {}),
+            enrolment=Enrolment(EnrolmentMode.OPEN),
         )
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ from diffusion_at_home.wire.vector import encode_chunks, write_vector
 from worker.client import CoordinatorClient
 from worker.http_line import open_http
 from worker.run_address import RunAddress, find_run
-from worker.session import Session, Untold
+from worker.session import Introduction, Session, Untold
 
 _DEADLINE: Final = timedelta(minutes=10)
 _WAIT_MS: Final = 20_000
@@ -72,8 +72,7 @@ class Volunteer:
             client=client,
             identity=identity,
             run_id=info.run_id,
-            display_name="",
-            hardware=hardware,
+            introduction=Introduction("", hardware),
             stamp_ms=lambda: time.time_ns() // 1_000_000,
             line=Untold(),
         )

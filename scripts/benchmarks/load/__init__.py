@@ -1,4 +1,4 @@
-"""What one coordinator bears: herds, hand-ins, a thousand rounds, and messages that no worker sends.
+"""What one coordinator bears: herds, hand-ins, a thousand rounds, messages that no worker sends, and floods.
 
 The coordinator is a process of its own; the volunteers, simulated, are another, which shares the machine with it: the time of
 a call contains what either of them waits for a processor. `lag_ms_p95_*` is how late the volunteers' own loop was.
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from benchmarks.figures import Figure
+from benchmarks.load.flood import flood
 from benchmarks.load.hand_in import hand_in
 from benchmarks.load.herd import herd
 from benchmarks.load.mutants import mutants
@@ -21,6 +22,7 @@ _CASES: Final[dict[str, Callable[[bool, Sequence[str]], dict[str, Figure]]]] = {
     "hand_in": hand_in,
     "rounds": rounds,
     "mutants": mutants,
+    "flood": flood,
 }
 _CASES_KEY: Final = "load.cases="
 
