@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, ROUNDS_NAME, load_manifest
@@ -18,6 +18,7 @@ from diffusion_at_home.checkpoint.verify import verify
 from diffusion_at_home.errors import ConfigError, IntegrityError
 from tests.unit.tiny_checkpoint import ROUNDS, RUN_ID, export_tiny
 
+calmly = settings(deadline=None)  # a busy machine is no mistake
 digests = st.binary(min_size=32, max_size=32).map(bytes.hex)
 
 
@@ -43,6 +44,7 @@ def replace_rounds(folder: Path, data: bytes) -> None:
     (folder / MANIFEST_NAME).write_text(json.dumps(manifest))
 
 
+@calmly
 @given(st.lists(st.tuples(digests, digests), min_size=1, max_size=5))
 def test_what_is_written_is_read_again(versions: list[tuple[str, str]]) -> None:
     first = (versions[0][0], "")

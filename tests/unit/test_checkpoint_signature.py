@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_at_home.checkpoint.release_key import ReleaseKey
@@ -27,6 +27,7 @@ from diffusion_at_home.errors import ConfigError, SignatureError
 from diffusion_at_home.identity import Handed, Identity
 from diffusion_at_home.signing_key import public_bytes
 
+calmly = settings(deadline=None)  # a busy machine is no mistake
 MANIFEST = b'{"name": "a manifest, by its bytes alone"}'
 NAME = "signature.json"
 
@@ -260,16 +261,19 @@ def test_same_signature_in_other_bytes_is_refused() -> None:
         assert refusal(other, root=FIRST).startswith(f"{NAME} is not written as a signature is")
 
 
+@calmly
 @given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode) | st.just(b"[" * 60_000))
 def test_what_is_no_signature_is_refused_as_such(data: bytes) -> None:
     assert "is not a checkpoint's signature" in refusal(data, root=FIRST)
 
 
+@calmly
 @given(data=st.data())
 def test_any_change_of_the_signature_is_refused(data: st.DataObject) -> None:
     refusal(mutated(signed(THIRD), data), root=FIRST)
 
 
+@calmly
 @given(data=st.data())
 def test_any_change_of_the_manifest_is_refused(data: st.DataObject) -> None:
     other = mutated(MANIFEST, data)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_at_home.errors import ConfigError, RetryCall
@@ -19,6 +19,7 @@ from worker.grant import LeaseId
 from worker.outbox import Contribution
 from worker.receipts import Receipts
 
+calmly = settings(deadline=None)  # a busy machine is no mistake
 RUN_KEY = Ed25519PrivateKey.generate()
 PUBLIC = public_bytes(RUN_KEY).hex()
 ME = WorkerId("0123456789abcdef")
@@ -128,6 +129,7 @@ def test_forged_and_foreign_receipts_are_named(receipts: Receipts, tmp_path: Pat
     ]
 
 
+@calmly
 @given(st.binary(max_size=500) | st.just(b"[" * 100_000))
 def test_any_bytes_are_read_to_their_end(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
