@@ -39,6 +39,7 @@ from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
 from coordinator.operator import Operator
 from coordinator.parsing import LenientParser
+from coordinator.receipts import ReceiptSigner
 from coordinator.records import now_ms
 from coordinator.recovery import name_what_is_missing, report, set_damaged_aside, sweep
 from coordinator.registry import Registry
@@ -49,6 +50,7 @@ from coordinator.run_layout import run_layout
 from coordinator.screening import Expected
 from coordinator.scrubber import Scrubber
 from coordinator.service import CoordinatorService
+from coordinator.signatures import Signatures
 from coordinator.standing import Standing
 from coordinator.states import States
 from coordinator.status import live_status, read_status
@@ -108,7 +110,7 @@ class Coordinator:
     def __init__(self, folder: RunFolder, quota_gib: float | None = None) -> None:
         """Open everything that is on disk, and mend what a crash has left; `quota_gib` goes before storage.quota_gib.
 
-        Raises `IntegrityError`, `StorageError`.
+        Raises `IntegrityError`, `StorageError`, `ConfigError` if the run's own key is missing.
         """
         ledger = Ledger(folder.ledger)
         ledger.check()
@@ -132,6 +134,7 @@ class Coordinator:
             anchor=ledger.anchor(),
             seed=lambda: _seed_state(spec, layout),
         )
+        receipts = ReceiptSigner.load(folder.receipt_key, spec)
         swept = sweep(folder, ledger=ledger, blobs=blobs, states=states, spec=spec, uploads=uploads)
         self._spec = spec
         self._tls_folder = folder.tls
@@ -172,7 +175,10 @@ class Coordinator:
         self._recovery = report(ledger, self._versions.loaded, swept)
         set_damaged_aside(folder, ledger=ledger, blobs=blobs)
         name_what_is_missing(folder, ledger=ledger, blobs=blobs, spec=spec, problems=self._metrics.problems)
-        self._checkpoints = Checkpoints(folder=folder.checkpoints, spec=spec, ledger=self._ledger)
+        signatures = Signatures(folder=folder, release_key=config.release.public_key, problems=self._metrics.problems)
+        self._checkpoints = Checkpoints(
+            folder=folder.checkpoints, spec=spec, ledger=self._ledger, signatures=signatures
+        )
         self._exporter = Exporter(
             spec=spec,
             folder=folder,
@@ -204,8 +210,8 @@ class Coordinator:
             uploads=uploads,
             blobs=blobs,
             dispatcher=self._dispatcher,
-            disk=self._disk,
             round_screening=self._round_screening,
+            receipts=receipts,
             metrics=self._metrics,
         )
         self._judgements = Judgements(folder=folder.judgements, run_id=spec.run_id, ledger=self._ledger)
@@ -378,6 +384,7 @@ class Coordinator:
             grpc_port=grpc_port,
             spec_sha256=self._spec.sha256,
             num_parameters=self._num_parameters,
+            receipt_key=self._spec.receipt_key,
             certificate="" if certificate is None else certificate.own_pem,
         )
         return web_app(

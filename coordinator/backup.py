@@ -231,7 +231,7 @@ class _Backup:
 
     def _copy_part(self, part: Part) -> None:
         target = self._out.root / part.path
-        if target.is_file():
+        if target.is_file() and not (part.may_change and file_sha256(target) != part.sha256):
             return
         copy_file(self._folder.root / part.path, target, scratch=self._incoming / "scratch", sha256=part.sha256)
         self._count(target)

@@ -2,44 +2,67 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from coordinator.best import best_of
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.records import Checkpoint, Judged
+from coordinator.signatures import Signatures
 from diffusion_at_home.checkpoint.listing import CheckpointListing, ListedCheckpoint, ListedJudgement
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, load_manifest
+from diffusion_at_home.checkpoint.rotation import Rotation
 from diffusion_at_home.runspec import RunSpec
 
 
 class Checkpoints:
-    """Only checkpoints in the ledger, only files in their manifests."""
+    """Only checkpoints in the ledger, only files in their manifests, only signatures that hold."""
 
-    def __init__(self, *, folder: Path, spec: RunSpec, ledger: LedgerThread) -> None:
+    def __init__(self, *, folder: Path, spec: RunSpec, ledger: LedgerThread, signatures: Signatures) -> None:
         self._folder = folder
         self._spec = spec
         self._ledger = ledger
+        self._signatures = signatures
         self._files: dict[str, frozenset[str]] = {}
 
     async def listing(self) -> CheckpointListing:
         """All of them, oldest first."""
         found = await self._ledger.run(Ledger.checkpoints)
         best = best_of(found)
+        rotations, signed = await asyncio.to_thread(self._signed, found)
         judged = {judgement.checkpoint: judgement for judgement in await self._ledger.run(Ledger.judged)}
         return CheckpointListing(
             run_id=self._spec.run_id,
             run=self._spec.config.run.name,
-            checkpoints=tuple(_listed(checkpoint, judged.get(checkpoint.name)) for checkpoint in found),
+            checkpoints=tuple(
+                _listed(checkpoint, judged.get(checkpoint.name), signed=checkpoint.name in signed)
+                for checkpoint in found
+            ),
             latest=found[-1].name if found else None,
             best=best.name if best else None,
+            release_key=self._spec.config.release.public_key or None,
+            rotations=rotations,
         )
 
     def forget(self, name: str) -> None:
         """The ledger no longer offers checkpoint `name`: its files are not served any more."""
         self._files.pop(name, None)
+        self._signatures.forget(name)
+
+    async def signature(self, name: str) -> bytes | None:
+        """The signature of checkpoint `name`, or None if there is none that may be served."""
+        for checkpoint in await self._ledger.run(Ledger.checkpoints):
+            if checkpoint.name == name:
+                return await asyncio.to_thread(self._signatures.of, checkpoint)
+        return None
+
+    def _signed(self, found: Sequence[Checkpoint]) -> tuple[tuple[Rotation, ...], set[str]]:
+        signed = {checkpoint.name for checkpoint in found if self._signatures.of(checkpoint) is not None}
+        return self._signatures.rotations(), signed
 
     async def file(self, name: str, path: str) -> Path | None:
         """The file `path` of checkpoint `name`, or None if there is no such published file."""
@@ -51,7 +74,7 @@ class Checkpoints:
         return self._folder / name / path if path in self._files[name] else None
 
 
-def _listed(checkpoint: Checkpoint, judged: Judged | None) -> ListedCheckpoint:
+def _listed(checkpoint: Checkpoint, judged: Judged | None, *, signed: bool) -> ListedCheckpoint:
     created = datetime.datetime.fromtimestamp(checkpoint.created_at_ms / 1000, datetime.UTC)
     return ListedCheckpoint(
         name=checkpoint.name,
@@ -62,6 +85,7 @@ def _listed(checkpoint: Checkpoint, judged: Judged | None) -> ListedCheckpoint:
         size_bytes=checkpoint.size_bytes,
         created=created.isoformat(timespec="seconds"),
         manifest_sha256=checkpoint.manifest_sha256,
+        signed=signed,
         judged=None if judged is None else _figures(judged),
     )
 

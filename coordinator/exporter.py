@@ -304,6 +304,7 @@ class Exporter:
             held_out_loss={evaluation.weights.value: evaluation.mean for evaluation in evaluations},
             held_out_bins=best.bins,
             contributors=contributors,
+            rounds=tuple((v.weights_digest, v.update_sha256) for v in self._versions.history[: version.version + 1]),
             created_at_ms=created_at_ms,
         )
         out = self._folder.checkpoints / name

@@ -26,6 +26,7 @@ from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.text import run_tokenizer
 from diffusion_at_home.outer.state import RunState
 from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.signing_key import create_key, public_bytes
 from diffusion_at_home.wire.layout import Layout
 
 
@@ -81,6 +82,7 @@ def _fill(folder: RunFolder, config: RunConfig, manifest: DataManifest) -> RunSp
         data=manifest,
         tokenizer="" if text_encoder else run_tokenizer(captions, config.model.text).decode(),
         text_encoder=text_encoder,
+        receipt_key=public_bytes(create_key(folder.receipt_key)).hex(),
     )
     if manifest.latents is not None:
         folder.autoencoder.mkdir()

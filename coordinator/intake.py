@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from coordinator.blobs import BlobStore
@@ -11,6 +11,7 @@ from coordinator.dispatcher import Dispatcher
 from coordinator.hand_in import Work, same_or_refused
 from coordinator.in_thread import in_thread
 from coordinator.metrics import Metrics
+from coordinator.receipts import ReceiptSigner
 from coordinator.records import Contribution, Fault, Lease
 from coordinator.refused import Refused
 from coordinator.round_screening import RoundScreening
@@ -32,17 +33,17 @@ class Intake:
         uploads: Uploads,
         blobs: BlobStore,
         dispatcher: Dispatcher,
-        disk: Executor,
         round_screening: RoundScreening,
+        receipts: ReceiptSigner,
         metrics: Metrics,
     ) -> None:
-        """`disk` has the threads that wait for it."""
+        self._receipts = receipts
         self._round_screening = round_screening
         self._expected = expected
         self._uploads = uploads
         self._blobs = blobs
         self._dispatcher = dispatcher
-        self._disk = disk
+        self._disk = uploads.disk
         self._metrics = metrics
         self._screening = ThreadPoolExecutor(max_workers=2, thread_name_prefix="screening")
 
@@ -63,6 +64,15 @@ class Intake:
             if before is None or before.sha256 != header.sha256:
                 raise
             return before
+
+    def reply(self, receipt: Contribution) -> pb.SubmitReply:
+        """The receipt as it is sent, signed: the same again whenever it is asked for."""
+        return pb.SubmitReply(
+            contribution_id=receipt.contribution_id,
+            images=receipt.images,
+            round=receipt.round_number,
+            signature=self._receipts.sign(receipt),
+        )
 
     async def _take(
         self, lease: Lease, header: pb.SubmitHeader, requests: AsyncIterator[pb.SubmitRequest]

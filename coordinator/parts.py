@@ -1,4 +1,6 @@
-"""What a run consists of besides its ledger: files that never change, each with the digest that vouches for it; and states.
+"""What a run consists of besides its ledger: files, each with the digest that vouches for it; and states.
+
+They never change, but for what its operator puts there: signatures of checkpoints, and rotations of the key that makes them.
 
 The one list of them: who copies or checks a run as a whole asks here. What is not listed is either made again (`exports`, the
 animation of judgements, `address`) or worth nothing elsewhere (`staging`, the log).
@@ -14,9 +16,10 @@ from typing import Final
 
 from coordinator.blobs import file_sha256
 from coordinator.ledger import Ledger
+from coordinator.receipts import ReceiptSigner
 from coordinator.run_folder import RunFolder
-from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, parse_manifest
-from diffusion_at_home.errors import DataError, IntegrityError
+from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, SIGNATURE_NAME, parse_manifest
+from diffusion_at_home.errors import ConfigError, DataError, IntegrityError
 from diffusion_at_home.runspec import RunSpec
 
 FOLDERS: Final = ("blobs", "held_out", "autoencoder", "checkpoints", "tls", "encoder", "pictures", "judgements")
@@ -31,6 +34,8 @@ class Part:
     """In the run's folder."""
     sha256: str
     """Of the whole file (hex), as the ledger says, or what the ledger names."""
+    may_change: bool = False
+    """Whether the file may be another one by the next time."""
 
 
 class Gone(Exception):
@@ -53,6 +58,8 @@ def parts(folder: RunFolder, ledger: Ledger) -> list[Part]:
         *autoencoder_parts(folder, spec),
         # Nothing names these; who reads a certificate and a key finds out whether they are a pair.
         *(Part(f"{folder.tls.name}/{path.name}", file_sha256(path)) for path in sorted(folder.tls.glob("*.pem"))),
+        _receipt_key(folder, spec),
+        *_put_there(folder, folder.rotations),
         *_checkpoints(folder, ledger),
         *(Part(path, sha256) for path, sha256 in sorted(ledger.judging_files().items())),
         *_sheets(folder, ledger),
@@ -121,6 +128,24 @@ def _checkpoints(folder: RunFolder, ledger: Ledger) -> Iterator[Part]:
         manifest = parse_manifest(_read(path, checkpoint.manifest_sha256), str(path))
         yield Part(f"{name}/{MANIFEST_NAME}", checkpoint.manifest_sha256)
         yield from (Part(f"{name}/{file}", entry.sha256) for file, entry in manifest.files.items())
+        yield from _put_there(folder, path.with_name(SIGNATURE_NAME))
+
+
+def _receipt_key(folder: RunFolder, spec: RunSpec) -> Part:
+    path = folder.receipt_key
+    if not path.is_file():
+        raise Gone(path)
+    try:
+        ReceiptSigner.load(path, spec)
+    except ConfigError:
+        raise damaged(path) from None
+    return Part(path.name, file_sha256(path))
+
+
+def _put_there(folder: RunFolder, path: Path) -> Iterator[Part]:
+    """What the operator may have put there, and vouches for itself: whoever serves it checks it."""
+    if path.is_file():
+        yield Part(path.relative_to(folder.root).as_posix(), file_sha256(path), may_change=True)
 
 
 def _sheets(folder: RunFolder, ledger: Ledger) -> Iterator[Part]:

@@ -28,6 +28,9 @@ JUDGING_FAILED: Final = "judging_failed"
 DAMAGED: Final = "damaged"
 """A file is not what it was, or is missing."""
 
+SIGNATURE_REFUSED: Final = "signature_refused"
+"""A checkpoint's signature, or the run's rotations, is not what it should be."""
+
 _log = events.logger("coordinator")
 
 
@@ -36,7 +39,8 @@ class Problem:
     """One that is present."""
 
     name: str
-    """Stable, for machines: `storage_full`, `quota_exceeded`, `judging_failed`, `damaged:<file>`."""
+    """Stable, for machines: `storage_full`, `quota_exceeded`, `judging_failed`, `damaged:<file>`,
+    `signature_refused:<checkpoint or rotations.json>`."""
     sentence: str
     """For people: what is wrong, and what to do."""
     since_ms: int
@@ -51,6 +55,11 @@ class Problem:
 def damaged(name: str) -> str:
     """The name of the problem that the file or checkpoint `name` is not what it was."""
     return f"{DAMAGED}:{name}"
+
+
+def signature_refused(name: str) -> str:
+    """The name of the problem that the signature of checkpoint `name`, or the file of rotations, is not served."""
+    return f"{SIGNATURE_REFUSED}:{name}"
 
 
 class Problems:
@@ -83,7 +92,7 @@ class Problems:
 
     def counts(self) -> dict[str, int]:
         """How many of each kind there are; a kind that was there once stays, with 0."""
-        known = dict.fromkeys((STORAGE_FULL, QUOTA_EXCEEDED, JUDGING_FAILED, DAMAGED), 0)
+        known = dict.fromkeys((STORAGE_FULL, QUOTA_EXCEEDED, JUDGING_FAILED, DAMAGED, SIGNATURE_REFUSED), 0)
         return known | Counter(problem.kind for problem in self.present())
 
     # -- a disk that does not take what is written ---------------------------------------------------------------

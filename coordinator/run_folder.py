@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from diffusion_at_home.checkpoint.rotation import ROTATIONS_NAME
 from diffusion_at_home.errors import ConfigError, storage_errors
 
 _LOCK_TRIES: Final = 5
@@ -53,6 +54,16 @@ class RunFolder:
     def tls(self) -> Path:
         """The run's own certificate and its key, readable by their owner alone."""
         return self.root / "tls"
+
+    @property
+    def receipt_key(self) -> Path:
+        """The run's own key, with which it signs receipts; readable by its owner alone."""
+        return self.root / "receipts.key"
+
+    @property
+    def rotations(self) -> Path:
+        """By which the run's release key has passed to others; there once the operator has put it there."""
+        return self.root / ROTATIONS_NAME
 
     @property
     def state(self) -> Path:

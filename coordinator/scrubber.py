@@ -145,6 +145,7 @@ class Scrubber:
                 if await self._in_thread(lambda target=target: self._check(target)) is not Finding.SOUND:  # type: ignore[misc]
                     await self._withdraw(checkpoint, target)
                     break
+        await self._checkpoints.listing()  # which looks at their signatures
 
     def _files(self, checkpoint: Checkpoint) -> list[Target]:
         folder = self._folder.checkpoints / checkpoint.name

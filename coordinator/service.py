@@ -213,10 +213,7 @@ class CoordinatorService(CoordinatorServicer):
         self._registry.check_signature(worker, first.header)
         full = "many contributions are coming in from this address"
         with self._admission.uploads_of.taken(self._address(context), full):
-            receipt = await self._intake.take(lease, first.header, requests)
-        return pb.SubmitReply(
-            contribution_id=receipt.contribution_id, images=receipt.images, round=receipt.round_number
-        )
+            return self._intake.reply(await self._intake.take(lease, first.header, requests))
 
     async def _release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
         worker = self._caller(request.protocol_version, context)

@@ -43,7 +43,8 @@ class Uploads:
         """`places` is how many streams there may be at once; `disk` has the threads that write."""
         self._folder = folder
         self._places = places
-        self._disk = disk
+        self.disk = disk
+        """The threads that write."""
         self._longest_silence = longest_silence.total_seconds()
         self._writing: set[LeaseId] = set()
 
@@ -72,7 +73,7 @@ class Uploads:
                     raise Refused(Refusal.REFUSAL_MALFORMED, f"a chunk must have 1 to {max_chunk_bytes} bytes")
                 if received + len(chunk) > header.size_bytes:
                     raise Refused(Refusal.REFUSAL_WRONG_SIZE, "more bytes than size_bytes announced")
-                await in_thread(self._disk, _append, path, chunk)
+                await in_thread(self.disk, _append, path, chunk)
                 received += len(chunk)
             if received < header.size_bytes:
                 raise Refused(Refusal.REFUSAL_WRONG_OFFSET, "the stream ended early: ask SubmitOffset and go on")

@@ -15,6 +15,7 @@
         |-- ConfigError        a setting is wrong
         |-- DataError          a data set or shard is missing, corrupt or lies
         |-- IntegrityError     bytes do not match their digest
+        |-- SignatureError     bytes are not signed, or not by whom they must be
         |-- StorageError       the disk is full or not writable
         |-- PortInUse          another process listens there
         `-- HardwareError      this machine cannot run what was asked
@@ -136,6 +137,12 @@ class IntegrityError(StopProcess):
     """Bytes do not match the digest they were published under."""
 
     exit_code: ClassVar[int] = 11
+
+
+class SignatureError(StopProcess):
+    """Bytes are not signed, or not by whom they must be."""
+
+    exit_code: ClassVar[int] = 12
 
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NewType
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from diffusion_at_home.errors import ConfigError, storage_errors
+from diffusion_at_home.signing_key import create_key, is_signed, load_key, public_bytes
 
 WorkerId = NewType("WorkerId", str)
 """First 16 hex digits of the sha256 of the public key."""
@@ -44,22 +42,13 @@ class Identity:
     def load_or_create(cls, path: Path) -> Identity:
         """The key in `path` (raw, 32 bytes, mode 0600), made at first use. Raises `ConfigError`, `StorageError`."""
         if path.exists():
-            data = path.read_bytes()
-            if len(data) != 32:
-                raise ConfigError(f"{path} is not an Ed25519 key of 32 bytes: delete it to become a new worker")
-            return cls(Ed25519PrivateKey.from_private_bytes(data))
-        key = Ed25519PrivateKey.generate()
-        with storage_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(key.private_bytes_raw())
-        return cls(key)
+            return cls(load_key(path, "delete it to become a new worker"))
+        return cls(create_key(path))
 
     @property
     def public_key(self) -> bytes:
         """32 bytes."""
-        return self._key.public_key().public_bytes_raw()
+        return public_bytes(self._key)
 
     @property
     def worker_id(self) -> WorkerId:
@@ -82,20 +71,12 @@ def worker_id(public_key: bytes) -> WorkerId:
 
 def join_is_signed(public_key: bytes, run_id: str, signed_at_ms: int, signature: bytes) -> bool:
     """Whether `signature` proves that the caller owns `public_key`."""
-    return _is_signed(public_key, _join_message(run_id, signed_at_ms), signature)
+    return is_signed(public_key, _join_message(run_id, signed_at_ms), signature)
 
 
 def contribution_is_signed(public_key: bytes, handed: Handed, signature: bytes) -> bool:
     """Whether the owner of `public_key` says so."""
-    return _is_signed(public_key, handed.message(), signature)
-
-
-def _is_signed(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+    return is_signed(public_key, handed.message(), signature)
 
 
 def _join_message(run_id: str, signed_at_ms: int) -> bytes:

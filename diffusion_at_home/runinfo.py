@@ -38,5 +38,7 @@ class RunInfo(Section):
     """Name (hex) of the blob that holds the run's specification."""
     certificate: Annotated[str, Field(max_length=16 * 2**10)] = ""
     """Of the run's own making (PEM), by which its address is pinned; empty where authorities vouch, or in plain text."""
+    receipt_key: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Ed25519 key (hex) with which it signs receipts, as in its specification; empty if the coordinator is too old to say."""
     num_parameters: Annotated[int, Field(ge=0, le=10**13)] = 0
     """Trainable parameters of the model; 0 if the coordinator is too old to say."""

@@ -17,6 +17,7 @@ from diffusion_at_home.config.toml import Section, first_mistake
 from diffusion_at_home.data.manifest import DataManifest
 from diffusion_at_home.errors import DataError
 from diffusion_at_home.frozen_text import FrozenText, frozen_kind
+from diffusion_at_home.signing_key import PublicKey
 
 MAX_SPEC_BYTES: Final = 16 * 2**20
 """No run needs more; a larger one is refused before it is read."""
@@ -43,6 +44,8 @@ class RunSpec(Section):
     """tokenizer.json; empty where the text encoder is frozen, which has its own beside it."""
     text_encoder: FrozenText | None = None
     """The frozen one; None where it is trained with the denoiser."""
+    receipt_key: PublicKey
+    """Of the run's own key, which signs receipts."""
     _blob: bytes = PrivateAttr(default=b"")
     """What it was read from: newer software, whose config has more keys, must not give a run another name."""
 

@@ -36,6 +36,7 @@ from worker.patience import Patience
 from worker.planned_trainer import PlannedTrainer
 from worker.prefetch import Prefetcher
 from worker.progress import Progress, Status, WorkerState
+from worker.receipts import Receipts
 from worker.replica import Replica
 from worker.residual import Residual
 from worker.run_address import pins
@@ -222,6 +223,12 @@ class Daemon:
             sender=Sender(
                 session=session,
                 outbox=outbox,
+                receipts=Receipts(
+                    self._folder.receipts(spec.run_id),
+                    run_id=spec.run_id,
+                    worker_id=session.worker_id,
+                    public_key=spec.receipt_key,
+                ),
                 patience=self._patience,
                 clock=self._clock,
                 pacer=Pacer(self._settings.up_bytes_per_second, self._clock, time.sleep),

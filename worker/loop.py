@@ -33,7 +33,7 @@ from worker.progress import Progress, WorkerState
 from worker.replica import Replica
 from worker.residual import Residual
 from worker.samples import LeaseSamples
-from worker.sender import Receipt, Sender
+from worker.sender import Sender, Sent
 from worker.session import Session
 from worker.stop import Interrupted, StopSignal
 from worker.trainer import Batch, Trained
@@ -237,12 +237,13 @@ class WorkerLoop:
         contribution = self._parts.outbox.put(grant.lease_id, trained, grant.codec)
         encode_seconds = self._parts.clock.now() - started_at
         self._parts.progress.enter(WorkerState.SENDING, f"{trained.images} images")
-        receipt = self._send(contribution)
+        sent = self._send(contribution)
         self._held, self._lost_in_a_row = None, 0
-        self._pace.pushed(encode_seconds + receipt.seconds)
+        self._pace.pushed(encode_seconds + sent.seconds)
 
-    def _send(self, contribution: Contribution) -> Receipt:
-        receipt = self._parts.sender.send(contribution, self._parts.stop.event)
+    def _send(self, contribution: Contribution) -> Sent:
+        sent = self._parts.sender.send(contribution, self._parts.stop.event)
+        receipt = sent.receipt.received
         self._parts.progress.credited(receipt.images)
         _log.info(
             "contribution_received",
@@ -254,7 +255,7 @@ class WorkerLoop:
             train_ms=contribution.train_ms,
             size_bytes=contribution.size_bytes,
         )
-        return receipt
+        return sent
 
     def _send_what_is_left(self) -> None:
         """What an earlier process trained and could not hand in may still count."""

@@ -14,10 +14,12 @@ from typing import Final
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.clock import Clock
 from diffusion_at_home.errors import LeaseLost, RetryCall
+from diffusion_at_home.receipt import Receipt
 from diffusion_at_home.rpc.coordinator_pb2 import SubmitHeader, SubmitOffsetRequest, SubmitRequest
 from worker.outbox import Contribution, Outbox
 from worker.pacer import Pacer
 from worker.patience import Patience
+from worker.receipts import Receipts
 from worker.session import Session
 
 _SLOWEST_BYTES_PER_SECOND: Final = 10_000
@@ -31,13 +33,10 @@ _LONGEST_RECEIPT: Final = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What the coordinator credits."""
+class Sent:
+    """What has been handed in."""
 
-    contribution_id: int
-    images: int
-    round: int
-    """The round it counts in."""
+    receipt: Receipt
     seconds: float
     """Duration of the try that went through."""
 
@@ -50,6 +49,7 @@ class Sender:
         *,
         session: Session,
         outbox: Outbox,
+        receipts: Receipts,
         patience: Patience,
         clock: Clock,
         pacer: Pacer,
@@ -59,25 +59,27 @@ class Sender:
         self._pacer = pacer
         self._session = session
         self._outbox = outbox
+        self._receipts = receipts
         self._patience = patience
         self._clock = clock
         self._on_bytes = on_bytes
 
-    def send(self, contribution: Contribution, interrupt: threading.Event) -> Receipt:
-        """Hand `contribution` in; afterwards it has left the outbox.
+    def send(self, contribution: Contribution, interrupt: threading.Event) -> Sent:
+        """Hand `contribution` in; afterwards its receipt is kept, and it has left the outbox.
 
         Raises `LeaseLost` if it is refused, and `Interrupted` if `interrupt` is set and the line is dead: only then it
         stays in the outbox.
         """
         try:
-            receipt = self._patience.call(lambda: self._try(contribution, interrupt), interrupt)
+            sent = self._patience.call(lambda: self._try(contribution, interrupt), interrupt)
         except LeaseLost:
             self._outbox.refused(contribution)
             raise
+        self._receipts.keep(sent.receipt)
         self._outbox.remove(contribution)
-        return receipt
+        return sent
 
-    def _try(self, contribution: Contribution, interrupt: threading.Event) -> Receipt:
+    def _try(self, contribution: Contribution, interrupt: threading.Event) -> Sent:
         started_at = self._clock.now()
         silence = _Silence(interrupt, self._clock)
         offset = self._session.submit_offset(
@@ -91,9 +93,7 @@ class Sender:
         left = contribution.size_bytes - offset
         deadline = _LONGEST_RECEIPT + timedelta(seconds=left / _SLOWEST_BYTES_PER_SECOND)
         reply = self._session.submit(lambda: self._parts(contribution, offset, silence), deadline, silence)
-        if reply.contribution_id == 0 or not 0 < reply.images <= contribution.images:
-            raise RetryCall("the coordinator's receipt is out of bounds")
-        return Receipt(reply.contribution_id, reply.images, reply.round, self._clock.now() - started_at)
+        return Sent(self._receipts.read(contribution, reply), self._clock.now() - started_at)
 
     def _parts(self, contribution: Contribution, offset: int, silence: _Silence) -> Iterator[SubmitRequest]:
         header = SubmitHeader(

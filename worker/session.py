@@ -24,7 +24,7 @@ from diffusion_at_home.errors import (
     SessionLost,
     VersionMismatch,
 )
-from diffusion_at_home.identity import Handed, Identity
+from diffusion_at_home.identity import Handed, Identity, WorkerId
 from diffusion_at_home.rpc.coordinator_pb2 import (
     Hardware,
     HeartbeatReply,
@@ -119,6 +119,11 @@ class Session:
         with self._lock:
             self._join_again(interrupt)
             return self._reply
+
+    @property
+    def worker_id(self) -> WorkerId:
+        """Who this is to the run."""
+        return self._identity.worker_id
 
     @property
     def spec(self) -> BlobRef:

@@ -1,4 +1,4 @@
-"""What a worker keeps from start to start, and where: its key, the runs it joined, its log, its unsent work.
+"""What a worker keeps from start to start, and where: its key, the runs it joined, its log, what it sent and did not.
 
 One process at a time owns the folder.
 """
@@ -67,6 +67,14 @@ class StateFolder:
     def residual(self, run_id: str) -> Path:
         """What encoding left out of a run's contributions so far."""
         return self._path / "residual" / f"{run_id}.safetensors"
+
+    def receipts(self, run_id: str) -> Path:
+        """What the run has received, one JSON object a line."""
+        return self._path / "receipts" / f"{run_id}.jsonl"
+
+    def all_receipts(self) -> list[Path]:
+        """Of every run there are any of."""
+        return sorted((self._path / "receipts").glob("*.jsonl"))
 
     def outbox(self, run_id: str) -> Path:
         """Folder of what was trained and not yet received."""

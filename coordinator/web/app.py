@@ -21,6 +21,7 @@ from coordinator.judging.published import Judgements
 from coordinator.metrics import Metrics
 from coordinator.web.downloads import Downloads
 from coordinator.web.line_test import LineTest
+from diffusion_at_home.checkpoint.manifest import SIGNATURE_NAME
 from diffusion_at_home.linetest import LINE_TEST_PATH
 from diffusion_at_home.runinfo import RUN_INFO_PATH, RunInfo
 
@@ -67,6 +68,12 @@ def web_app(
     async def listing(request: Request) -> Response:  # noqa: ARG001
         return Response((await checkpoints.listing()).model_dump_json(), media_type="application/json")
 
+    async def signature(request: Request) -> Response:
+        data = await checkpoints.signature(request.path_params["name"])
+        if data is None:
+            return PlainTextResponse("no such signature of a published checkpoint\n", status_code=404)
+        return Response(data, media_type="application/json", headers=_CHANGES)
+
     async def checkpoint_file(request: Request) -> Response:
         path = await checkpoints.file(request.path_params["name"], request.path_params["path"])
         if path is None:
@@ -93,6 +100,7 @@ def web_app(
             Route(LINE_TEST_PATH, LineTest(), methods=["GET", "POST"]),
             Route("/blobs/{sha256}", Downloads(blob, admission), methods=["GET"]),
             Route("/checkpoints.json", listing),
+            Route(f"/checkpoints/{{name}}/{SIGNATURE_NAME}", signature),
             Route("/checkpoints/{name}/{path:path}", Downloads(checkpoint_file, admission), methods=["GET"]),
             Route("/judgements.json", judged),
             Route("/judgements/{file}", Downloads(judgement_file, admission), methods=["GET"]),

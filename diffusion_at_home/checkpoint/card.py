@@ -59,7 +59,9 @@ Loss on pictures that nobody trained on: {losses}. By time t of the default weig
 {contributors}
 
 ## How to verify it
-`manifest.json` has the sha256 of every file: `dah checkpoint verify FOLDER` checks them all, and that there is no other.
+`manifest.json` has the sha256 of every file: `dah checkpoint verify FOLDER` checks them all, and that there is no other. Where
+`signature.json` lies beside it, `--key HEX` checks whose word that is: take the run's release key from where you trust it, not
+from here. `rounds.json` has the digests of all rounds that led to these weights.
 The weights are safetensors; nothing here is code.
 
 ## The run's configuration

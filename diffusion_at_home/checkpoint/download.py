@@ -1,4 +1,7 @@
-"""Downloads a checkpoint from a run's address: resumable, bounded, and checked file by file before it is called done."""
+"""Downloads a checkpoint from a run's address: resumable, bounded, and checked file by file before it is called done.
+
+Whose word it is, is known before its files are fetched: the signature is over the manifest.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,11 +28,14 @@ from diffusion_at_home.checkpoint.listing import (
 from diffusion_at_home.checkpoint.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
+    SIGNATURE_NAME,
     CheckpointManifest,
     FileEntry,
     parse_manifest,
 )
-from diffusion_at_home.checkpoint.verify import check_file, verify
+from diffusion_at_home.checkpoint.rounds import check_rounds
+from diffusion_at_home.checkpoint.signature import MAX_SIGNATURE_BYTES, Trust, Vouched, check_folder, check_signature
+from diffusion_at_home.checkpoint.verify import check_file, verify_files
 from diffusion_at_home.errors import ConfigError, IntegrityError, Unreachable, storage_errors
 from diffusion_at_home.tls import pinned_context, split_pin
 
@@ -41,6 +48,31 @@ _TIMEOUT_SECONDS: Final = 30.0
 _SLOWEST_BYTES_PER_SECOND: Final = 1_000
 _SLOW_SECONDS: Final = 60.0
 """A body that is slower than that for so long is asked for anew from where it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a downloader wants of a checkpoint's signature."""
+
+    key: str = ""
+    """The release key (hex) that must have signed, or whose successor must; empty takes the one that the address names."""
+    signature: bool = False
+    """Whether it must be signed also where `key` is empty."""
+
+    def trust(self, listing: CheckpointListing) -> Trust:
+        """Whose word is taken of a run that lists that."""
+        root = self.key or listing.release_key or ""
+        return Trust(root, listing.rotations, required=self.signature or bool(self.key))
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """What has come."""
+
+    manifest: CheckpointManifest
+    vouched: Vouched | None
+    """None if it is not signed."""
+
 
 Progress = Callable[[int, int], None]
 """Told the bytes that are here and the bytes of the whole checkpoint."""
@@ -56,8 +88,8 @@ def list_checkpoints(url: str) -> CheckpointListing:
         raise ConfigError(f"{url} does not list checkpoints: is this a run's address?") from None
 
 
-def download(url: str, which: str, out: Path, on_progress: Progress) -> CheckpointManifest:
-    """Bring the checkpoint `which` ("latest", "best" or a name) of the run at `url` to `out`; returns its manifest.
+def download(url: str, which: str, out: Path, on_progress: Progress, demand: Demand = Demand()) -> Downloaded:
+    """Bring the checkpoint `which` ("latest", "best" or a name) of the run at `url` to `out`.
 
     What is there already is kept: a whole checkpoint is verified and left alone, a broken-off download goes on.
 
@@ -65,18 +97,22 @@ def download(url: str, which: str, out: Path, on_progress: Progress) -> Checkpoi
         ConfigError: there is no such checkpoint, or `out` holds something else.
         Unreachable: nobody answers, or the line drops again and again; what has come stays.
         IntegrityError: naming the file that is not what the manifest says.
+        SignatureError: it is not signed, or not by whom `demand` says; nothing was fetched then.
         StorageError: the disk is full.
     """
     out = out.resolve()
-    listed = _choose(list_checkpoints(url), which)
-    if (out / MANIFEST_NAME).is_file():
-        return _existing(out, listed)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(f"{out} is not an empty folder: choose a new one with --out")
-    part = out.with_name(f"{out.name}.part")
+    listing = list_checkpoints(url)
+    listed, trust = _choose(listing, which), demand.trust(listing)
     with _client(url) as client:
+        if (out / MANIFEST_NAME).is_file():
+            return _existing(client, out, listed, trust)
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise ConfigError(f"{out} is not an empty folder: choose a new one with --out")
+        part = out.with_name(f"{out.name}.part")
         data = _small(client, file_path(listed.name, MANIFEST_NAME), MAX_MANIFEST_BYTES)
-        manifest = _checked_manifest(data, listed)
+        manifest = _checked_manifest(data, listed, listing.run_id)
+        signature = _signature(client, listed)
+        vouched = check_signature(signature, data, trust, f"{SIGNATURE_NAME} of {listed.name}")
         with storage_errors(part):
             _forget_another(part, manifest)
             have = 0
@@ -84,12 +120,15 @@ def download(url: str, which: str, out: Path, on_progress: Progress) -> Checkpoi
                 on_bytes = _from(have, manifest, on_progress)
                 _bring(client, file_path(listed.name, path), part / path, entry, on_bytes)
                 have += entry.size_bytes
+            if signature is not None:
+                (part / SIGNATURE_NAME).write_bytes(signature)
             (part / MANIFEST_NAME).write_bytes(data)
+            check_rounds(part, manifest)
     with storage_errors(out):
         if out.exists():
             out.rmdir()
         part.rename(out)
-    return manifest
+    return Downloaded(manifest, vouched)
 
 
 def _choose(listing: CheckpointListing, which: str) -> ListedCheckpoint:
@@ -101,25 +140,45 @@ def _choose(listing: CheckpointListing, which: str) -> ListedCheckpoint:
     raise ConfigError(f"the run {listing.run} has no checkpoint {which!r}; its newest are: {names}")
 
 
-def _existing(out: Path, listed: ListedCheckpoint) -> CheckpointManifest:
-    manifest = verify(out)
-    if hashlib.sha256((out / MANIFEST_NAME).read_bytes()).hexdigest() != listed.manifest_sha256:
+def _existing(client: httpx2.Client, out: Path, listed: ListedCheckpoint, trust: Trust) -> Downloaded:
+    """What is there already, with the signature that it has by now: it may have been signed, or signed anew, since it came."""
+    manifest, data = verify_files(out), (out / MANIFEST_NAME).read_bytes()
+    if hashlib.sha256(data).hexdigest() != listed.manifest_sha256:
         raise ConfigError(
             f"{out} holds the checkpoint {manifest.name} of {manifest.run_id}, not the {listed.name} that is wanted: "
             "choose a new folder with --out"
         )
-    return manifest
+    signature = _signature(client, listed)
+    if signature is None:
+        return Downloaded(manifest, check_folder(out, trust))
+    vouched = check_signature(signature, data, trust, f"{SIGNATURE_NAME} of {listed.name}")
+    with storage_errors(out):
+        temporary = out.with_name(f"{out.name}.{SIGNATURE_NAME}")
+        temporary.write_bytes(signature)
+        temporary.replace(out / SIGNATURE_NAME)
+    return Downloaded(manifest, vouched)
 
 
-def _checked_manifest(data: bytes, listed: ListedCheckpoint) -> CheckpointManifest:
+def _signature(client: httpx2.Client, listed: ListedCheckpoint) -> bytes | None:
+    if not listed.signed:
+        return None
+    return _small(client, file_path(listed.name, SIGNATURE_NAME), MAX_SIGNATURE_BYTES)
+
+
+def _checked_manifest(data: bytes, listed: ListedCheckpoint, run_id: str) -> CheckpointManifest:
     if hashlib.sha256(data).hexdigest() != listed.manifest_sha256:
         raise IntegrityError(f"{MANIFEST_NAME} of {listed.name} does not have the listed sha256: do not use it")
-    return parse_manifest(data, f"{MANIFEST_NAME} of {listed.name}")
+    manifest = parse_manifest(data, f"{MANIFEST_NAME} of {listed.name}")
+    if (manifest.name, manifest.run_id) != (listed.name, run_id):
+        raise IntegrityError(
+            f"what is listed as {listed.name} of {run_id} is {manifest.name} of {manifest.run_id}: do not use it"
+        )
+    return manifest
 
 
 def _forget_another(part: Path, manifest: CheckpointManifest) -> None:
     """Make `part` a folder that holds nothing but what `manifest` knows: an earlier download may have been of another."""
-    files = {part / path for path in (*manifest.files, MANIFEST_NAME)}
+    files = {part / path for path in (*manifest.files, SIGNATURE_NAME, MANIFEST_NAME)}
     folders = {parent for file in files for parent in file.parents}
     for found in part.rglob("*"):
         if found.is_symlink() or found not in (folders if found.is_dir() else files):

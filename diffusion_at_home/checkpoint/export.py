@@ -20,12 +20,14 @@ from diffusion_at_home.checkpoint.card import model_card
 from diffusion_at_home.checkpoint.grid import draw_grid
 from diffusion_at_home.checkpoint.manifest import (
     MANIFEST_NAME,
+    ROUNDS_NAME,
     CheckpointManifest,
     Contributor,
     DataOrigin,
     FileEntry,
 )
 from diffusion_at_home.checkpoint.older_readers import for_transformers_4
+from diffusion_at_home.checkpoint.rounds import Digests, rounds_bytes
 from diffusion_at_home.errors import storage_errors
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.outer.state import writing_safetensors
@@ -49,6 +51,8 @@ class CheckpointFacts:
     held_out_loss: Mapping[Which, float]
     held_out_bins: tuple[float, ...]
     contributors: tuple[Contributor, ...]
+    rounds: tuple[Digests, ...]
+    """From version 0 to this one."""
     created_at_ms: int
 
 
@@ -85,6 +89,7 @@ def export(
         for_transformers_4(draft)
         single_file = _single_file(facts, model, draft)
         draw_grid(model, facts.spec.config, draft / "grid.png")
+        (draft / ROUNDS_NAME).write_bytes(rounds_bytes(facts.spec.run_id, facts.rounds))
         manifest = _manifest(model, layout, facts)
         prompt = next(iter(facts.spec.config.checkpoint.grid_prompts), "a picture")
         (draft / "README.md").write_text(model_card(manifest, prompt, single_file), encoding="utf-8")

@@ -7,8 +7,10 @@ from typing import Annotated, ClassVar, Final
 from pydantic import ConfigDict, Field
 
 from diffusion_at_home.checkpoint.manifest import CheckpointName, RunId, Sha256, Weights
+from diffusion_at_home.checkpoint.rotation import Chain
 from diffusion_at_home.config.toml import Section
 from diffusion_at_home.config.values import Name
+from diffusion_at_home.signing_key import PublicKey
 
 LISTING_PATH: Final = "/checkpoints.json"
 MAX_LISTING_BYTES: Final = 16 * 2**20
@@ -54,6 +56,8 @@ class ListedCheckpoint(_Listed):
     """ISO 8601, UTC."""
     manifest_sha256: Sha256
     """From it everything else is checked."""
+    signed: bool = False
+    """Whether its signature is there."""
     judged: ListedJudgement | None = None
     """None until it is."""
 
@@ -71,6 +75,10 @@ class CheckpointListing(_Listed):
     """Name of the newest; None before the first."""
     best: CheckpointName | None
     """Lowest held-out loss."""
+    release_key: PublicKey | None = None
+    """release.public_key of the config; None if the run names none."""
+    rotations: Chain = ()
+    """By which that key has passed to the one that signs now, the oldest first."""
 
 
 def file_path(name: str, path: str) -> str:

@@ -17,6 +17,10 @@ from diffusion_at_home.config.values import Name
 from diffusion_at_home.errors import ConfigError, IntegrityError
 
 MANIFEST_NAME: Final = "manifest.json"
+SIGNATURE_NAME: Final = "signature.json"
+"""Beside it, once somebody has signed it: see `diffusion_at_home.checkpoint.signature`."""
+ROUNDS_NAME: Final = "rounds.json"
+"""One of the files: see `diffusion_at_home.checkpoint.rounds`."""
 MAX_MANIFEST_BYTES: Final = 16 * 2**20
 MAX_FILE_BYTES: Final = 2**40
 
@@ -39,6 +43,8 @@ def _plain_path(path: str) -> str:
 def _a_tree(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
     if MANIFEST_NAME in files:
         raise ValueError(f"{MANIFEST_NAME} is listed in itself")
+    if SIGNATURE_NAME in files:
+        raise ValueError(f"{SIGNATURE_NAME} is listed, which is made after the manifest")
     for path in files:
         for parent in PurePosixPath(path).parents:
             if str(parent) in files:
@@ -152,9 +158,17 @@ def parse_manifest(data: bytes, source: str) -> CheckpointManifest:
 
 def load_manifest(folder: Path) -> CheckpointManifest:
     """The manifest of the checkpoint in `folder`. Raises `IntegrityError`."""
-    path = folder / MANIFEST_NAME
+    if not (folder / MANIFEST_NAME).is_file():
+        raise IntegrityError(
+            f"{folder / MANIFEST_NAME} does not exist: {folder} is not a checkpoint, or not a whole one"
+        )
+    return load_manifest_file(folder / MANIFEST_NAME)
+
+
+def load_manifest_file(path: Path) -> CheckpointManifest:
+    """The manifest in the file `path`. Raises `IntegrityError`."""
     if not path.is_file():
-        raise IntegrityError(f"{path} does not exist: {folder} is not a checkpoint, or not a whole one")
+        raise IntegrityError(f"{path} does not exist: name a checkpoint's folder, or its manifest")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise IntegrityError(f"{path} is larger than any manifest: do not use this checkpoint")
     return parse_manifest(path.read_bytes(), str(path))

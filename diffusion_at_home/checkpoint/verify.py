@@ -1,4 +1,4 @@
-"""Checks a checkpoint's folder against its manifest: every byte, and nothing besides."""
+"""Checks a checkpoint's folder against its manifest: every byte, and nothing besides but a signature that holds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,33 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, FileEntry, load_manifest
+from diffusion_at_home.checkpoint.manifest import (
+    MANIFEST_NAME,
+    SIGNATURE_NAME,
+    CheckpointManifest,
+    FileEntry,
+    load_manifest,
+)
+from diffusion_at_home.checkpoint.rounds import check_rounds
+from diffusion_at_home.checkpoint.signature import Trust, check_folder
 from diffusion_at_home.errors import IntegrityError
 
 _REMEDY: Final = "do not use this checkpoint, delete it and download it again"
 
 
 def verify(folder: Path) -> CheckpointManifest:
+    """`verify_files`, and that its signature, if it has one, is one of its manifest; whose, `check_folder` tells.
+
+    Raises:
+        IntegrityError: as `verify_files` does.
+        SignatureError: what is called its signature is none.
+    """
+    manifest = verify_files(folder)
+    check_folder(folder, Trust())
+    return manifest
+
+
+def verify_files(folder: Path) -> CheckpointManifest:
     """The manifest of the checkpoint in `folder`, all of whose files are as it says.
 
     Raises:
@@ -22,10 +42,11 @@ def verify(folder: Path) -> CheckpointManifest:
     manifest = load_manifest(folder)
     for path, entry in manifest.files.items():
         check_file(folder / path, entry, path)
-    known = {folder / path for path in (*manifest.files, MANIFEST_NAME)}
+    known = {folder / path for path in (*manifest.files, MANIFEST_NAME, SIGNATURE_NAME)}
     for found in sorted(folder.rglob("*")):
         if found.is_symlink() or (not found.is_dir() and found not in known):
             raise IntegrityError(f"{found.relative_to(folder)} is not in the manifest of {folder}: delete it")
+    check_rounds(folder, manifest)
     return manifest
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from diffusion_at_home.cli.output import emit
+
+if TYPE_CHECKING:
+    from diffusion_at_home.checkpoint.signature import Vouched
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Download, verify and use what a run has made.")
 
@@ -15,6 +18,13 @@ Url = Annotated[
     str, typer.Argument(metavar="URL", help="The run's address, for example https://host:8400/#FINGERPRINT")
 ]
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A downloaded checkpoint.")]
+ReleaseKey = Annotated[
+    str,
+    typer.Option(
+        "--key", metavar="HEX", help="The run's release key, from where you trust it: it or its heir must have signed."
+    ),
+]
+Required = Annotated[bool, typer.Option("--require-signature", help="Refuse what is not signed.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
 
 
@@ -35,6 +45,7 @@ def list_(url: Url, as_json: Json = False) -> None:
         table.add_column(column, no_wrap=True)
     for c in listing.checkpoints:
         marks = [word for word, name in (("latest", listing.latest), ("best", listing.best)) if name == c.name]
+        marks += ["signed"] if c.signed else []
         loss = "-" if c.held_out_loss is None else f"{c.held_out_loss:.4f} ({c.default_weights})"
         retrieval = "-" if c.judged is None or c.judged.retrieval is None else f"{c.judged.retrieval:.3g}"
         table.add_row(c.name, f"{c.images:,}", loss, retrieval, f"{c.size_bytes / 1e6:.1f}", " ".join(marks))
@@ -46,45 +57,174 @@ def download(
     url: Url,
     which: Annotated[str, typer.Option(help="latest, best, or a name from `dah checkpoint list`.")] = "latest",
     out: Annotated[Path, typer.Option(help="Folder to put it in; a broken-off download goes on.")] = Path("checkpoint"),
+    key: ReleaseKey = "",
+    require_signature: Required = False,
     as_json: Json = False,
 ) -> None:
-    """Download a checkpoint from URL and verify every file."""
+    """Download a checkpoint from URL and verify every file, and its signature if it has one."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     from diffusion_at_home.checkpoint import download as downloader
+    from diffusion_at_home.signing_key import parse_public_key
 
     console = Console(stderr=True)
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("download", total=None)
-        manifest = downloader.download(
-            url, which, out, lambda have, total: bar.update(task, completed=have, total=total)
+        done = downloader.download(
+            url,
+            which,
+            out,
+            lambda have, total: bar.update(task, completed=have, total=total),
+            downloader.Demand(parse_public_key(key, "--key"), require_signature),
         )
     emit(
-        {"name": manifest.name, "folder": str(out), "files": len(manifest.files), "bytes": manifest.size_bytes}, as_json
+        {
+            "name": done.manifest.name,
+            "folder": str(out),
+            "files": len(done.manifest.files),
+            "bytes": done.manifest.size_bytes,
+            "signed_by": done.vouched.public_key if done.vouched else None,
+            "key_from": _key_from(done.vouched, key),
+        },
+        as_json,
     )
 
 
 @app.command()
-def verify(folder: Folder, as_json: Json = False) -> None:
-    """Check every file in DIR against its manifest."""
-    from diffusion_at_home.checkpoint import verify as verifier
+def verify(
+    folder: Folder,
+    key: ReleaseKey = "",
+    rotations: Annotated[
+        Path | None, typer.Option(help="The run's rotations.json, to know which of its keys are old.")
+    ] = None,
+    require_signature: Required = False,
+    as_json: Json = False,
+) -> None:
+    """Check every file in DIR against its manifest and, with --key, whose word that is; says what this proves, and what not."""
+    from diffusion_at_home.checkpoint.proof import prove
+    from diffusion_at_home.checkpoint.rotation import load_rotations
+    from diffusion_at_home.checkpoint.signature import Trust
+    from diffusion_at_home.signing_key import parse_public_key
 
-    manifest = verifier.verify(folder)
+    root = parse_public_key(key, "--key")
+    known = load_rotations(rotations) if rotations else ()
+    proof = prove(folder, Trust(root, known, required=require_signature or bool(root)))
+    manifest, vouched = proof.manifest, proof.vouched
+    found = {
+        "name": manifest.name,
+        "verified": True,
+        "run_id": manifest.run_id,
+        "files": len(manifest.files),
+        "images": manifest.images,
+        "version": manifest.version,
+        "weights": manifest.default_weights,
+        "data": manifest.data.name,
+        "license": manifest.license,
+        "signed_by": vouched.public_key if vouched else None,
+        "key_from": _key_from(vouched, key),
+    }
+    if as_json:
+        emit({**found, "proves": proof.proves, "does_not_prove": proof.does_not_prove}, as_json)
+        return
+    emit(found, as_json)
+    for title, sentences in (("This proves:", proof.proves), ("This does not prove:", proof.does_not_prove)):
+        typer.echo("\n".join((f"\n{title}", *(f"- {sentence}" for sentence in sentences))))
+
+
+@app.command()
+def rounds(
+    folder: Folder,
+    what: Annotated[
+        str,
+        typer.Argument(metavar="WHAT", help="A file, such as a run's update, or the digest of weights or an update."),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Whether WHAT is one of the updates or versions from which the checkpoint in DIR comes. Its files are verified first."""
+    from diffusion_at_home.checkpoint.rounds import look_up
+    from diffusion_at_home.checkpoint.verify import verify as verified
+
+    manifest = verified(folder)
+    found = look_up(folder, manifest, what)
+    emit({"run_id": manifest.run_id, "version": found.version, "what": found.what, "digest": found.digest}, as_json)
+
+
+@app.command()
+def sign(
+    place: Annotated[Path, typer.Argument(metavar="DIR_OR_MANIFEST", help="A checkpoint, or its manifest.json alone.")],
+    key: Annotated[Path, typer.Option("--key", metavar="FILE", help="The release key's file.")],
+    as_json: Json = False,
+) -> None:
+    """Write signature.json beside the manifest. In DIR every file is verified first; of a manifest alone nothing is."""
+    from diffusion_at_home.checkpoint.release_key import ReleaseKey as Key
+    from diffusion_at_home.checkpoint.release_key import sign_checkpoint
+
+    loaded = Key.load(key)
+    signed = sign_checkpoint(place, loaded)
     emit(
         {
-            "name": manifest.name,
-            "verified": True,
-            "files": len(manifest.files),
-            "images": manifest.images,
-            "version": manifest.version,
-            "weights": manifest.default_weights,
-            "data": manifest.data.name,
-            "license": manifest.license,
+            "name": signed.manifest.name,
+            "run_id": signed.manifest.run_id,
+            "version": signed.manifest.version,
+            "files_checked": signed.files_checked,
+            "public_key": loaded.public_key,
+            "signature": str(signed.signature),
         },
         as_json,
     )
+
+
+key_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Make and rotate the key that signs checkpoints."
+)
+app.add_typer(key_app, name="key")
+
+
+@key_app.command("new")
+def key_new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file, never on the coordinator's machine.")],
+    as_json: Json = False,
+) -> None:
+    """Make a release key. The run names its public half: release.public_key of its config."""
+    from diffusion_at_home.checkpoint.release_key import ReleaseKey as Key
+
+    emit({"public_key": Key.create(file).public_key, "file": str(file)}, as_json)
+
+
+@key_app.command("rotate")
+def key_rotate(
+    old: Annotated[
+        Path, typer.Argument(metavar="OLD", help="The key that signs now; it signs nothing more afterwards.")
+    ],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="A new file for its successor.")],
+    as_json: Json = False,
+) -> None:
+    """Make a new release key, and the statement by which the old one passes to it, NEW.rotations.json.
+
+    Copy that to RUN_DIR/rotations.json on the coordinator, and sign with the new key what is to stay on offer.
+    """
+    from diffusion_at_home.checkpoint.release_key import ReleaseKey as Key
+    from diffusion_at_home.checkpoint.rotation import ROTATIONS_SUFFIX
+
+    made = Key.load(old).rotate(old, new)
+    emit(
+        {
+            "public_key": made.public_key,
+            "file": str(new),
+            "rotations": f"{new}{ROTATIONS_SUFFIX}",
+            "steps": len(made.chain),
+        },
+        as_json,
+    )
+
+
+def _key_from(vouched: Vouched | None, key: str) -> str | None:
+    """From where it is known that the key which has signed is the run's; None if it is not known."""
+    if vouched is None or not vouched.trusted:
+        return None
+    return "--key" if key else "the run's address"
 
 
 @app.command()

@@ -10,6 +10,7 @@ import typer
 from diffusion_at_home.cli.output import emit, one_line
 
 if TYPE_CHECKING:
+    from diffusion_at_home.receipt import Line as ReceiptLine
     from diffusion_at_home.rpc.coordinator_pb2 import Hardware
     from worker.doctor.report import Diagnosis
     from worker.settings import WorkerSettings
@@ -178,6 +179,85 @@ def doctor(
     else:
         _draw(found)
     raise typer.Exit(found.exit_code)
+
+
+receipts_app = typer.Typer(add_completion=False, help="What runs have received of this worker, signed by them.")
+app.add_typer(receipts_app, name="receipts")
+
+_RECEIPT_SAYS = (
+    "what was received, and that nobody can deny it; not that it counted: what was left out is in the worker's log"
+)
+
+
+@receipts_app.callback(invoke_without_command=True)
+def receipts(
+    context: typer.Context,
+    config: Config = None,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
+    """List the receipts of this worker, and which of them hold. The files may be shown to anyone."""
+    if context.invoked_subcommand is not None:
+        return
+    from diffusion_at_home.receipt import read_receipts
+    from worker.state_folder import StateFolder
+
+    folder = StateFolder(_settings(config, None, state_dir).state_dir)
+    found = [(path, line) for path in folder.all_receipts() for line in read_receipts(path)]
+    if as_json:
+        listed = [_plain_receipt(path, line) for path, line in found]
+        emit({"receipts": listed, "says": _RECEIPT_SAYS}, as_json)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("file", "receipts", "hold", "images", box=None)
+    for path in dict.fromkeys(path for path, _ in found):
+        lines = [line for other, line in found if other == path]
+        sound = [line.receipt.received for line in lines if line.receipt and not line.problem]
+        images = sum(received.images for received in sound)
+        table.add_row(str(path), f"{len(lines):,}", f"{len(sound):,}", f"{images:,}")
+    console = Console()
+    console.print(table if found else "no receipts yet")
+    for path, line in found:
+        if line.problem:
+            console.print(one_line(f"{path}: line {line.number} {line.problem}"), style="bold red", markup=False)
+    console.print(f"A receipt says {_RECEIPT_SAYS}.")
+
+
+@receipts_app.command("verify")
+def receipts_verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Receipts, as a worker keeps them.")],
+    key: Annotated[str, typer.Option("--key", metavar="HEX", help="The run's key: receipt_key of its /run.json.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Check every receipt in FILE, anybody's. Without --key: that each is signed by the key that it names itself."""
+    from diffusion_at_home.errors import SignatureError
+    from diffusion_at_home.receipt import read_receipts
+    from diffusion_at_home.signing_key import parse_public_key
+
+    lines = list(read_receipts(file, parse_public_key(key, "--key")))
+    for line in lines:
+        if line.problem:
+            raise SignatureError(f"{file}: line {line.number} {line.problem}")
+    held = [line.receipt for line in lines if line.receipt is not None]
+    emit(
+        {
+            "receipts": len(held),
+            "images": sum(receipt.received.images for receipt in held),
+            "runs": sorted({receipt.received.run_id for receipt in held}),
+            "workers": sorted({receipt.received.worker_id for receipt in held}),
+            "keys": sorted({receipt.public_key for receipt in held}),
+            "key_given": bool(key),
+            "says": _RECEIPT_SAYS,
+        },
+        as_json,
+    )
+
+
+def _plain_receipt(path: Path, line: ReceiptLine) -> dict[str, Any]:
+    received = {} if line.receipt is None else line.receipt.received.model_dump()
+    return {**received, "file": str(path), "line": line.number, "holds": not line.problem, "problem": line.problem}
 
 
 def _draw(found: Diagnosis) -> None:

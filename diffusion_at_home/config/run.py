@@ -17,6 +17,7 @@ from diffusion_at_home.config.trust import (
     AuditSection,
     EnrolmentSection,
     GateSection,
+    ReleaseSection,
     ScreeningSection,
 )
 from diffusion_at_home.config.values import (
@@ -511,6 +512,7 @@ class RunConfig(Section):
     evaluation: EvaluationSection
     checkpoint: CheckpointSection
     judging: JudgingSection = JudgingSection()
+    release: ReleaseSection = ReleaseSection()
     storage: StorageSection = StorageSection()
     server: ServerSection = ServerSection()
 

@@ -86,3 +86,10 @@ class AggregationSection(Section):
     """Times the round's median length, for equal images: a longer delta is scaled down to that; 0 scales nothing."""
     trim: Annotated[float, Field(ge=0, lt=0.5, strict=True)] = 0.25
     """Share of the contributions that trimmed_mean leaves out of each weight, at either end."""
+
+
+class ReleaseSection(Section):
+    """Who signs the run's checkpoints. Told in docs/security.md."""
+
+    public_key: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Ed25519 key in hex that `dah checkpoint key new` has made on another machine than the coordinator's; empty names none."""

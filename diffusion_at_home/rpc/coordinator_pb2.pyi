@@ -313,14 +313,16 @@ class SubmitHeader(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., lease_id: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset: _Optional[int] = ..., images: _Optional[int] = ..., train_ms: _Optional[int] = ..., mean_loss: _Optional[float] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class SubmitReply(_message.Message):
-    __slots__ = ("contribution_id", "images", "round")
+    __slots__ = ("contribution_id", "images", "round", "signature")
     CONTRIBUTION_ID_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     contribution_id: int
     images: int
     round: int
-    def __init__(self, contribution_id: _Optional[int] = ..., images: _Optional[int] = ..., round: _Optional[int] = ...) -> None: ...
+    signature: bytes
+    def __init__(self, contribution_id: _Optional[int] = ..., images: _Optional[int] = ..., round: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("protocol_version", "lease_id", "reason")

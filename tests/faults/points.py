@@ -201,6 +201,7 @@ _WORKER: Final[dict[str, Seam]] = {
     "facts: before they are written": File(Operation.WRITE, r"pending/[^/]+/lease-\d+\.json\.tmp"),
     **_around("facts are renamed", Operation.RENAME, r"pending/[^/]+/lease-\d+\.json\.tmp"),
     "submit: before its first byte": File(Operation.READ, r"pending/[^/]+/lease-\d+\.dahv", after=True),
+    **_around("receipt is kept", Operation.WRITE, r"receipts/[^/]+\.jsonl"),
     # It has the receipt, and its outbox has the contribution, half of it, nothing of it.
     **_around("facts are deleted", Operation.REMOVE, r"pending/[^/]+/lease-\d+\.json"),
     **_around("vector is deleted", Operation.REMOVE, r"pending/[^/]+/lease-\d+\.dahv"),

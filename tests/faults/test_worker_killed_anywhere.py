@@ -13,6 +13,7 @@ from coordinator.ledger import Ledger
 from coordinator.records import LeaseId, LeaseState
 from coordinator.replay import replay
 from coordinator.run_folder import RunFolder
+from diffusion_at_home.receipt import read_receipts
 from tests.faults.coverage import assert_every_sample_once, leases_of
 from tests.faults.plan import Action, FaultPlan, passed
 from tests.faults.points import Who, points_of
@@ -48,6 +49,19 @@ def complete(root: Path) -> set[LeaseId]:
     return {LeaseId(int(name.removeprefix("lease-"))) for name in facts & vectors}
 
 
+def leases_with_a_receipt(root: Path) -> set[LeaseId]:
+    """By the worker's own file, of which every line must hold: no process dies in the middle of so short a write."""
+    (path,) = (root / "worker" / "receipts").glob("*.jsonl")
+    lines = list(read_receipts(path))
+    assert [line.problem for line in lines if line.problem] == []
+    return {LeaseId(line.receipt.received.lease_id) for line in lines if line.receipt is not None}
+
+
+def given_by(folder: RunFolder, worker_id: str) -> set[LeaseId]:
+    """The leases whose contributions the run has."""
+    return {lease.lease_id for lease in leases_of(folder, worker_id) if lease.state is LeaseState.SUBMITTED}
+
+
 def states(folder: RunFolder, leases: set[LeaseId]) -> set[LeaseState]:
     with closing(Ledger(folder.ledger, read_only=True)) as ledger:
         return {lease.state for number in leases if (lease := ledger.lease(number)) is not None}
@@ -67,6 +81,7 @@ def test_worker_killed_at_every_point_loses_nothing_that_was_ready_and_counts_no
         assert run.status()["joined"] == 1
         worker_id = last.worker_id
     assert ready
+    assert leases_with_a_receipt(tmp_path) == given_by(folder, worker_id)
     assert states(folder, ready) == {LeaseState.SUBMITTED}
     assert {lease.state for lease in leases_of(folder, worker_id)} == {LeaseState.SUBMITTED, LeaseState.RELEASED}
     assert outbox(tmp_path) == set()

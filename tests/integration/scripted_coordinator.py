@@ -7,20 +7,25 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import grpc
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import ValidationError
 
 from diffusion_at_home import PROTOCOL_VERSION
-from diffusion_at_home.identity import join_is_signed
+from diffusion_at_home.identity import join_is_signed, worker_id
+from diffusion_at_home.receipt import Received
 from diffusion_at_home.refusals import MEANINGS, REFUSAL_METADATA, RETRY_AFTER_METADATA
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorServicer, add_CoordinatorServicer_to_server
 
 RUN_ID = "digits-00000000"
+RUN_KEY = Ed25519PrivateKey.generate()
+"""That signs receipts."""
 
 
 class Scripted(CoordinatorServicer):
@@ -32,6 +37,10 @@ class Scripted(CoordinatorServicer):
         self.join_lies: dict[str, object] = {}
         """Fields of the reply to Join that are other than they should be."""
         self.receipt = pb.SubmitReply(contribution_id=1, images=64, round=3)
+        """But for its signature, which is made for whoever joined last."""
+        self.forges = False
+        """Receipts, by another key."""
+        self.worker = ""
         self.retry_after_ms = ""
         self.token = "first"
         self.num_joins = 0
@@ -48,6 +57,7 @@ class Scripted(CoordinatorServicer):
             context.abort(grpc.StatusCode.INTERNAL, "not signed")
         if self.join_refusal is not None:
             self._refuse(self.join_refusal, context)
+        self.worker = worker_id(request.public_key)
         honest: dict[str, object] = {
             "protocol_version": PROTOCOL_VERSION,
             "session_token": self.token,
@@ -82,7 +92,20 @@ class Scripted(CoordinatorServicer):
                 context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
         if hashlib.sha256(self.arrived).hexdigest() != header.sha256:
             context.abort(grpc.StatusCode.INTERNAL, "other bytes than announced")
-        return self.receipt
+        receipt = pb.SubmitReply()
+        receipt.CopyFrom(self.receipt)
+        with suppress(ValidationError):  # what it is told to answer is none
+            received = Received(
+                run_id=RUN_ID,
+                contribution_id=receipt.contribution_id,
+                worker_id=self.worker,
+                lease_id=header.lease_id,
+                sha256=header.sha256,
+                images=receipt.images,
+                round=receipt.round,
+            )
+            receipt.signature = (Ed25519PrivateKey.generate() if self.forges else RUN_KEY).sign(received.message())
+        return receipt
 
     def _admit(self, context: grpc.ServicerContext) -> None:
         if self.refusal is not None:

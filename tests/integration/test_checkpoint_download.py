@@ -43,7 +43,7 @@ def out(tmp_path: Path) -> Path:
 
 def bring(site: Site, out: Path, which: str = "latest") -> str:
     """Download; returns the checkpoint's name."""
-    return download(site.url, which, out, lambda *_: None).name
+    return download(site.url, which, out, lambda *_: None).manifest.name
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -59,7 +59,7 @@ def test_what_arrives_is_what_was_published(site: Site, out: Path, folders: tupl
 
 def test_progress_rises_to_the_whole(site: Site, out: Path) -> None:
     told: list[tuple[int, int]] = []
-    manifest = download(site.url, "latest", out, lambda have, total: told.append((have, total)))
+    manifest = download(site.url, "latest", out, lambda have, total: told.append((have, total))).manifest
     assert [have for have, _ in told] == sorted(have for have, _ in told)
     assert told[-1] == (manifest.size_bytes, manifest.size_bytes)
 

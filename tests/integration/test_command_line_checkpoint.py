@@ -69,6 +69,8 @@ def test_a_download_is_resumed_and_then_verified(site: Site, tmp_path: Path) -> 
         "folder": str(out),
         "files": len(verify(out).files),
         "bytes": verify(out).size_bytes,
+        "signed_by": None,
+        "key_from": None,
     }
     assert site.sent[path] == len(site.pages[path])
 
@@ -100,15 +102,20 @@ def test_a_checkpoint_that_lies_on_the_way_is_refused(site: Site, tmp_path: Path
 
 def test_verifying_tells_what_was_verified(folders: tuple[Path, Path]) -> None:
     found = dah("checkpoint", "verify", folders[0], "--json").result
+    assert len(found.pop("proves")) == 1
+    assert len(found.pop("does_not_prove")) == 4
     assert found == {
         "name": "tiny-000000100",
         "verified": True,
+        "run_id": "tiny-00000000",
         "files": len(verify(folders[0]).files),
         "images": 100,
         "version": 3,
         "weights": "ema",
         "data": "squares",
         "license": "Apache-2.0",
+        "signed_by": None,
+        "key_from": None,
     }
 
 

@@ -23,9 +23,11 @@ from diffusion_at_home.errors import (
     VersionMismatch,
 )
 from diffusion_at_home.identity import Identity
+from diffusion_at_home.receipt import Receipt, Received, read_receipts
 from diffusion_at_home.refusals import MEANINGS, short_name
 from diffusion_at_home.rpc import coordinator_pb2 as pb
-from tests.integration.scripted_coordinator import RUN_ID, Place, RunPage, Scripted, serving, serving_page
+from diffusion_at_home.signing_key import public_bytes
+from tests.integration.scripted_coordinator import RUN_ID, RUN_KEY, Place, RunPage, Scripted, serving, serving_page
 from tests.unit.tiny_run import no_limit, no_residual
 from worker.backoff import Backoff
 from worker.client import CoordinatorClient
@@ -34,6 +36,7 @@ from worker.join_stamp import JoinStamp
 from worker.joining import join_run, workplace
 from worker.outbox import Outbox
 from worker.patience import Patience
+from worker.receipts import Receipts
 from worker.sender import Sender
 from worker.session import Introduction, Session, Untold
 from worker.settings import WorkerSettings
@@ -191,6 +194,16 @@ def test_call_under_way_is_left_when_the_client_is_pointed_elsewhere(place: Plac
     moving.join()
 
 
+def sender_of(session: Session, outbox: Outbox, root: Path, patience: Patience) -> Sender:
+    """Keeps receipts in `root`."""
+    receipts = Receipts(
+        root / "receipts.jsonl", run_id=RUN_ID, worker_id=session.worker_id, public_key=public_bytes(RUN_KEY).hex()
+    )
+    return Sender(
+        session=session, outbox=outbox, receipts=receipts, patience=patience, clock=SystemClock(), pacer=no_limit()
+    )
+
+
 @pytest.mark.parametrize("receipt", [pb.SubmitReply(), pb.SubmitReply(contribution_id=1, images=65, round=3)])
 def test_receipt_that_cannot_be_is_none(
     place: Place, session: Session, tmp_path: Path, receipt: pb.SubmitReply
@@ -206,7 +219,7 @@ def test_receipt_that_cannot_be_is_none(
         yield
 
     patience = Patience(Backoff(60, 60), give_up)
-    sender = Sender(session=session, outbox=outbox, patience=patience, clock=SystemClock(), pacer=no_limit())
+    sender = sender_of(session, outbox, tmp_path, patience)
     with pytest.raises(Interrupted):
         sender.send(contribution, stop)
     assert outbox.recover() == [contribution]
@@ -218,23 +231,43 @@ def test_a_cut_submit_resumes_where_the_coordinator_has_it(place: Place, session
     outbox = Outbox(tmp_path / "outbox", no_residual())
     contribution = outbox.put(LeaseId(5), Trained(torch.randn(2000), 64, 1.5, 0.25), Codec.FP32)
     encoded = outbox.vector(contribution).read_bytes()
-    sender = Sender(
-        session=session, outbox=outbox, patience=Patience(Backoff(1, 1), no_wait), clock=SystemClock(), pacer=no_limit()
-    )
-    receipt = sender.send(contribution, threading.Event())
+    sender = sender_of(session, outbox, tmp_path, Patience(Backoff(1, 1), no_wait))
+    receipt = sender.send(contribution, threading.Event()).receipt.received
     assert (receipt.images, receipt.round) == (64, 3)
     assert coordinator.offsets == [0, 3000]
     assert coordinator.arrived == encoded
     assert outbox.recover() == []
+    (line,) = read_receipts(tmp_path / "receipts.jsonl", public_bytes(RUN_KEY).hex())
+    assert (line.receipt, line.problem) == (Receipt(received=receipt, **signed(receipt)), "")
+
+
+def signed(received: Received) -> dict[str, str]:
+    return {"public_key": public_bytes(RUN_KEY).hex(), "signature": RUN_KEY.sign(received.message()).hex()}
+
+
+def test_receipt_that_the_run_has_not_signed_is_none(place: Place, session: Session, tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox", no_residual())
+    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    stop = threading.Event()
+    place.coordinator.forges = True
+
+    @contextmanager
+    def give_up(why: RetryCall) -> Iterator[None]:
+        assert str(why) == "the coordinator's receipt is not signed by the run's key"
+        stop.set()
+        yield
+
+    with pytest.raises(Interrupted):
+        sender_of(session, outbox, tmp_path, Patience(Backoff(60, 60), give_up)).send(contribution, stop)
+    assert outbox.recover() == [contribution]
+    assert not (tmp_path / "receipts.jsonl").exists()
 
 
 def test_a_refused_contribution_leaves_the_outbox(place: Place, session: Session, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
     contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
     place.coordinator.refusal = pb.Refusal.REFUSAL_ROUND_CLOSED
-    sender = Sender(
-        session=session, outbox=outbox, patience=Patience(Backoff(1, 1), no_wait), clock=SystemClock(), pacer=no_limit()
-    )
+    sender = sender_of(session, outbox, tmp_path, Patience(Backoff(1, 1), no_wait))
     with pytest.raises(LeaseLost):
         sender.send(contribution, threading.Event())
     assert outbox.recover() == []
@@ -248,9 +281,7 @@ def test_what_could_not_be_sent_before_the_stop_stays_in_the_outbox(
     stop = threading.Event()
     stop.set()
     place.server.stop(None).wait()
-    sender = Sender(
-        session=session, outbox=outbox, patience=Patience(Backoff(1, 1), no_wait), clock=SystemClock(), pacer=no_limit()
-    )
+    sender = sender_of(session, outbox, tmp_path, Patience(Backoff(1, 1), no_wait))
     with pytest.raises(Interrupted):
         sender.send(contribution, stop)
     assert outbox.recover() == [contribution]

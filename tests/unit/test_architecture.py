@@ -27,7 +27,13 @@ OWNERS = {
     "accelerate": ("worker/device.py", "worker/step/out_of_memory.py"),
     "alembic": ("coordinator/migrations/",),
     "bitsandbytes": ("worker/step/rules.py",),
-    "cryptography": ("coordinator/certificate.py", "diffusion_at_home/identity.py"),
+    "cryptography": (
+        "coordinator/certificate.py",
+        "coordinator/receipts.py",
+        "diffusion_at_home/checkpoint/release_key.py",
+        "diffusion_at_home/identity.py",
+        "diffusion_at_home/signing_key.py",
+    ),
     "diffusers": (
         "diffusion_at_home/model/",
         "diffusion_at_home/checkpoint/single_file.py",

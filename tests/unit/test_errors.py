@@ -24,6 +24,7 @@ from diffusion_at_home.errors import (
     PortInUse,
     RetryCall,
     SessionLost,
+    SignatureError,
     StopProcess,
     StorageError,
     Unreachable,
@@ -41,6 +42,7 @@ CONSEQUENCES = (
     StorageError,
     PortInUse,
     IntegrityError,
+    SignatureError,
 )
 
 

@@ -64,7 +64,9 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     section, text = keep_encoder(config.model.text, kind_of(request.param), root / "kept")
     section = section.model_copy(update={"encoder": str(root / "kept")})
     config = config.model_copy(update={"model": config.model.model_copy(update={"text": section})})
-    spec = RunSpec(run_id=RUN_ID, config=without_place(config), data=DATA, tokenizer="", text_encoder=text)
+    spec = RunSpec(
+        run_id=RUN_ID, config=without_place(config), data=DATA, tokenizer="", text_encoder=text, receipt_key="0" * 64
+    )
     model = build_model(config.model, config.objective, b"", seed=0)
     spread_weights(model)
     layout = Layout.of(model)

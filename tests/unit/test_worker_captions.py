@@ -74,7 +74,9 @@ class Site:
         section, text = keep_encoder(config.model.text, FrozenKind.T5, kept)
         self.config: RunConfig = config.model_copy(update={"model": config.model.model_copy(update={"text": section})})
         self.text = text
-        spec = RunSpec(run_id="t-0", config=self.config, data=self.manifest, tokenizer="", text_encoder=text)
+        spec = RunSpec(
+            run_id="t-0", config=self.config, data=self.manifest, tokenizer="", text_encoder=text, receipt_key="0" * 64
+        )
         files = {entry.sha256: data / entry.name for entry in self.manifest.train}
         self.mirror = Mirror(files | {file.sha256: kept / file.name for file in text.files})
         self.cache = BlobCache(root / "cache", quota_bytes)

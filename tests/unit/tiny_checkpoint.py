@@ -18,6 +18,8 @@ from tests.unit.tiny_run import CAPTIONS, spread_weights, tiny_config, tiny_mode
 
 PROMPT = CAPTIONS[0]
 RUN_ID = "tiny-00000000"
+ROUNDS = (("a" * 64, ""), ("b" * 64, "c" * 64), ("d" * 64, "e" * 64), ("3" * 64, "f" * 64))
+"""Digests of the versions 0 to 3."""
 
 DATA = DataManifest(
     name="squares",
@@ -37,7 +39,9 @@ def tiny_spec(*overrides: str) -> RunSpec:
         "checkpoint.sampling_steps=3",
         *overrides,
     )
-    return RunSpec(run_id=RUN_ID, config=config, data=DATA, tokenizer=tiny_tokenizer(config).decode())
+    return RunSpec(
+        run_id=RUN_ID, config=config, data=DATA, tokenizer=tiny_tokenizer(config).decode(), receipt_key="0" * 64
+    )
 
 
 def tiny_facts(name: str = "tiny-000000100", spec: RunSpec | None = None) -> CheckpointFacts:
@@ -51,6 +55,7 @@ def tiny_facts(name: str = "tiny-000000100", spec: RunSpec | None = None) -> Che
         held_out_loss={"raw": 0.5, "ema": 0.25},
         held_out_bins=(0.1, float("nan"), 0.4),
         contributors=(Contributor(worker_id="0123456789abcdef", display_name="Ada", images=100),),
+        rounds=ROUNDS,
         created_at_ms=1_700_000_000_000,
     )
 
