@@ -19,6 +19,7 @@ from coordinator.ledger import Ledger
 from coordinator.lineage import lineage
 from coordinator.records import Action, ActionKind, now_ms
 from coordinator.run_folder import RunFolder
+from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.trust import EnrolmentMode
 from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.identity import WorkerId
@@ -48,7 +49,7 @@ class Orders:
     def __init__(self, folder: RunFolder, ledger: Ledger) -> None:
         self._folder = folder
         self._ledger = ledger
-        self._config = read_spec(BlobStore(folder.blobs, folder.staging), ledger.spec_sha256()).config
+        self._config = config_of(folder, ledger)
         self._mode = self._config.enrolment.mode
         self._workers = {worker.worker_id: worker for worker in ledger.workers()}
         self._enrolment = Enrolment(self._mode, self._workers.values(), ledger.actions())
@@ -166,6 +167,11 @@ class Orders:
     def _name(self, worker: str) -> str:
         known = self._workers.get(WorkerId(worker))
         return known.display_name if known else ""
+
+
+def config_of(folder: RunFolder, ledger: Ledger) -> RunConfig:
+    """The run's. Raises `IntegrityError`."""
+    return read_spec(BlobStore(folder.blobs, folder.staging), ledger.spec_sha256()).config
 
 
 @contextmanager

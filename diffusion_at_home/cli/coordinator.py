@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffusion_at_home.cli import operator
+from diffusion_at_home.cli import audit, operator
 from diffusion_at_home.cli.output import emit
 
 if TYPE_CHECKING:
@@ -184,4 +184,5 @@ def _announce(place: RunFolder, url: str) -> None:
     typer.echo(f"{url} is open. Volunteers join with: dah worker join {url}", err=True)
 
 
+app.command()(audit.audit)
 operator.add_to(app)
