@@ -36,6 +36,7 @@ from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
 from coordinator.parsing import LenientParser
+from coordinator.public_leases import PublicLeases
 from coordinator.recovery import name_what_is_missing, report, set_damaged_aside, sweep
 from coordinator.registry import Registry
 from coordinator.round_screening import RoundScreening
@@ -50,7 +51,7 @@ from coordinator.states import States
 from coordinator.status import live_status, read_status
 from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
 from coordinator.versions import Versions
-from coordinator.web.app import web_app
+from coordinator.web.app import Shown, web_app
 from coordinator.web.server import WebServer, bind
 from diffusion_at_home import PROTOCOL_VERSION, events
 from diffusion_at_home.clock import SystemClock
@@ -199,6 +200,9 @@ class Coordinator:
         )
         self._checkpoints = Checkpoints(folder=folder.checkpoints, spec=spec, ledger=self._ledger)
         self._judgements = Judgements(folder=folder.judgements, run_id=spec.run_id, ledger=self._ledger)
+        self._leases = PublicLeases(
+            run_id=spec.run_id, codec=config.codec.delta, versions=self._versions, ledger=self._ledger
+        )
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
         housekeeper = Housekeeper(
             quota_bytes=int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB),
@@ -356,8 +360,7 @@ class Coordinator:
             info=info,
             status=self._status,
             blobs=self._blobs,
-            checkpoints=self._checkpoints,
-            judgements=self._judgements,
+            shown=Shown(self._checkpoints, self._judgements, self._leases),
             metrics=self._metrics,
             downloads=self._admission.downloads,
         )

@@ -10,6 +10,7 @@
     |-- LeaveRun               this run is over for us; do not come back unasked
     |   |-- VersionMismatch    the two sides speak different protocol versions
     |   `-- NotAdmitted        the coordinator does not want this worker
+    |-- Disagreement           an audit is over, and something in it is not what its lease gives
     `-- StopProcess            nothing to retry: say why in one sentence and exit
         |-- ConfigError        a setting is wrong
         |-- DataError          a data set or shard is missing, corrupt or lies
@@ -91,6 +92,12 @@ class VersionMismatch(LeaveRun):
 
 class NotAdmitted(LeaveRun):
     """The coordinator refuses this worker."""
+
+
+class Disagreement(DahError):
+    """An audit found contributions that are not what their leases give."""
+
+    exit_code: ClassVar[int] = 13
 
 
 class StopProcess(DahError):

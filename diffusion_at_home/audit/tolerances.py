@@ -1,0 +1,34 @@
+"""How far two honest results of a lease may be apart: measured by `scripts/bench.py audit`, told in docs/benchmarks.md.
+
+How a worker's card keeps its weights is not in the record of a lease. Weights that are kept exactly (fp32, or bf16 and a
+remainder, computed with in fp32 or bf16) come `close`; weights that are rounded at random to 16 bits come `loose`. Only
+what is outside the loose tolerance is held against anybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from diffusion_at_home.audit.agreement import Tolerance
+from diffusion_at_home.config.run import Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """Of one codec."""
+
+    close: Tolerance
+    """Weights kept exactly."""
+    loose: Tolerance
+    """Weights of either kind."""
+
+
+def tolerances(codec: Codec) -> Tolerances:
+    """For deltas that travel by `codec`, both sides encoded."""
+    return _TOLERANCES[codec]
+
+
+_CLOSE: Final = Tolerance(least_cosine=0.99, most_stretch=1.05)
+_LOOSE: Final = Tolerance(least_cosine=0.95, most_stretch=1.1)
+_TOLERANCES: Final = {codec: Tolerances(_CLOSE, _LOOSE) for codec in Codec}
