@@ -1,10 +1,12 @@
 """The leases of closed rounds and the ways to versions, as anybody may read them (`diffusion_at_home.audit.records`).
 
-One bounded query a page. What is told of a closed round does not change, so pages are kept, the latest asked for.
+One bounded query a page, one after another: what the ledger is asked for by the run waits behind one of them at most. What is
+told of a closed round does not change, so pages are kept, the latest asked for.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
@@ -39,6 +41,7 @@ class PublicLeases:
         self._codec = codec
         self._versions = versions
         self._ledger = ledger
+        self._turn = asyncio.Lock()
         self._pages: OrderedDict[tuple[int, int], str] = OrderedDict()
 
     async def round_page(self, number: int, after: int) -> str | None:
@@ -46,17 +49,19 @@ class PublicLeases:
         if not 1 <= number <= self._versions.newest.version or after.bit_length() > 63:
             return None
         key = (number, after)
-        if key not in self._pages:
-            self._pages[key] = await self._read_page(number, after)
-        self._pages.move_to_end(key)
+        async with self._turn:
+            if key not in self._pages:
+                self._pages[key] = await self._read_page(number, after)
         page = self._pages[key]
+        self._pages.move_to_end(key)
         while len(self._pages) > _KEPT_PAGES:
             self._pages.popitem(last=False)
         return page
 
     async def lease_page(self, lease_id: int) -> str | None:
         """The `LeasePage` as JSON; None unless something was handed in for it in a round that is closed."""
-        found = await self._ledger.run(LeaseQueries.handed_in_for, lease_id)
+        async with self._turn:
+            found = await self._ledger.run(LeaseQueries.handed_in_for, lease_id)
         if found is None or found.round_number > self._versions.newest.version:
             return None
         return LeasePage(run_id=self._run_id, software=__version__, lease=self._record(found)).model_dump_json()

@@ -1,8 +1,9 @@
 """How far two honest results of a lease may be apart: measured by `scripts/bench.py audit`, told in docs/benchmarks.md.
 
 How a worker's card keeps its weights is not in the record of a lease. Weights that are kept exactly (fp32, or bf16 and a
-remainder, computed with in fp32 or bf16) come `close`; weights that are rounded at random to 16 bits come `loose`. Only
-what is outside the loose tolerance is held against anybody.
+remainder, computed with in fp32 or bf16) come `close`: what is within that is the lease. Weights that are rounded at random to 16
+bits come `loose`, and so do some cheats: what is between the two says nothing, and only what is outside of both is held against
+anybody.
 """
 
 from __future__ import annotations

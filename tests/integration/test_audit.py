@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from coordinator.run_folder import RunFolder
 from diffusion_at_home.audit.records import LeaseRecord, RoundPage, StepKind, VersionRecord, lease_path, round_path
 from diffusion_at_home.cli.checkpoint import app
 from diffusion_at_home.cli.output import run_command
@@ -23,7 +22,7 @@ from diffusion_at_home.config.run import Codec
 from diffusion_at_home.errors import ConfigError
 from diffusion_at_home.wire.layout import Layout
 from tests.integration.daemon_here import work_here
-from tests.integration.live_run import LiveRun, serving, volunteers
+from tests.integration.live_run import LiveRun, encoded, serving, volunteers
 from tests.unit.tiny_data import tiny_run_folder
 from worker.auditor.audit import Auditor, Choice, audit_run
 from worker.auditor.finding import Finding, Outcome
@@ -277,15 +276,12 @@ def test_pages_tell_of_closed_rounds_alone_and_of_nobody_s_machine(closed: Close
     assert "token" not in text
 
 
-def test_what_is_handed_in_is_published_once_its_round_has_closed(tmp_path: Path) -> None:
-    folder: RunFolder = tiny_run_folder(tmp_path, *ROUNDS)
-    with serving(folder) as run, volunteers(run, 1) as (anna,):
+def test_what_is_handed_in_is_published_once_its_round_has_closed(auditor: Auditor, closed: Closed) -> None:
+    with volunteers(closed.run, 1) as (anna,):
         lease = anna.lease()
-        assert run.get(lease_path(lease.lease_id)).status_code == 404
-        with an_auditor(run, tmp_path / "auditor") as auditor:
-            with pytest.raises(ConfigError, match="no contribution"):
-                auditor.choose(Choice(lease=lease.lease_id))
-            with pytest.raises(ConfigError, match="no closed round 1"):
-                auditor.choose(Choice(round=1))
-            with pytest.raises(ConfigError, match="nothing to audit"):
-                auditor.choose(Choice())
+        anna.submit(lease, encoded(closed.run))
+        assert closed.run.get(lease_path(lease.lease_id)).status_code == 404
+        with pytest.raises(ConfigError, match="no contribution"):
+            auditor.choose(Choice(lease=lease.lease_id))
+        with pytest.raises(ConfigError, match="no closed round 3"):
+            auditor.choose(Choice(round=3))

@@ -27,7 +27,9 @@ from worker.run_address import HTTP_BUSY, RunAddress, retry_after
 _WHOLE: Final = timedelta(seconds=60)
 """For one page, however it drips."""
 
-_MAX_STATUS_BYTES: Final = 64 * 2**20
+_MAX_STATUS_BYTES: Final = 16 * 2**20
+_MAX_PAGES: Final = 400
+"""Of one round, which is a hundred thousand leases."""
 
 PageT = TypeVar("PageT", bound=Section)
 
@@ -56,7 +58,7 @@ class PublicRecords:
     def round(self, number: int) -> Iterator[LeaseRecord]:
         """What was handed in for a closed round, by lease. Raises `ConfigError` if it is not closed."""
         after = 0
-        while True:
+        for _ in range(_MAX_PAGES):
             page = self._page(round_path(number, after), RoundPage)
             if page is None:
                 raise ConfigError(f"{self._address.url} has no closed round {number}: name an earlier one with --round")
@@ -71,6 +73,7 @@ class PublicRecords:
             if not numbers or page.next != numbers[-1]:
                 raise self._nonsense("its page of a round leads nowhere")
             after = page.next
+        raise self._nonsense("its pages of a round do not end")
 
     def lease(self, lease_id: int) -> LeaseRecord:
         """What was handed in for a lease. Raises `ConfigError` if nothing was, or its round is not closed."""
