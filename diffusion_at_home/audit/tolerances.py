@@ -30,6 +30,7 @@ def tolerances(codec: Codec) -> Tolerances:
     return _TOLERANCES[codec]
 
 
-_CLOSE: Final = Tolerance(least_cosine=0.99, most_stretch=1.05)
-_LOOSE: Final = Tolerance(least_cosine=0.95, most_stretch=1.1)
-_TOLERANCES: Final = {codec: Tolerances(_CLOSE, _LOOSE) for codec in Codec}
+_LOOSE: Final = Tolerance(least_cosine=0.85, most_stretch=1.15)
+_CLOSE: Final = Tolerance(least_cosine=0.995, most_stretch=1.02)
+_CLOSE_INT4: Final = Tolerance(least_cosine=0.993, most_stretch=1.02)
+_TOLERANCES: Final = {codec: Tolerances(_CLOSE_INT4 if codec is Codec.INT4 else _CLOSE, _LOOSE) for codec in Codec}

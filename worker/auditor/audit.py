@@ -18,7 +18,7 @@ import httpx2
 
 from diffusion_at_home.audit.records import LeaseRecord
 from diffusion_at_home.clock import SystemClock
-from diffusion_at_home.errors import ConfigError, IntegrityError, RetryCall
+from diffusion_at_home.errors import ConfigError, HardwareError, IntegrityError, RetryCall
 from diffusion_at_home.runspec import RunSpec
 from worker.auditor.finding import Finding
 from worker.auditor.public_records import PublicRecords
@@ -39,6 +39,8 @@ from worker.samples import LeaseSamples
 from worker.selftest.devices import require_sound_devices
 from worker.settings import WorkerSettings
 from worker.state_folder import locked
+from worker.step.masters import WeightKind
+from worker.step.plan import StepPlan
 from worker.steppers import TrainingSite, open_stepper
 
 _MOST_FAILURES: Final = 5
@@ -172,7 +174,7 @@ class Auditor:
         plan = WorkPlan(config, tokenizer_json, machine, folder / "plans")
         site = TrainingSite(config, tokenizer_json, compute, settings)
         layout = site.layout()
-        trainer = PlannedTrainer(config, plan, lambda step: open_stepper(site, layout, step), lambda _plan: None)
+        trainer = PlannedTrainer(config, plan, lambda step: open_stepper(site, layout, step), require_exact_weights)
         opened.callback(trainer.close)
         embeddings = caption_embeddings(
             spec,
@@ -202,6 +204,15 @@ class Auditor:
     def _patiently(self, attempt: Callable[[], ResultT]) -> ResultT:
         self._tries.again()
         return self._patience.call(attempt, self._never)
+
+
+def require_exact_weights(plan: StepPlan) -> None:
+    """Raises `HardwareError` for a plan that rounds weights at random: what it comes to is too far from everybody's."""
+    if plan.weights is WeightKind.STOCHASTIC:
+        raise HardwareError(
+            "this device has memory only for weights that are rounded at random, by which nobody can be judged: "
+            "audit with --device cpu, or on a larger card"
+        )
 
 
 class _Tries:
