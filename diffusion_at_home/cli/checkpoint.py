@@ -199,6 +199,7 @@ def audit(
 
     from rich.console import Console
 
+    from diffusion_at_home import __version__
     from diffusion_at_home.cli.output import one_line
     from diffusion_at_home.errors import Disagreement
     from worker.auditor.audit import Choice, audit_run
@@ -211,9 +212,10 @@ def audit(
     counts = Counter(found.outcome for found in done.findings)
     result = {outcome.name.lower(): counts[outcome] for outcome in Outcome}
     findings = {"findings": [found.plain() for found in done.findings]} if as_json else {}
-    emit({"run": done.run_id, **result, **findings}, as_json)
+    software = {"software": __version__, "run_software": done.run_software}
+    emit({"run": done.run_id, **software, **result, **findings}, as_json)
     if counts[Outcome.DISAGREES]:
-        raise Disagreement(
-            f"{counts[Outcome.DISAGREES]} of {len(done.findings)} contributions are not what their leases give: "
-            "tell the operator of the run, or leave it"
-        )
+        what = f"{counts[Outcome.DISAGREES]} of {len(done.findings)} contributions are not what their leases give"
+        if done.run_software != __version__:
+            raise Disagreement(f"{what}, by version {__version__} of this software: try the run's {done.run_software}")
+        raise Disagreement(f"{what}: tell the operator of the run, or leave it")

@@ -67,6 +67,8 @@ class Audit:
     """What was found."""
 
     run_id: str
+    run_software: str
+    """Version of the coordinator's code: other code may train otherwise."""
     findings: tuple[Finding, ...]
 
 
@@ -89,7 +91,7 @@ def audit_run(
         for record in sorted(records, key=lambda one: (one.base_version, one.lease_id)):  # each base leads to the next
             findings.append(auditor.check(record))
             on_finding(findings[-1])
-        return Audit(auditor.run_id, tuple(findings))
+        return Audit(auditor.run_id, auditor.run_software, tuple(findings))
 
 
 class Auditor:
@@ -111,6 +113,11 @@ class Auditor:
         self._public = PublicRecords(address, http, spec.run_id)
         parts = self._wire(spec, address, http, settings, folder, opened)
         self.recomputer = Recomputer(parts, self._never)
+
+    @property
+    def run_software(self) -> str:
+        """See `Audit.run_software`."""
+        return self._public.software
 
     def choose(self, choice: Choice) -> list[LeaseRecord]:
         """The leases to recompute. Raises `ConfigError` if there is no such one."""

@@ -49,6 +49,8 @@ class PublicRecords:
         self._address = address
         self._http = http
         self._run_id = run_id
+        self.software = ""
+        """Version of the coordinator's code, once a lease was asked for."""
 
     def closed_rounds(self) -> int:
         """The number of the last round that is closed; 0 before the first."""
@@ -63,6 +65,7 @@ class PublicRecords:
             if page is None:
                 raise ConfigError(f"{self._address.url} has no closed round {number}: name an earlier one with --round")
             self._check(page.run_id)
+            self.software = page.software
             numbers = [record.lease_id for record in page.leases]
             ordered = [after, *numbers]
             if any(record.round != number for record in page.leases) or sorted(set(ordered)) != ordered:
@@ -81,6 +84,7 @@ class PublicRecords:
         if page is None:
             raise ConfigError(f"{self._address.url} has no contribution of a closed round for lease {lease_id}")
         self._check(page.run_id)
+        self.software = page.software
         if page.lease.lease_id != lease_id:
             raise self._nonsense("it tells of another lease")
         return page.lease

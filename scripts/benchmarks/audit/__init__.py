@@ -59,7 +59,7 @@ class AuditSection(Section):
     """Of the most of `steps`, computed in every way; Ctrl-C ends the benchmark with those that are done."""
     passed: Count = 2
     """Leases between each and the next, which only move the weights on."""
-    steps: tuple[Positive, ...] = (4, 8, 12, 16, 24)
+    steps: tuple[Positive, ...] = (4, 6, 8, 10, 12, 16, 20, 24)
     """Inner steps after which a lease may end."""
     codecs: tuple[Codec, ...] = (Codec.FP32, Codec.INT8, Codec.INT4)
     """How deltas travel. What needs error feedback is compared in fp32: residuals are."""
