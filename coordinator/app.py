@@ -39,6 +39,7 @@ from coordinator.ledger_thread import LedgerThread
 from coordinator.metrics import Metrics
 from coordinator.operator import Operator
 from coordinator.parsing import LenientParser
+from coordinator.public_leases import PublicLeases
 from coordinator.receipts import ReceiptSigner
 from coordinator.records import now_ms
 from coordinator.recovery import name_what_is_missing, report, set_damaged_aside, sweep
@@ -56,7 +57,7 @@ from coordinator.states import States
 from coordinator.status import live_status, read_status
 from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
 from coordinator.versions import Versions
-from coordinator.web.app import web_app
+from coordinator.web.app import Shown, web_app
 from coordinator.web.server import WebServer, bind
 from diffusion_at_home import PROTOCOL_VERSION, events
 from diffusion_at_home.clock import SystemClock
@@ -215,6 +216,9 @@ class Coordinator:
             metrics=self._metrics,
         )
         self._judgements = Judgements(folder=folder.judgements, run_id=spec.run_id, ledger=self._ledger)
+        self._leases = PublicLeases(
+            run_id=spec.run_id, codec=config.codec.delta, versions=self._versions, ledger=self._ledger
+        )
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
         housekeeper = Housekeeper(
             quota_bytes=int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB),
@@ -391,8 +395,7 @@ class Coordinator:
             info=info,
             status=self._status,
             blobs=self._blobs,
-            checkpoints=self._checkpoints,
-            judgements=self._judgements,
+            shown=Shown(self._checkpoints, self._judgements, self._leases),
             metrics=self._metrics,
             admission=self._admission,
         )

@@ -18,7 +18,8 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from coordinator import tables
 from coordinator.books import Changes
 from coordinator.data_pool import DataPool
-from coordinator.ledger_file import LedgerFile, empty_ledger
+from coordinator.lease_queries import LeaseQueries
+from coordinator.ledger_file import empty_ledger
 from coordinator.records import (
     Action,
     ActionKind,
@@ -49,7 +50,7 @@ from coordinator.records import (
 from diffusion_at_home.identity import WorkerId
 
 
-class Ledger(LedgerFile):
+class Ledger(LeaseQueries):
     """One run's tables."""
 
     @classmethod

@@ -93,7 +93,10 @@ class Versions:
         self._state: RunState | None = None
         self._load()
         self._snapshots = [v.version for v in self.history if blobs.path(v.snapshot_sha256)]
-        self._updates_since = max((v.version for v in self.history if not blobs.path(v.update_sha256)), default=0)
+        self._updates_gone = max(
+            (v.version for v in self.history[1:] if v.back_to is None and not blobs.path(v.update_sha256)), default=0
+        )
+        self._went_back = max((v.version for v in self.history if v.back_to is not None), default=0)
         self._forget_old_snapshots()
 
     @property
@@ -113,8 +116,13 @@ class Versions:
 
     @property
     def updates_since(self) -> int:
+        """From this version on, updates lead to the newest; 0 if none was ever deleted and the run never went back."""
+        return max(self._updates_gone, self._went_back)
+
+    @property
+    def updates_gone(self) -> int:
         """All updates that come after this version's are there; 0 if none was ever deleted."""
-        return self._updates_since
+        return self._updates_gone
 
     @property
     def snapshots(self) -> list[int]:
@@ -194,7 +202,7 @@ class Versions:
         assert version.version == self.newest.version + 1
         self.history.append(version)
         if version.back_to is not None:
-            self.forget_updates(version.version)
+            self._went_back = version.version
             self.snapshot_stored(version)
 
     def save(self) -> None:
@@ -261,7 +269,7 @@ class Versions:
 
     def forget_updates(self, upto: int) -> None:
         """Offer no update to version `upto` or one before it any more; their blobs may go from here on."""
-        self._updates_since = max(self._updates_since, upto)
+        self._updates_gone = max(self._updates_gone, upto)
 
     def can_be_joined(self) -> bool:
         """Whether a way leads from nothing to the newest version."""
@@ -398,7 +406,7 @@ class Versions:
 
     def _updates(self, after: int) -> list[Blob] | None:
         """From version `after` to the newest, or None if one of them is gone."""
-        if after < self._updates_since:
+        if after < self.updates_since:
             return None
         return [
             Blob(

@@ -11,6 +11,7 @@
     |   |-- VersionMismatch    the two sides speak different protocol versions
     |   |-- NotAdmitted        the coordinator does not want this worker
     |   `-- ShutOut            the run's operator does not let this worker in, or no longer
+    |-- Disagreement           an audit is over, and something in it is not what its lease gives
     `-- StopProcess            nothing to retry: say why in one sentence and exit
         |-- ConfigError        a setting is wrong
         |-- DataError          a data set or shard is missing, corrupt or lies
@@ -97,6 +98,12 @@ class NotAdmitted(LeaveRun):
 
 class ShutOut(LeaveRun):
     """The run's operator does not let this worker in, or no longer."""
+
+
+class Disagreement(DahError):
+    """An audit found contributions that are not what their leases give."""
+
+    exit_code: ClassVar[int] = 13
 
 
 class StopProcess(DahError):

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-import torch
 from rich.console import Console
 
 from diffusion_at_home import events
@@ -28,7 +27,7 @@ from worker.http_line import open_http
 from worker.joining import new_session, remember
 from worker.live_line import live_line
 from worker.loop import Goal, Parts, WorkerLoop
-from worker.memory.choice import Machine, encodes_on_device
+from worker.memory.choice import Machine
 from worker.memory.planning import WorkPlan, this_machine
 from worker.outbox import Outbox
 from worker.pacer import Pacer
@@ -40,6 +39,7 @@ from worker.receipts import Receipts
 from worker.replica import Replica
 from worker.residual import Residual
 from worker.run_address import pins
+from worker.run_captions import caption_embeddings
 from worker.run_line import RunLine
 from worker.samples import LeaseSamples
 from worker.selftest.devices import require_sound_devices
@@ -245,22 +245,12 @@ class Daemon:
         self, spec: RunSpec, blobs: BlobFetcher, machine: Machine, plan: WorkPlan, compute: Compute
     ) -> CaptionEmbeddings | None:
         """Of a run whose text encoder is frozen, which is fetched before any lease is asked for."""
-        text = spec.text_encoder
-        if text is None:
-            return None
-        from worker.memory.encoding import encoding_bytes  # noqa: PLC0415 -- loads what other runs do not need
 
-        num_bytes = encoding_bytes(spec.config.model, text.config_json)
+        def fetch(encoder: RunTextEncoder) -> None:
+            self.progress.enter(WorkerState.FETCHING, "the text encoder")
+            self._patience.call(lambda: self._fetch_encoder(encoder), self.stop.event)
 
-        def device() -> torch.device:
-            on_device = encodes_on_device(num_bytes, plan.rung, machine, spec.config.run.name)
-            return compute.device if on_device else torch.device("cpu")
-
-        _log.info("encoding_planned", num_bytes=num_bytes, device=device().type)
-        encoder = RunTextEncoder(spec, text, blobs, device)
-        self.progress.enter(WorkerState.FETCHING, "the text encoder")
-        self._patience.call(lambda: self._fetch_encoder(encoder), self.stop.event)
-        return CaptionEmbeddings(spec, text, encoder, blobs.cache)
+        return caption_embeddings(spec, blobs, machine=machine, plan=plan, compute=compute, fetch=fetch)
 
     def _fetch_encoder(self, encoder: RunTextEncoder) -> None:
         try:

@@ -42,6 +42,10 @@ class Replica:
         """Whether any version is held."""
         return self._weights is not None
 
+    def hold(self, version: int, weights: Tensor) -> None:
+        """Take `weights`, fp32 (n,), over as those of `version`; its digest is asked for when they are used."""
+        self._weights, self._version, self._digest = weights, version, ""
+
     def bring_to(
         self, grant: Grant, interrupt: threading.Event, on_fetched: Callable[[], None] = lambda: None
     ) -> Tensor:

@@ -6,6 +6,7 @@ Files are served only if the ledger or a manifest names them, with Range, so tha
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -19,7 +20,9 @@ from coordinator.blobs import BlobStore
 from coordinator.checkpoints import Checkpoints
 from coordinator.judging.published import Judgements
 from coordinator.metrics import Metrics
+from coordinator.public_leases import PublicLeases
 from coordinator.web.downloads import Downloads
+from coordinator.web.lease_pages import lease_routes
 from coordinator.web.line_test import LineTest
 from diffusion_at_home.checkpoint.manifest import SIGNATURE_NAME
 from diffusion_at_home.linetest import LINE_TEST_PATH
@@ -35,13 +38,21 @@ class _File(FileResponse):
     chunk_size = 1 << 18
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a run has to show of its work."""
+
+    checkpoints: Checkpoints
+    judgements: Judgements
+    leases: PublicLeases
+
+
 def web_app(
     *,
     info: RunInfo,
     status: Callable[[], Awaitable[dict[str, Any]]],
     blobs: BlobStore,
-    checkpoints: Checkpoints,
-    judgements: Judgements,
+    shown: Shown,
     metrics: Metrics,
     admission: Admission,
 ) -> Starlette:
@@ -66,29 +77,29 @@ def web_app(
         return _File(path, media_type="application/octet-stream", headers=_IMMUTABLE)
 
     async def listing(request: Request) -> Response:  # noqa: ARG001
-        return Response((await checkpoints.listing()).model_dump_json(), media_type="application/json")
+        return Response((await shown.checkpoints.listing()).model_dump_json(), media_type="application/json")
 
     async def signature(request: Request) -> Response:
-        data = await checkpoints.signature(request.path_params["name"])
+        data = await shown.checkpoints.signature(request.path_params["name"])
         if data is None:
             return PlainTextResponse("no such signature of a published checkpoint\n", status_code=404)
         return Response(data, media_type="application/json", headers=_CHANGES)
 
     async def checkpoint_file(request: Request) -> Response:
-        path = await checkpoints.file(request.path_params["name"], request.path_params["path"])
+        path = await shown.checkpoints.file(request.path_params["name"], request.path_params["path"])
         if path is None:
             return PlainTextResponse("no such file in a published checkpoint\n", status_code=404)
         return _File(path, headers=_IMMUTABLE)
 
     async def judged(request: Request) -> Response:  # noqa: ARG001
-        return JSONResponse(await judgements.listing())
+        return JSONResponse(await shown.judgements.listing())
 
     async def judgement_file(request: Request) -> Response:
-        path = await judgements.file(request.path_params["file"])
+        path = await shown.judgements.file(request.path_params["file"])
         return _File(path, headers=_CHANGES) if path else PlainTextResponse("no such file\n", status_code=404)
 
     async def sheet(request: Request) -> Response:
-        path = await judgements.sheet(request.path_params["name"], request.path_params["file"])
+        path = await shown.judgements.sheet(request.path_params["name"], request.path_params["file"])
         return _File(path, headers=_IMMUTABLE) if path else PlainTextResponse("no such picture\n", status_code=404)
 
     return Starlette(
@@ -99,6 +110,7 @@ def web_app(
             Route("/metrics", prometheus),
             Route(LINE_TEST_PATH, LineTest(), methods=["GET", "POST"]),
             Route("/blobs/{sha256}", Downloads(blob, admission), methods=["GET"]),
+            *lease_routes(shown.leases, admission),
             Route("/checkpoints.json", listing),
             Route(f"/checkpoints/{{name}}/{SIGNATURE_NAME}", signature),
             Route("/checkpoints/{name}/{path:path}", Downloads(checkpoint_file, admission), methods=["GET"]),

@@ -45,15 +45,15 @@ def audit(
 
 
 def _audit(folder: Path, settings: WorkerSettings, leases: int | None, since: int) -> dict[str, Any]:
-    from worker.auditor.audit import Auditor, Choice
-    from worker.auditor.finding import Outcome
-
     from coordinator.auditing import Docket
     from coordinator.ledger import Ledger
     from coordinator.orders import config_of
     from coordinator.records import Audited, now_ms
     from coordinator.run_folder import RunFolder
     from diffusion_at_home.errors import ConfigError
+    from diffusion_at_home.identity import WorkerId
+    from worker.auditor.audit import Auditor, Choice
+    from worker.auditor.finding import Outcome
     from worker.run_address import RunAddress
     from worker.selftest.devices import require_sound_devices
 
@@ -73,7 +73,7 @@ def _audit(folder: Path, settings: WorkerSettings, leases: int | None, since: in
             if lease_id is None:
                 _wait()
                 continue
-            finding = _patiently(lambda lease_id=lease_id: auditor.check(*auditor.choose(Choice(lease=lease_id))))
+            finding = _patiently(lambda: auditor.check(*auditor.choose(Choice(lease=lease_id))))  # noqa: B023 -- called at once
             counts[finding.outcome] += 1
             typer.echo(one_line(str(finding)), err=True)
             if finding.outcome is not Outcome.UNCHECKED:
@@ -81,7 +81,7 @@ def _audit(folder: Path, settings: WorkerSettings, leases: int | None, since: in
                 cosine, ratio = (
                     (found.cosine, min(found.length_ratio, _MOST)) if (found := finding.agreement) else (0, 0)
                 )
-                worker = finding.record.worker_id
+                worker = WorkerId(finding.record.worker_id)
                 docket.found(Audited(lease_id, worker, agrees, cosine, ratio, now_ms()), finding.why)
     return {outcome.name.lower(): count for outcome, count in counts.items()}
 

@@ -307,3 +307,55 @@ def evaluate(
         table.add_row(name, *("-" if figure is None else f"{figure:.4g}" for figure in figures))
     Console().print(table)
     emit({"encoder": result.encoder, "encoder_sha256": result.encoder_sha256, "out": str(out)}, as_json)
+
+
+@app.command()
+def audit(
+    url: Url,
+    round_: Annotated[int | None, typer.Option("--round", min=1, help="Every contribution of this round.")] = None,
+    lease: Annotated[int | None, typer.Option(min=1, help="The contribution of this lease.")] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="So many at random of all closed rounds; 5 if nothing is named."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="What computes: auto, cpu or cuda.")] = "auto",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one of the worker's settings; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train leases of the run at URL again from what it publishes, and compare with what its workers handed in.
+
+    Nothing is joined. Exit code 13: something is not what its lease gives.
+    """
+    if sum(choice is not None for choice in (round_, lease, sample)) > 1:
+        raise typer.BadParameter("name one of --round, --lease and --sample")
+    from worker.settings import load_settings
+
+    settings = load_settings(None, [f"device={device!r}", *(overrides or ())])
+
+    from collections import Counter
+
+    from rich.console import Console
+
+    from diffusion_at_home import __version__
+    from diffusion_at_home.cli.output import one_line
+    from diffusion_at_home.errors import Disagreement
+    from worker.auditor.audit import Choice, audit_run
+    from worker.auditor.finding import Outcome
+
+    console = Console(stderr=as_json, soft_wrap=True, markup=False, highlight=False)
+    done = audit_run(
+        url, Choice(round_, lease, sample or 5), settings, lambda found: console.print(one_line(f"{found}"))
+    )
+    counts = Counter(found.outcome for found in done.findings)
+    result = {outcome.name.lower(): counts[outcome] for outcome in Outcome}
+    findings = {"findings": [found.plain() for found in done.findings]} if as_json else {}
+    software = {"software": __version__, "run_software": done.run_software}
+    emit({"run": done.run_id, **software, **result, **findings}, as_json)
+    if counts[Outcome.DISAGREES]:
+        what = f"{counts[Outcome.DISAGREES]} of {len(done.findings)} contributions are not what their leases give"
+        if done.run_software != __version__:
+            raise Disagreement(f"{what}, by version {__version__} of this software: try the run's {done.run_software}")
+        raise Disagreement(f"{what}: tell the operator of the run, or leave it")

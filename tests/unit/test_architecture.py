@@ -53,6 +53,7 @@ OWNERS = {
     "httpx2": (
         "diffusion_at_home/checkpoint/download.py",
         "diffusion_at_home/demo/",
+        "worker/auditor/",
         "worker/blobs.py",
         "worker/doctor/",
         "worker/http_line.py",
@@ -68,6 +69,7 @@ OWNERS = {
     "rich": ("diffusion_at_home/cli/", "worker/daemon.py", "worker/live_line.py"),
     "sklearn": ("diffusion_at_home/data/digits.py", "diffusion_at_home/evaluation/digits_judge.py"),
     "sqlalchemy": (
+        "coordinator/lease_queries.py",
         "coordinator/ledger.py",
         "coordinator/ledger_file.py",
         "coordinator/migrations/",

@@ -1,0 +1,1 @@
+"""Recomputing a lease: what is public of one, and whether a contribution is what its lease gives. Pure; trains nothing."""

@@ -1,0 +1,36 @@
+"""How far two honest results of a lease may be apart: measured by `scripts/bench.py audit`, told in docs/benchmarks.md.
+
+How a worker's card keeps its weights is not in the record of a lease. Weights that are kept exactly (fp32, or bf16 and a
+remainder, computed with in fp32 or bf16) come `close`: what is within that is the lease. Weights that are rounded at random to 16
+bits come `loose`, and so do some cheats: what is between the two says nothing, and only what is outside of both is held against
+anybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from diffusion_at_home.audit.agreement import Tolerance
+from diffusion_at_home.config.run import Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """Of one codec."""
+
+    close: Tolerance
+    """Weights kept exactly."""
+    loose: Tolerance
+    """Weights of either kind."""
+
+
+def tolerances(codec: Codec) -> Tolerances:
+    """For deltas that travel by `codec`, both sides encoded."""
+    return _TOLERANCES[codec]
+
+
+_LOOSE: Final = Tolerance(least_cosine=0.85, most_stretch=1.15)
+_CLOSE: Final = Tolerance(least_cosine=0.995, most_stretch=1.02)
+_CLOSE_INT4: Final = Tolerance(least_cosine=0.993, most_stretch=1.02)
+_TOLERANCES: Final = {codec: Tolerances(_CLOSE_INT4 if codec is Codec.INT4 else _CLOSE, _LOOSE) for codec in Codec}

@@ -1,0 +1,70 @@
+"""What figures are taken to mean, and which machine may take them."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffusion_at_home.audit.agreement import Agreement
+from diffusion_at_home.audit.records import LeaseRecord, RangeRecord
+from diffusion_at_home.audit.tolerances import tolerances
+from diffusion_at_home.config.run import Codec
+from diffusion_at_home.errors import HardwareError
+from worker.auditor.audit import require_exact_weights
+from worker.auditor.finding import Outcome
+from worker.auditor.recompute import judged
+from worker.step.masters import WeightKind
+from worker.step.plan import StepPlan
+
+RECORD = LeaseRecord(
+    lease_id=7,
+    round=3,
+    worker_id="0" * 16,
+    public_key="0" * 64,
+    base_version=2,
+    base_digest="0" * 64,
+    ranges=(RangeRecord(epoch=0, shard=0, start=0, count=16),),
+    seed=1,
+    learning_rate=1e-3,
+    codec=Codec.INT8,
+    images=16,
+    sha256="0" * 64,
+    size_bytes=100,
+    signature="",
+    weight=0.0,
+    left_out="opposed",
+)
+
+
+@pytest.mark.parametrize(
+    ("share", "exact", "outcome"),
+    [
+        (0.0, True, Outcome.AGREES),
+        (0.5, False, Outcome.AGREES),
+        (1.0, False, Outcome.AGREES),
+        (1.5, False, Outcome.UNCHECKED),
+        (2.0, False, Outcome.UNCHECKED),
+        (2.5, False, Outcome.DISAGREES),
+    ],
+)
+def test_only_what_is_beyond_both_tolerances_is_held_against_anybody(
+    share: float, exact: bool, outcome: Outcome
+) -> None:
+    """From the same numbers (0) over the close tolerance (1) to the loose one (2), and beyond."""
+    allowed = tolerances(Codec.INT8)
+    edges = (1.0, allowed.close.least_cosine, allowed.loose.least_cosine, 0.0)
+    place = int(min(share, 2.99))
+    cosine = edges[place] + (share - place) * (edges[place + 1] - edges[place])
+    found = judged(RECORD, Agreement(cosine, 1.0, exact))
+    assert (found.outcome, found.agreement is not None) == (outcome, True)
+
+
+def test_a_finding_is_a_sentence_that_names_lease_worker_and_what_the_run_made_of_it() -> None:
+    words = str(judged(RECORD, Agreement(-1.0, 1.0, exact=False)))
+    assert words.startswith(f"lease 7 (round 3, worker {'0' * 16}, 16 images) disagrees: cosine -1.0000")
+    assert words.endswith("the run left it out as opposed")
+
+
+def test_whoever_rounds_at_random_judges_nobody() -> None:
+    require_exact_weights(StepPlan(WeightKind.SPLIT))
+    with pytest.raises(HardwareError, match="--device cpu"):
+        require_exact_weights(StepPlan(WeightKind.STOCHASTIC, checkpointing=True))
