@@ -201,9 +201,10 @@ def key_rotate(
     new: Annotated[Path, typer.Argument(metavar="NEW", help="A new file for its successor.")],
     as_json: Json = False,
 ) -> None:
-    """Make a new release key, and the statement by which the old one passes to it, NEW.rotations.json.
+    """Make the key that follows OLD.
 
-    Copy that to RUN_DIR/rotations.json on the coordinator, and sign with the new key what is to stay on offer.
+    NEW.rotations.json says so, signed by OLD. Copy that to RUN_DIR/rotations.json on the coordinator, and sign with the new key
+    what is to stay on offer.
     """
     from diffusion_at_home.checkpoint.release_key import ReleaseKey as Key
     from diffusion_at_home.checkpoint.rotation import ROTATIONS_SUFFIX

@@ -23,7 +23,7 @@ def work_here(
     stop_when: Callable[[Status], bool] | None = None,
 ) -> Status:
     """Work for the run at `url` until `goal`, or until the status is as `stop_when` says; returns the last status."""
-    root.mkdir()
+    root.mkdir(exist_ok=True)  # of a worker that starts again
     settings = WorkerSettings(
         device=Device.CPU,
         threads=1,
