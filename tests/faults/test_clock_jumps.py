@@ -9,6 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from coordinator.replay import replay
 from tests.faults.coverage import assert_every_sample_once
 from tests.faults.processes import QUICK_WORKER, free_ports, wait_until
@@ -32,6 +34,7 @@ ENDLESS = (
 )
 
 
+@pytest.mark.slow
 def test_jumps_of_a_day_change_nothing(tmp_path: Path) -> None:
     library = compiled_clock(tmp_path)
     folder = tiny_run_folder(tmp_path, *ENDLESS)

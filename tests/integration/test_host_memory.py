@@ -26,7 +26,7 @@ SMALL = (*RUN, "model.prx.hidden_size=512", "model.prx.depth=6", "model.prx.head
     ("plan", "overrides"),
     [
         (StepPlan(), SMALL),
-        (StepPlan(), LARGE),
+        pytest.param(StepPlan(), LARGE, marks=pytest.mark.slow),
         pytest.param(StepPlan(release=True, checkpointing=True), LARGE, marks=pytest.mark.slow),
     ],
     ids=["small", "large", "large, release, recompute"],

@@ -128,7 +128,9 @@ def test_parts_that_only_save_memory_hand_in_the_plain_delta_bit_for_bit(eight_b
     assert torch.equal(eight_bits.delta(plan), eight_bits.plain)
 
 
-@pytest.mark.parametrize("offload", [pytest.param(Offload.STATE, marks=pytest.mark.slow), Offload.BLOCKS])
+@pytest.mark.parametrize(
+    "offload", [pytest.param(kind, marks=pytest.mark.slow) for kind in (Offload.STATE, Offload.BLOCKS)]
+)
 def test_what_lies_on_the_host_hands_in_what_lies_on_the_device_bit_for_bit(
     eight_bits: Digits, offload: Offload
 ) -> None:
@@ -148,7 +150,7 @@ def test_stochastic_weights_hand_in_nearly_what_exact_ones_do(eight_bits: Digits
     "plan",
     [
         StepPlan(micro_batch_images=5),
-        StepPlan(release=True, devices=2),
+        pytest.param(StepPlan(release=True, devices=2), marks=pytest.mark.slow),
         pytest.param(StepPlan(checkpointing=True, devices=3), marks=pytest.mark.slow),
     ],
     ids=["micro-batches", "2 devices", "3 devices"],

@@ -155,6 +155,7 @@ def test_a_rank_that_dies_ends_the_lease_and_the_next_one_has_new_ranks() -> Non
         assert torch.equal(train(trainer, ADAMW), expected)
 
 
+@pytest.mark.slow
 def test_a_rank_without_memory_says_so() -> None:
     _, _, base = start_of(ADAMW)
     with ranks(StepPlan(devices=2), ADAMW) as trainer:
