@@ -190,7 +190,8 @@ class Rounds:
 
     async def _leave_behind(self, back: Version) -> None:
         """The run went back: no later start needs what is undone, and nobody is offered it."""
-        self._going_back = None
+        if self._going_back is not None and self._going_back.action_id == back.action_id:  # else another came meanwhile
+            self._going_back = None
         await self._until_stored(lambda: self._in_thread(self._versions.save))
         await self._until_stored(self._exporter.forget_undone)
         _log.warning("rolled_back", version=back.version, back_to=back.back_to, images=back.images)

@@ -30,7 +30,8 @@ from tests.unit.tiny_data import tiny_run_folder
 ROUND = 8
 ROUNDS = (f"round.images={ROUND}", "lease.min_steps=1", "lease.probe_steps=1", "lease.max_steps=1")
 QUIET = (*ROUNDS, "evaluation.every_images=100000", "checkpoint.every_images=100000")
-GATED = (*ROUNDS, f"evaluation.every_images={ROUND}", f"checkpoint.every_images={ROUND}", "outer.optimizer='sgd'")
+UNGATED = (*ROUNDS, f"evaluation.every_images={ROUND}", f"checkpoint.every_images={ROUND}", "outer.optimizer='sgd'")
+GATED = (*UNGATED, "gate.enabled=true")
 
 
 def history(folder: RunFolder) -> list[Version]:
@@ -206,7 +207,7 @@ def test_the_gate_goes_back_when_the_loss_breaks_and_withdraws_the_checkpoint(tm
 
 
 def test_without_the_gate_a_broken_model_stays(tmp_path: Path) -> None:
-    folder = tiny_run_folder(tmp_path, *GATED, "gate.enabled=false")
+    folder = tiny_run_folder(tmp_path, *UNGATED)
     with serving(folder) as run, volunteers(run, 1) as (anna,):
         ruin(run, anna)
         play(run, anna, [1e-6])

@@ -43,6 +43,7 @@ TINY = (
     "judging.every_images=0",
     "screening.enabled=false",  # tests hand in what suits them
     "aggregation.clip=0.0",
+    "gate.enabled=false",
 )
 """Settings, as after `--set`."""
 
