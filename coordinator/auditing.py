@@ -3,7 +3,8 @@
 Which contribution is recomputed is drawn after it was handed in, so a worker cannot tell it from any other. Of a worker that has
 not yet agreed `audit.first` times in a row all are recomputed, then one in as many as have agreed since it last did not, down to
 `audit.least_share`. One that disagrees makes its worker a newcomer again; `audit.strikes` of them in all, and it is banned. What
-disagrees is nobody's credit from then on.
+disagrees is nobody's credit from then on. When the run has gone back, all that made the versions that
+it left behind is recomputed.
 """
 
 from __future__ import annotations
@@ -46,6 +47,16 @@ def share(conduct: Conduct, section: AuditSection) -> float:
     return max(section.least_share, 1 / (conduct.agreed_in_a_row + 1))
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A contribution that may be drawn."""
+
+    lease_id: LeaseId
+    worker: WorkerId
+    suspect: bool = False
+    """It is, for certain."""
+
+
 @dataclass(slots=True)
 class Docket:
     """Of one auditor process."""
@@ -56,8 +67,10 @@ class Docket:
     since: int = 0
     """Later contributions have not been looked at; drawn once each."""
     _conducts: dict[WorkerId, Conduct] = field(default_factory=dict)
-    _waiting: deque[tuple[LeaseId, WorkerId]] = field(default_factory=lambda: deque(maxlen=_MOST_WAITING))
+    _waiting: deque[_Waiting] = field(default_factory=lambda: deque(maxlen=_MOST_WAITING))
     _seen: set[LeaseId] = field(default_factory=set)
+    _versions: int = 0
+    """That were looked at."""
 
     def __post_init__(self) -> None:
         for audited in self.ledger.audits():
@@ -68,20 +81,22 @@ class Docket:
         """The next lease to recompute, of a closed round; None while there is none."""
         for contribution in self.ledger.closed_contributions(self.since):
             self.since = contribution.lease_id
-            is_drawn = self.chance.random() < share(self._of(contribution.worker_id), self.section)
-            if is_drawn and contribution.lease_id not in self._seen:
-                self._waiting.append((contribution.lease_id, contribution.worker_id))
+            self._waiting.append(_Waiting(contribution.lease_id, contribution.worker_id))
+        self._look_for_suspects()
         while self._waiting:
-            lease_id, worker = self._waiting.popleft()
-            if self._of(worker).disagreed < self.section.strikes:  # else it is banned, and nothing more is to be learnt
-                return lease_id
+            one = self._waiting.popleft()
+            conduct = self._of(one.worker)
+            is_drawn = one.suspect or self.chance.random() < share(conduct, self.section)
+            is_banned = conduct.disagreed >= self.section.strikes  # then nothing more is to be learnt
+            if is_drawn and not is_banned and one.lease_id not in self._seen:
+                self._seen.add(one.lease_id)
+                return one.lease_id
         return None
 
     def found(self, audited: Audited, why: str) -> None:
         """Store what recomputing came to, and what follows for the worker; `why` is for people."""
         conduct = self._of(audited.worker_id)
         conduct.learn(audited.agrees)
-        self._seen.add(audited.lease_id)
         self.ledger.add_audit(audited)
         if audited.agrees:
             return
@@ -90,6 +105,16 @@ class Docket:
         note = f"by the auditor: lease {audited.lease_id} was not what it should have come to ({why})"
         self.ledger.add_action(Action(0, kind, audited.worker_id, note[:500], now_ms()))
         _log.warning("audit_disagrees", lease=audited.lease_id, worker=audited.worker_id, banned=banned, why=why)
+
+    def _look_for_suspects(self) -> None:
+        """Whoever contributed to a version that the run has gone back from."""
+        versions = self.ledger.versions()[self._versions :]
+        self._versions += len(versions)
+        for version in versions:
+            if version.back_to is not None:
+                for number in range(version.back_to + 1, version.version):
+                    made_of = self.ledger.contributions(number)
+                    self._waiting.extend(_Waiting(c.lease_id, c.worker_id, suspect=True) for c in made_of)
 
     def _of(self, worker: WorkerId) -> Conduct:
         return self._conducts.setdefault(worker, Conduct())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -75,6 +76,24 @@ def test_only_what_closed_rounds_have_is_drawn_and_once(ledger: Ledger) -> None:
     assert [drawn.next() for _ in range(3)] == [first, second, None]
     drawn.found(found(ANNA, first, True), "")
     assert [docket(ledger).next(), docket(ledger).next()] == [second, second]  # another process, which reads the ledger
+
+
+def test_when_the_run_has_gone_back_all_that_led_there_is_recomputed(ledger: Ledger) -> None:
+    for number in range(1, 61):
+        give(ledger, ANNA, number)
+    drawn = docket(ledger)
+    while (lease := drawn.next()) is not None:
+        drawn.found(found(ANNA, lease, True), "")
+    assert len(ledger.audits()) < 40
+    ledger.open_round(a_round(61))
+    ledger.publish(dataclasses.replace(a_version(61, 16 * 55), back_to=55, action_id=1))
+    suspects = []
+    while (lease := drawn.next()) is not None:
+        suspects.append(lease)
+        drawn.found(found(ANNA, lease, True), "")
+    looked_at = {audited.lease_id for audited in ledger.audits()}
+    assert {contribution.lease_id for n in range(56, 61) for contribution in ledger.contributions(n)} <= looked_at
+    assert len(suspects) == len(set(suspects)) <= 5
 
 
 def test_one_that_disagrees_is_a_newcomer_again_the_second_is_banned(ledger: Ledger) -> None:
