@@ -25,12 +25,25 @@ class Tolerances:
     """Weights of either kind."""
 
 
-def tolerances(codec: Codec) -> Tolerances:
-    """For deltas that travel by `codec`, both sides encoded."""
-    return _TOLERANCES[codec]
+def tolerances(codec: Codec, learning_rate: float = 1e-3, full_steps: float = 24.0) -> Tolerances:
+    """For deltas that travel by `codec`, both sides encoded.
+
+    Random rounding adds noise, beside which a lease is the shorter the lower its learning rate and the fewer its steps: the
+    square of the ratio, measured at 1e-3, is taken to grow as these shrink. `full_steps` counts each step by its share of the
+    rate, in the warm-up of a lease.
+    """
+    noisier = max(1.0, _MEASURED_RATE / max(learning_rate, 1e-12)) * max(1.0, _MEASURED_STEPS / max(full_steps, 1e-3))
+    loose = Tolerance(
+        least_cosine=(1 + noisier * (_LOOSE.least_cosine**-2 - 1)) ** -0.5,
+        most_stretch=(1 + noisier * (_LOOSE.most_stretch**2 - 1)) ** 0.5,
+    )
+    return Tolerances(_CLOSE_INT4 if codec is Codec.INT4 else _CLOSE, loose)
 
 
 _LOOSE: Final = Tolerance(least_cosine=0.85, most_stretch=1.15)
 _CLOSE: Final = Tolerance(least_cosine=0.995, most_stretch=1.02)
 _CLOSE_INT4: Final = Tolerance(least_cosine=0.993, most_stretch=1.02)
-_TOLERANCES: Final = {codec: Tolerances(_CLOSE_INT4 if codec is Codec.INT4 else _CLOSE, _LOOSE) for codec in Codec}
+
+_MEASURED_RATE: Final = 1e-3
+_MEASURED_STEPS: Final = 2.0
+"""Full ones, of the shortest leases: 4 steps within a warm-up of 4."""

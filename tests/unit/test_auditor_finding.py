@@ -54,12 +54,12 @@ def test_only_what_is_beyond_both_tolerances_is_held_against_anybody(
     edges = (1.0, allowed.close.least_cosine, allowed.loose.least_cosine, 0.0)
     place = int(min(share, 2.99))
     cosine = edges[place] + (share - place) * (edges[place + 1] - edges[place])
-    found = judged(RECORD, Agreement(cosine, 1.0, exact))
+    found = judged(RECORD, Agreement(cosine, 1.0, exact), 24.0)
     assert (found.outcome, found.agreement is not None) == (outcome, True)
 
 
 def test_a_finding_is_a_sentence_that_names_lease_worker_and_what_the_run_made_of_it() -> None:
-    words = str(judged(RECORD, Agreement(-1.0, 1.0, exact=False)))
+    words = str(judged(RECORD, Agreement(-1.0, 1.0, exact=False), 24.0))
     assert words.startswith(f"lease 7 (round 3, worker {'0' * 16}, 16 images) disagrees: cosine -1.0000")
     assert words.endswith("the run left it out as opposed")
 

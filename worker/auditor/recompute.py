@@ -81,7 +81,7 @@ class Recomputer:
             return Finding(record, Outcome.UNCHECKED, str(lost))
         except DecodeError as error:
             return Finding(record, Outcome.DISAGREES, f"what was handed in cannot be read ({error})")
-        return judged(record, found)
+        return judged(record, found, self._full_steps(record))
 
     def recompute(self, record: LeaseRecord, base: VersionRecord) -> Trained:
         """What the lease comes to on this machine, on as many images as `record` says or the end of the step that has them.
@@ -176,6 +176,13 @@ class Recomputer:
                 return updates
         return list(base.steps)
 
+    def _full_steps(self, record: LeaseRecord) -> float:
+        """Steps of the lease, those of its warm-up by their share of the rate."""
+        inner = self.parts.spec.config.inner
+        steps = -(-record.images // inner.batch_images)
+        warming = min(steps, inner.warmup_steps)
+        return steps - warming + warming * (warming + 1) / 2 / (inner.warmup_steps + 1)
+
     def _compare(self, record: LeaseRecord, recomputed: Tensor) -> Agreement:
         blob = BlobRef(record.sha256, record.size_bytes)
         with self.parts.blobs.open(blob, self._interrupt) as view:
@@ -193,9 +200,9 @@ def _pairs(claimed: VectorReader, codec: Codec, recomputed: Tensor) -> Iterator[
         yield claimed.chunk(index), coder.decode(memoryview(coder.encode(chunk)), len(chunk))
 
 
-def judged(record: LeaseRecord, found: Agreement) -> Finding:
-    """What the figures mean."""
-    allowed = tolerances(record.codec)
+def judged(record: LeaseRecord, found: Agreement, full_steps: float) -> Finding:
+    """What the figures of a lease of `full_steps` mean (see `tolerances`)."""
+    allowed = tolerances(record.codec, record.learning_rate, full_steps)
     figures = f"cosine {found.cosine:.4f}, {found.length_ratio:.3f} times as long as what is recomputed here"
     if found.exact:
         return Finding(record, Outcome.AGREES, "the same numbers, bit for bit", found)
