@@ -168,6 +168,6 @@ class Admission:
             calls_of=RatePerCaller(
                 server.max_calls_per_second_and_worker, 2 * server.max_calls_per_second_and_worker, clock, chance
             ),
-            uploads_of=PlacesPerCaller(server.max_uploads_per_address),
-            downloads_of=PlacesPerCaller(server.max_downloads_per_address),
+            uploads_of=PlacesPerCaller(server.max_uploads_per_address, chance),
+            downloads_of=PlacesPerCaller(server.max_downloads_per_address, chance),
         )

@@ -24,7 +24,8 @@ _MOST_CALLERS: Final = 65_536
 _IPV6_NETWORK: Final = 64
 """Bits of an IPv6 address that one household has; the rest it chooses itself."""
 
-_SOON: Final = timedelta(seconds=1)
+_SOON: Final = timedelta(seconds=5)
+"""Until a place may be free, and up to twice that by chance: those who hold them all would else ask all the time."""
 
 
 class RatePerCaller:
@@ -57,9 +58,10 @@ class RatePerCaller:
 class PlacesPerCaller:
     """So many at once for each."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, chance: random.Random) -> None:
         """0 is no limit."""
         self._number = number
+        self._chance = chance
         self._taken: Counter[Hashable] = Counter()
 
     @contextmanager
@@ -69,7 +71,7 @@ class PlacesPerCaller:
             yield
             return
         if self._taken[caller] >= self._number:
-            raise Refused(Refusal.REFUSAL_BUSY, full, _SOON)
+            raise Refused(Refusal.REFUSAL_BUSY, full, _SOON * (1 + self._chance.random()))
         self._taken[caller] += 1
         try:
             yield

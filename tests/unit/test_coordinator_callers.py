@@ -52,7 +52,7 @@ def test_callers_without_end_take_no_memory_without_end() -> None:
 
 
 def test_places_come_back() -> None:
-    places = PlacesPerCaller(1)
+    places = PlacesPerCaller(1, random.Random(0))
     with places.taken("anna", "full"):
         with places.taken("bert", "full"), pytest.raises(Refused, match="full"), places.taken("anna", "full"):
             pass
