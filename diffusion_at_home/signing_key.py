@@ -43,12 +43,12 @@ def create_key(path: Path) -> Ed25519PrivateKey:
 
 
 def load_key(path: Path, remedy: str) -> Ed25519PrivateKey:
-    """The key in `path`. Raises `ConfigError`, with what to do, if there is none."""
+    """The key in `path`. Raises `ConfigError` if it cannot be read, and with `remedy` if it is none."""
     try:
         with path.open("rb") as file:
             data = file.read(KEY_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): see that {path} is a file of yours") from None
     if len(data) != KEY_BYTES:
         raise ConfigError(f"{path} is not an Ed25519 key of {KEY_BYTES} bytes: {remedy}")
     return Ed25519PrivateKey.from_private_bytes(data)
