@@ -194,3 +194,23 @@ def test_a_whole_number_will_do_where_a_fraction_may_stand() -> None:
 @pytest.mark.parametrize("path", DATA_SETTINGS, ids=[path.name for path in DATA_SETTINGS])
 def test_every_shipped_file_of_build_settings_loads(path: Path) -> None:
     load_toml(path, BuildSettings).picture_rules()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (f"a = {'[' * 3000}", "nested too deeply"),
+        (f"a = {'9' * 5000}", "is not valid TOML"),
+        (f"{'k' * 5000} = 1", "unknown key 'kkk"),
+    ],
+)
+def test_a_file_that_no_person_has_written_is_still_one_short_sentence(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    sentence = refusal(path=path)
+    assert named in sentence
+    assert len(sentence) < 1500
+
+
+def test_a_number_too_long_to_write_down_is_named_all_the_same() -> None:
+    assert "inner.learning_rate = a number of thousands of digits" in refusal(f"inner.learning_rate=0x{'f' * 5000}")
