@@ -198,7 +198,7 @@ def _changed_latents(whole: bytes, bomb: bytes, rng: random.Random) -> bytes:
             packed = b"\n".join(lines)
             return _with_texts(header, body, zlib.compress(packed), len(packed) + rng.choice((0, 0, 0, 1)))
         case _:
-            declared = rng.choice((0, 100, _BOMB_BYTES, 2**26, 2**63))
+            declared = rng.choice((0, 100, _BOMB_BYTES, 2**63)) if rng.random() < 0.98 else 2**26
             packed = rng.choice((bomb, bomb[:-1], mutate_bytes(zlib.compress(_texts(header, body)), bomb[:64], rng)))
             return _with_texts(header, body, packed, declared)
 
