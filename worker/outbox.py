@@ -101,9 +101,10 @@ class Outbox:
 
     def _read(self, path: Path) -> Contribution | None:
         try:
-            return Contribution.model_validate_json(path.read_bytes())
+            found = Contribution.model_validate_json(path.read_bytes())
         except ValidationError:
             return None
+        return found if path == self._facts(found.lease_id) else None
 
     def _vector(self, lease_id: LeaseId) -> Path:
         return self._folder / f"lease-{lease_id}.dahv"
