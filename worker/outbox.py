@@ -28,13 +28,13 @@ _log = events.logger("worker")
 class Contribution(Section):
     """What a Submit announces."""
 
-    lease_id: LeaseId
-    sha256: str
+    lease_id: Annotated[LeaseId, Field(ge=0, lt=2**64)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Of the encoded vector (hex)."""
-    size_bytes: Annotated[int, Field(gt=0)]
-    images: Annotated[int, Field(gt=0)]
+    size_bytes: Annotated[int, Field(gt=0, lt=2**64)]
+    images: Annotated[int, Field(gt=0, lt=2**64)]
     """Images trained: a prefix of the lease's ranges."""
-    train_ms: Annotated[int, Field(ge=0)]
+    train_ms: Annotated[int, Field(ge=0, lt=2**64)]
     """Time spent training (milliseconds)."""
     mean_loss: float
     """Mean training loss over those images."""
@@ -81,7 +81,10 @@ class Outbox:
     def refused(self, contribution: Contribution) -> None:
         """It will never count: what it said is still to be said, and it is forgotten."""
         try:
-            self._residual.take_back(memoryview(self.vector(contribution).read_bytes()))
+            encoded = self.vector(contribution).read_bytes()
+            if hashlib.sha256(encoded).hexdigest() != contribution.sha256:
+                raise DecodeError("it is not what was encoded any more")
+            self._residual.take_back(memoryview(encoded))
         except (OSError, DecodeError) as error:
             _log.warning("contribution_unreadable", lease=contribution.lease_id, error=str(error))
         self.remove(contribution)
@@ -98,9 +101,10 @@ class Outbox:
 
     def _read(self, path: Path) -> Contribution | None:
         try:
-            return Contribution.model_validate_json(path.read_bytes())
+            found = Contribution.model_validate_json(path.read_bytes())
         except ValidationError:
             return None
+        return found if path == self._facts(found.lease_id) else None
 
     def _vector(self, lease_id: LeaseId) -> Path:
         return self._folder / f"lease-{lease_id}.dahv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Final
 
@@ -45,7 +46,8 @@ def verify_files(folder: Path) -> CheckpointManifest:
     known = {folder / path for path in (*manifest.files, MANIFEST_NAME, SIGNATURE_NAME)}
     for found in sorted(folder.rglob("*")):
         if found.is_symlink() or (not found.is_dir() and found not in known):
-            raise IntegrityError(f"{found.relative_to(folder)} is not in the manifest of {folder}: delete it")
+            name = os.fsencode(found.relative_to(folder)).decode(errors="backslashreplace")  # any bytes are a name
+            raise IntegrityError(f"{name} is not in the manifest of {folder}: delete it")
     check_rounds(folder, manifest)
     return manifest
 

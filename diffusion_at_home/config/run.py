@@ -25,11 +25,13 @@ from diffusion_at_home.config.values import (
     Count,
     Decay,
     Fraction,
+    Layers,
     Name,
     Port,
     Positive,
     Rate,
     Seconds,
+    Size,
 )
 
 
@@ -120,15 +122,15 @@ class TextEncoderSection(Section):
     tokenizer: str = OWN
     """own trains a byte-level BPE on the run's captions, or takes that of encoder; else a tokenizer.json with the
     special tokens of CLIP or T5 (path)."""
-    vocab_size: Positive = 512
+    vocab_size: Size = 512
     """Most tokens the tokenizer may have (entries)."""
-    hidden_size: Positive = 64
+    hidden_size: Size = 64
     """Width of the encoder (features)."""
-    layers: Positive = 1
+    layers: Layers = 1
     """Transformer layers."""
-    heads: Positive = 2
+    heads: Size = 2
     """Attention heads."""
-    max_tokens: Positive = 16
+    max_tokens: Size = 16
     """Length every caption is padded or cut to (tokens)."""
 
     @property
@@ -140,15 +142,15 @@ class TextEncoderSection(Section):
 class PrxSection(Section):
     """Shape of a PRXTransformer2DModel."""
 
-    patch_size: Positive = 2
+    patch_size: Size = 2
     """Side of one patch (pixels, or elements of latents)."""
-    hidden_size: Positive = 128
+    hidden_size: Size = 128
     """Width of the transformer (features)."""
-    depth: Positive = 4
+    depth: Layers = 4
     """Transformer blocks."""
-    heads: Positive = 4
+    heads: Size = 4
     """Attention heads; hidden_size / heads must be a multiple of 4 (two rotary axes)."""
-    mlp_ratio: Rate = 3.5
+    mlp_ratio: Annotated[float, Field(gt=0, le=1000, strict=True)] = 3.5
     """Width of the MLP as a multiple of hidden_size."""
 
     @model_validator(mode="after")
@@ -164,13 +166,13 @@ class PrxSection(Section):
 class UNetSection(Section):
     """Shape of a UNet2DConditionModel as Stable Diffusion 1.x has it; the defaults are that one's own."""
 
-    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (320, 640, 1280, 1280)
+    channels: Annotated[tuple[Size, ...], Field(min_length=2, max_length=16)] = (320, 640, 1280, 1280)
     """Features of each resolution, from the finest; each step halves the sides. The last one has no attention."""
-    layers: Positive = 2
+    layers: Layers = 2
     """Residual blocks of each resolution, on the way down."""
-    heads: Positive = 8
+    heads: Size = 8
     """Attention heads."""
-    groups: Positive = 32
+    groups: Size = 32
     """Groups of the group norms; must divide every entry of channels."""
 
     @model_validator(mode="after")
@@ -189,9 +191,9 @@ class LatentsSection(Section):
 
     autoencoder: str = "none"
     """Folder or hub id of the diffusers AutoencoderKL or AutoencoderDC that made the data set; none trains in pixels."""
-    channels: Positive = 4
+    channels: Size = 4
     """Channels of its latents."""
-    factor: Positive = 8
+    factor: Size = 8
     """Pixels on a side for each element of latents."""
 
 
@@ -200,9 +202,9 @@ class ModelSection(Section):
 
     kind: ModelKind = ModelKind.PRX
     """Model family: prx (PRXTransformer2DModel, in pixels or latents) or unet (UNet2DConditionModel, in latents)."""
-    image_size: Positive
+    image_size: Size
     """Side of the square pictures drawn by default (pixels)."""
-    channels: Positive = 3
+    channels: Size = 3
     """Colour channels."""
     latents: LatentsSection = LatentsSection()
     prx: PrxSection = PrxSection()
@@ -267,7 +269,7 @@ class InnerSection(Section):
     optimizer: InnerKind = InnerKind.ADAMW8BIT
     """adamw8bit (bitsandbytes), adamw, muon (for matrices; the rest as adamw8bit), or gradient: no step at all, the delta is
     the mean gradient of the lease."""
-    batch_images: Positive
+    batch_images: Size
     """Images in one inner step."""
     learning_rate: Rate = 1e-3
     """Peak inner learning rate (per step)."""

@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,6 +20,9 @@ class Section(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Section)
+
+_MOST_CHARACTERS: Final = 300
+"""Of a key, or of another library's words, in a sentence for people."""
 
 
 def load_toml(path: Path | None, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
@@ -56,7 +59,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} does not exist: name a config file, for example configs/digits.toml") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigError(f"{path} is not valid TOML: it is nested too deeply") from None
+    except ValueError as error:  # a number of thousands of digits is none of the parser's own errors
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 
@@ -66,7 +71,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r} must look like section.key=value")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (RecursionError, ValueError):
         value = text  # a bare word is a string, as in a shell
     *parents, key = dotted.strip().split(".")
     for parent in parents:
@@ -81,7 +86,7 @@ def _sentence(error: ValidationError, schema: type[Section]) -> str:
     # A misspelt key is also a missing one: the misspelling tells more.
     first = next((mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"), mistakes[0])
     path = [str(part) for part in first["loc"]]
-    dotted = ".".join(path)
+    dotted = ".".join(path)[:_MOST_CHARACTERS]
     match first["type"]:
         case "extra_forbidden":
             keys = list(_section_at(schema, path[:-1]).model_fields)
@@ -101,7 +106,10 @@ def _sentence(error: ValidationError, schema: type[Section]) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

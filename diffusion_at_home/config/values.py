@@ -7,6 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 Positive = Annotated[int, Field(gt=0, strict=True)]
+Layers = Annotated[int, Field(gt=0, le=1024, strict=True)]
+"""Blocks that are built one by one: a config may come from a run that nobody trusts."""
+Size = Annotated[int, Field(gt=0, le=2**20, strict=True)]
+"""Of one axis of a tensor: more than any model has, and so little that the size of no weight overflows."""
 Count = Annotated[int, Field(ge=0, strict=True)]
 Port = Annotated[int, Field(ge=0, le=65535, strict=True)]
 Seconds = Annotated[float, Field(gt=0, strict=True)]

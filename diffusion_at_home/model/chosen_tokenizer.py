@@ -19,12 +19,14 @@ from transformers import PreTrainedTokenizerFast
 
 from diffusion_at_home.config.run import TextEncoderSection
 from diffusion_at_home.errors import ConfigError, DataError
+from diffusion_at_home.model.tokenizer_errors import tokenizer_errors
 
 _MAX_BYTES: Final = 12 * 2**20
 """A vocabulary of 250,000 takes about 10 MB; the whole specification of a run, which it is part of, may have 16 MiB."""
 
 _CLIP_DIGEST: Final = "5d827db2c026571b4380d244cf6012f0c5092b3b109d297c2e357a7ac598af06"
 """`tokenizer_digest` of OpenAI's CLIP (github.com/openai/CLIP, clip/bpe_simple_vocab_16e6.txt.gz)."""
+_REMEDY: Final = "name another model.text.tokenizer"
 _CLIP_PROBE: Final = ("A photo  of a CAT", [49406, 320, 1125, 539, 320, 2368, 49407])
 """A text and its tokens in CLIP's vocabulary: lower case, one space, a token at each end."""
 
@@ -66,10 +68,11 @@ def load_chosen_tokenizer(data: bytes, config: TextEncoderSection) -> PreTrained
     """The tokenizer whose tokenizer.json is `data`, cutting and padding to `config.max_tokens`. Raises `DataError`."""
     if len(data) > _MAX_BYTES:
         raise DataError(f"it has more than {_MAX_BYTES} bytes: name another model.text.tokenizer")
-    try:
+    with tokenizer_errors(_REMEDY):
         tokenizer = Tokenizer.from_buffer(data)
-    except ValueError as error:
-        raise DataError(f"it is not a valid tokenizer.json ({error}): name another model.text.tokenizer") from None
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        empty = tokenizer.encode("").ids
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     special = next((known for known in _KNOWN if known.end in vocabulary and known.fill in vocabulary), None)
     if special is None:
@@ -79,21 +82,20 @@ def load_chosen_tokenizer(data: bytes, config: TextEncoderSection) -> PreTrained
             f"its token ids go up to {max(vocabulary.values())}, over model.text.vocab_size = {config.vocab_size}: set "
             f"model.text.vocab_size to {max(vocabulary.values()) + 1}"
         )
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    if tokenizer.encode("").ids[-1:] != [vocabulary[special.end]]:
+    if empty[-1:] != [vocabulary[special.end]]:
         raise DataError(f"it does not end a text with {special.end}: name another model.text.tokenizer")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=special.begin,
-        eos_token=special.end,
-        pad_token=special.fill,
-        unk_token=special.unknown,
-        model_max_length=config.max_tokens,
-        padding_side="right",
-        truncation_side="right",
-        clean_up_tokenization_spaces=False,
-    )
+    with tokenizer_errors(_REMEDY):
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            bos_token=special.begin,
+            eos_token=special.end,
+            pad_token=special.fill,
+            unk_token=special.unknown,
+            model_max_length=config.max_tokens,
+            padding_side="right",
+            truncation_side="right",
+            clean_up_tokenization_spaces=False,
+        )
 
 
 def is_clip_tokenizer(tokenizer: PreTrainedTokenizerFast) -> bool:

@@ -22,6 +22,7 @@ from diffusion_at_home.config.run import OWN, TextEncoderSection
 from diffusion_at_home.errors import ConfigError, DataError
 from diffusion_at_home.model.base import Tokens
 from diffusion_at_home.model.chosen_tokenizer import load_chosen_tokenizer, read_chosen_tokenizer
+from diffusion_at_home.model.tokenizer_errors import tokenizer_errors
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 """T5's special tokens; their ids are 0, 1 and 2, as T5 has them."""
@@ -98,10 +99,9 @@ def load_tokenizer(data: bytes, config: TextEncoderSection) -> PreTrainedTokeniz
         return load_chosen_tokenizer(data, config)
     if len(data) > _MAX_TOKENIZER_BYTES:
         raise DataError(f"the tokenizer has {len(data)} bytes, over the limit of {_MAX_TOKENIZER_BYTES}: {_REMEDY}")
-    try:
+    with tokenizer_errors(_REMEDY):
         tokenizer = Tokenizer.from_buffer(data)
-    except ValueError as error:
-        raise DataError(f"the tokenizer is not a valid tokenizer.json ({error}): {_REMEDY}") from None
+        tokenizer.encode("")
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     if not isinstance(tokenizer.model, models.BPE) or [vocabulary.get(token) for token in _SPECIAL_TOKENS] != [0, 1, 2]:
         raise DataError(f"the tokenizer is not a BPE whose first tokens are {', '.join(_SPECIAL_TOKENS)}: {_REMEDY}")
@@ -110,16 +110,17 @@ def load_tokenizer(data: bytes, config: TextEncoderSection) -> PreTrainedTokeniz
             f"the tokenizer has token ids up to {max(vocabulary.values())}, which do not fit in "
             f"model.text.vocab_size = {config.vocab_size}: {_REMEDY}"
         )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=EOS,
-        unk_token=UNK,
-        model_max_length=config.max_tokens,
-        padding_side="right",
-        truncation_side="right",
-        clean_up_tokenization_spaces=False,
-    )
+    with tokenizer_errors(_REMEDY):
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer,
+            pad_token=PAD,
+            eos_token=EOS,
+            unk_token=UNK,
+            model_max_length=config.max_tokens,
+            padding_side="right",
+            truncation_side="right",
+            clean_up_tokenization_spaces=False,
+        )
 
 
 def build_t5(config: TextEncoderSection, tokenizer: PreTrainedTokenizerFast) -> T5EncoderModel:
@@ -172,15 +173,19 @@ def build_clip(config: TextEncoderSection, tokenizer: PreTrainedTokenizerFast) -
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tokens:
-    """Captions to tokens; L is always the tokenizer's `model_max_length`, the last token of a caption is the end token."""
-    encoded = tokenizer(
-        captions,
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_attention_mask=True,
-        return_tensors="pt",
-    )
+    """Captions to tokens; L is always the tokenizer's `model_max_length`, the last token of a caption is the end token.
+
+    Raises `DataError` if the tokenizer contradicts itself, which shows at some texts only.
+    """
+    with tokenizer_errors(_REMEDY):
+        encoded = tokenizer(
+            captions,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
     return Tokens(ids_BL=encoded["input_ids"], mask_BL=encoded["attention_mask"].bool())
 
 

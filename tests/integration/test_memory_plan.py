@@ -131,3 +131,10 @@ def test_plan_answers_as_json_and_as_a_table() -> None:
 )
 def test_what_cannot_be_planned_is_said_in_one_sentence(arguments: list[str], code: int, said: str) -> None:
     assert said in dah("worker", "plan", *arguments, cwd=REPOSITORY).refuses(code)
+
+
+def test_tensors_whose_sizes_overflow_fit_nowhere(tmp_path: Path) -> None:
+    config = tiny_config(f"round.images={2**40}", f"inner.batch_images={2**20}", f"model.image_size={2**20}")
+    machine = Machine(8 * GIB, 16 * GIB, is_gpu=False, bf16=False, devices=1)
+    with pytest.raises(HardwareError, match="no machine holds"):
+        WorkPlan(config, tiny_tokenizer(config), machine, tmp_path)

@@ -81,6 +81,11 @@ def test_a_file_that_nobody_vouches_for_is_refused_by_its_name(folder: Path, nam
     assert refusal(folder).startswith(f"{name} is not in the manifest of {folder}")
 
 
+def test_a_name_that_is_no_text_is_refused_in_a_sentence_that_can_be_printed(folder: Path) -> None:
+    (folder / os.fsdecode(b"\xff\xfe")).write_bytes(b"")
+    assert refusal(folder).encode().startswith(rb"\xff\xfe is not in the manifest")
+
+
 def test_a_link_is_refused_even_to_the_right_bytes(folder: Path, exported: Path) -> None:
     (folder / WEIGHTS).unlink()
     (folder / WEIGHTS).symlink_to(exported / WEIGHTS)

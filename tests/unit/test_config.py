@@ -194,3 +194,39 @@ def test_a_whole_number_will_do_where_a_fraction_may_stand() -> None:
 @pytest.mark.parametrize("path", DATA_SETTINGS, ids=[path.name for path in DATA_SETTINGS])
 def test_every_shipped_file_of_build_settings_loads(path: Path) -> None:
     load_toml(path, BuildSettings).picture_rules()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (f"a = {'[' * 3000}", "nested too deeply"),
+        (f"a = {'9' * 5000}", "is not valid TOML"),
+        (f"{'k' * 5000} = 1", "unknown key 'kkk"),
+    ],
+)
+def test_a_file_that_no_person_has_written_is_still_one_short_sentence(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    sentence = refusal(path=path)
+    assert named in sentence
+    assert len(sentence) < 1500
+
+
+def test_a_number_too_long_to_write_down_is_named_all_the_same() -> None:
+    assert "inner.learning_rate = a number of thousands of digits" in refusal(f"inner.learning_rate=0x{'f' * 5000}")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.prx.depth=2147483648",
+        "model.prx.hidden_size=4611686018427387904",
+        "model.prx.mlp_ratio=1e300",
+        "model.text.layers=1025",
+        "model.text.max_tokens=1048577",
+        f"model.unet.channels={[32] * 17}",
+        "inner.batch_images=1048577",
+    ],
+)
+def test_a_run_that_no_machine_could_build_is_refused_before_it_is_tried(override: str) -> None:
+    assert override.partition("=")[0] in refusal(override)

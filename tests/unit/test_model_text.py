@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -69,3 +70,20 @@ def test_bytes_that_are_no_tokenizer_are_refused(data: bytes) -> None:
 def test_tokenizer_with_more_entries_than_the_config_is_refused() -> None:
     with pytest.raises(DataError, match=r"model\.text\.vocab_size = 260"):
         load_tokenizer(train_tokenizer(CAPTIONS, SECTION), TextEncoderSection(vocab_size=260))
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_tokenizer_that_contradicts_itself_is_refused_by_name(*, chosen: bool) -> None:
+    section = SECTION.model_copy(update={"tokenizer": "tokenizer.json"}) if chosen else SECTION
+    whole = json.loads(train_tokenizer(CAPTIONS, SECTION))
+    changes = (
+        lambda lies: lies["post_processor"].update(special_tokens={}),  # the library panics
+        lambda lies: lies["model"].update(merges=[["a", "zz"]]),
+        lambda lies: lies.update(model="x" * 100_000),
+    )
+    for change in changes:
+        lies = copy.deepcopy(whole)
+        change(lies)
+        with pytest.raises(DataError, match="tokenizer") as refused:
+            load_tokenizer(json.dumps(lies).encode(), section)
+        assert len(str(refused.value)) < 600

@@ -1,6 +1,8 @@
 import hashlib
+import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from diffusion_at_home.config.run import Codec
@@ -40,3 +42,15 @@ def test_the_announced_digest_and_size_are_those_of_the_file(tmp_path: Path) -> 
     data = outbox.vector(put).read_bytes()
     assert put.size_bytes == len(data)
     assert put.sha256 == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "change", [("images", 2**64), ("lease_id", 10**4000), ("lease_id", 2), ("train_ms", -1), ("sha256", "../x")]
+)
+def test_facts_that_no_process_of_ours_has_written_are_deleted(tmp_path: Path, change: tuple[str, int | str]) -> None:
+    outbox = Outbox(tmp_path, no_residual())
+    outbox.put(LeaseId(1), TRAINED, Codec.INT8)
+    path = tmp_path / "lease-1.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict([change])))
+    assert outbox.recover() == []
+    assert list(tmp_path.iterdir()) == []

@@ -115,3 +115,33 @@ def test_a_file_that_is_not_this_run_s_is_ignored(tmp_path: Path, damage: str) -
         path.write_bytes(path.read_bytes()[:-1])
     again = Residual(path, LOSSY, LAYOUT)
     assert torch.equal(said(Outbox(tmp_path / "outbox", again), 1, delta(1)), rounded(delta(1)))
+
+
+def test_one_flipped_bit_drops_it(tmp_path: Path) -> None:
+    path = tmp_path / "residual"
+    residual = Residual(path, LOSSY, LAYOUT)
+    said(Outbox(tmp_path / "outbox", residual), 0, delta(0))
+    residual.close()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 0x40  # of the last number's exponent: it becomes huge, or infinite, which no codec could write
+    path.write_bytes(data)
+    again = Residual(path, LOSSY, LAYOUT)
+    assert torch.equal(said(Outbox(tmp_path / "outbox", again), 1, delta(1)), rounded(delta(1)))
+
+
+def test_what_went_bad_on_the_disk_is_not_said_again(tmp_path: Path) -> None:
+    residual = Residual(tmp_path / "residual", CodecSection(delta=Codec.FP32, feedback=1.0), LAYOUT)
+    outbox = Outbox(tmp_path / "outbox", residual)
+    put = outbox.put(LeaseId(0), Trained(delta(0), 1, 1.0, 0.0), Codec.FP32)
+    data = outbox.vector(put).read_bytes()
+    outbox.vector(put).write_bytes(data[:-4] + b"\x00\x00\x80\x7f")  # an infinity
+    outbox.refused(put)
+    assert torch.equal(said_exactly(outbox, residual, delta(1)), delta(1))
+
+
+def said_exactly(outbox: Outbox, residual: Residual, value: Tensor) -> Tensor:
+    residual.starts_from(1)
+    put = outbox.put(LeaseId(1), Trained(value, 1, 1.0, 0.0), Codec.FP32)
+    found = torch.zeros(SIZE)
+    VectorReader(memoryview(outbox.vector(put).read_bytes()), Codec.FP32, SIZE).add_to(found)
+    return found

@@ -46,7 +46,12 @@ def make_plan(
 
     def need(plan: StepPlan) -> Need:
         before_each()
-        return measure(config, tokenizer_json, plan, autocast=machine.bf16)
+        try:
+            return measure(config, tokenizer_json, plan, autocast=machine.bf16)
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            raise HardwareError(f"no machine holds tensors as large as those of the run {config.run.name}") from None
 
     return plan_memory(config, machine, need, try_all=try_all, failed=failed)
 
