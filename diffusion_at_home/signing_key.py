@@ -47,6 +47,8 @@ def load_key(path: Path, remedy: str) -> Ed25519PrivateKey:
     try:
         with path.open("rb") as file:
             data = file.read(KEY_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: {remedy}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): see that {path} is a file of yours") from None
     if len(data) != KEY_BYTES:

@@ -312,4 +312,4 @@ def test_coordinator_does_not_start_without_the_runs_own_key(tmp_path: Path) -> 
     assert said.startswith(f"{folder.receipt_key} is not the key of the run {spec.run_id}: restore it from a backup")
     folder.receipt_key.unlink()
     said = dah("coordinator", "run", folder.root, "--http-port", "0", "--grpc-port", "0").refuses(ConfigError.exit_code)
-    assert said.startswith(f"{folder.receipt_key} cannot be read (No such file or directory): restore it from a backup")
+    assert said.startswith(f"{folder.receipt_key} does not exist: restore it from a backup")
