@@ -69,8 +69,8 @@ class Docket:
     _conducts: dict[WorkerId, Conduct] = field(default_factory=dict)
     _waiting: deque[_Waiting] = field(default_factory=lambda: deque(maxlen=_MOST_WAITING))
     _seen: set[LeaseId] = field(default_factory=set)
-    _versions: int = 0
-    """That were looked at."""
+    _rollback: int = 0
+    """The last one that was looked at, by its version."""
 
     def __post_init__(self) -> None:
         for audited in self.ledger.audits():
@@ -108,13 +108,11 @@ class Docket:
 
     def _look_for_suspects(self) -> None:
         """Whoever contributed to a version that the run has gone back from."""
-        versions = self.ledger.versions()[self._versions :]
-        self._versions += len(versions)
-        for version in versions:
-            if version.back_to is not None:
-                for number in range(version.back_to + 1, version.version):
-                    made_of = self.ledger.contributions(number)
-                    self._waiting.extend(_Waiting(c.lease_id, c.worker_id, suspect=True) for c in made_of)
+        for version in self.ledger.rollbacks(self._rollback):
+            self._rollback = version.version
+            for number in range(version.parent + 1, version.version):
+                made_of = self.ledger.contributions(number)
+                self._waiting.extend(_Waiting(c.lease_id, c.worker_id, suspect=True) for c in made_of)
 
     def _of(self, worker: WorkerId) -> Conduct:
         return self._conducts.setdefault(worker, Conduct())

@@ -353,6 +353,12 @@ class Ledger(LeaseQueries):
         """All versions, oldest first."""
         return self._records(Version, sa.select(tables.versions).order_by(tables.versions.c.version))
 
+    def rollbacks(self, since: int) -> list[Version]:
+        """The versions after `since` that went back, oldest first."""
+        rows = tables.versions
+        query = sa.select(rows).where(rows.c.version > since, rows.c.back_to.is_not(None)).order_by(rows.c.version)
+        return self._records(Version, query)
+
     # -- evaluations and checkpoints ----------------------------------------------------------------------------
 
     def add_evaluations(self, evaluations: Sequence[Evaluation]) -> None:

@@ -97,6 +97,7 @@ class Versions:
             (v.version for v in self.history[1:] if v.back_to is None and not blobs.path(v.update_sha256)), default=0
         )
         self._went_back = max((v.version for v in self.history if v.back_to is not None), default=0)
+        self._undone = self._left_behind()
         self._forget_old_snapshots()
 
     @property
@@ -195,7 +196,7 @@ class Versions:
 
     def is_undone(self, version: int) -> bool:
         """Whether the run has gone back to a version before it."""
-        return version not in self._lineage(self.newest.version)
+        return version in self._undone
 
     def published(self, version: Version) -> None:
         """The ledger has `version`: it is the newest one now."""
@@ -203,6 +204,7 @@ class Versions:
         self.history.append(version)
         if version.back_to is not None:
             self._went_back = version.version
+            self._undone = self._left_behind()
             self.snapshot_stored(version)
 
     def save(self) -> None:
@@ -356,6 +358,9 @@ class Versions:
     def _lineage(self, version: int) -> list[int]:
         """The versions that `version` was made from, one after the other, and itself."""
         return lineage(self.history, version)
+
+    def _left_behind(self) -> set[int]:
+        return set(range(len(self.history))).difference(self._lineage(self.newest.version))
 
     def _forget_undone_states(self) -> None:
         """Nothing is made from them any more."""

@@ -20,7 +20,7 @@ def tokenizer_errors(remedy: str) -> Iterator[None]:
     """Within, whatever the library finds wrong with a tokenizer is a `DataError` that ends in `remedy`."""
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # raised again but for those three
         if not isinstance(error, ValueError) and type(error) is not Exception and type(error).__name__ != _PANIC:
             raise
         raise DataError(f"the tokenizer is not a valid tokenizer.json ({error!s:.300}): {remedy}") from None
