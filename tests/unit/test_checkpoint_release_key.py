@@ -70,7 +70,7 @@ def test_file_that_is_no_key_is_named(tmp_path: Path, data: bytes) -> None:
 
 
 def test_missing_file_and_missing_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere cannot be read \(No such file or directory\)"):
+    with pytest.raises(ConfigError, match=r"nowhere does not exist: name the file that `dah checkpoint key new` has made"):
         ReleaseKey.load(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="choose another place"):
