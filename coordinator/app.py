@@ -53,6 +53,7 @@ from coordinator.scrubber import Scrubber
 from coordinator.service import CoordinatorService
 from coordinator.signatures import Signatures
 from coordinator.standing import Standing
+from coordinator.standing_orders import told
 from coordinator.states import States
 from coordinator.status import live_status, read_status
 from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
@@ -246,7 +247,7 @@ class Coordinator:
             registry=self._registry,
             dispatcher=self._dispatcher,
             rounds=self._rounds,
-            done=actions[-1].action_id if actions else 0,
+            heard=actions,
         )
         self._gate = Gate(
             section=config.gate,
@@ -285,6 +286,7 @@ class Coordinator:
         allow_many_files()
         if server.threads:
             torch.set_num_threads(server.threads)
+        await self._operator.take_up()
         await self._rounds.resume()  # before anybody can call
         gc.collect()
         gc.freeze()  # the libraries' million objects are for ever: to look through them takes half a second each time
@@ -415,6 +417,7 @@ class Coordinator:
             **dataclasses.asdict(durable),
             "total_images": self._spec.config.run.total_images,
             "held_out_loss": durable.held_out_loss,
+            "draining": told(self._operator.draining),
             "live": dataclasses.asdict(live),
         }
 

@@ -85,12 +85,14 @@ def status(folder: Folder, as_json: Json = False) -> None:
     from coordinator.housekeeping import measure, set_aside
     from coordinator.ledger import Ledger
     from coordinator.run_folder import RunFolder
+    from coordinator.standing_orders import draining, told
     from coordinator.status import read_status
 
     place = RunFolder(folder.absolute())
     place.check()
     ledger = Ledger(place.ledger, read_only=True)
     found = read_status(ledger)
+    drain = draining(ledger.actions())
     ledger.close()
     best, judged = best_of(found.checkpoints), found.judgements
     running = place.is_running()
@@ -98,6 +100,7 @@ def status(folder: Folder, as_json: Json = False) -> None:
         {
             "run_id": found.run_id,
             "running": running,
+            "draining": told(drain),
             "address": place.address.read_text() if running and place.address.is_file() else None,
             "version": found.version,
             "images": found.images,
