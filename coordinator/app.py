@@ -56,6 +56,7 @@ from coordinator.standing import Standing
 from coordinator.standing_orders import told
 from coordinator.states import States
 from coordinator.status import live_status, read_status
+from coordinator.storage_watch import StorageWatch
 from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
 from coordinator.versions import Versions
 from coordinator.web.app import Shown, web_app
@@ -121,7 +122,6 @@ class Coordinator:
         spec = read_spec(blobs, ledger.spec_sha256())
         config = spec.config
         layout = run_layout(folder, spec)
-        shard_sizes = [entry.num_samples for entry in spec.data.train]
         clock = SystemClock()
         self._metrics = Metrics()
         self._attention = AttentiveClock(clock, on_stall=self._metrics.stalls.inc)
@@ -158,7 +158,7 @@ class Coordinator:
         )
         self._dispatcher = Dispatcher(
             config=config,
-            shard_sizes=shard_sizes,
+            shard_sizes=[entry.num_samples for entry in spec.data.train],
             ledger=self._ledger,
             pool=ledger.pool(),
             clock=clock,
@@ -177,9 +177,13 @@ class Coordinator:
         self._recovery = report(ledger, self._versions.loaded, swept)
         set_damaged_aside(folder, ledger=ledger, blobs=blobs)
         name_what_is_missing(folder, ledger=ledger, blobs=blobs, spec=spec, problems=self._metrics.problems)
-        signatures = Signatures(folder=folder, release_key=config.release.public_key, problems=self._metrics.problems)
         self._checkpoints = Checkpoints(
-            folder=folder.checkpoints, spec=spec, ledger=self._ledger, signatures=signatures
+            folder=folder.checkpoints,
+            spec=spec,
+            ledger=self._ledger,
+            signatures=Signatures(
+                folder=folder, release_key=config.release.public_key, problems=self._metrics.problems
+            ),
         )
         self._exporter = Exporter(
             spec=spec,
@@ -221,13 +225,22 @@ class Coordinator:
             run_id=spec.run_id, codec=config.codec.delta, versions=self._versions, ledger=self._ledger
         )
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
+        quota_bytes = int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB)
         housekeeper = Housekeeper(
-            quota_bytes=int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB),
+            quota_bytes=quota_bytes,
             disk=disk,
             spec=spec,
             versions=self._versions,
             intake=self._intake,
             ledger=self._ledger,
+        )
+        self._storage = StorageWatch(
+            folder=folder,
+            config=config,
+            quota_bytes=quota_bytes,
+            versions=self._versions,
+            ledger=self._ledger,
+            problems=self._metrics.problems,
         )
         self._rounds = Rounds(
             Parts(
@@ -312,6 +325,7 @@ class Coordinator:
             "exporter": asyncio.create_task(self._exporter.run()),
             "judge": asyncio.create_task(self._judge.run()),
             "scrubber": asyncio.create_task(self._scrubber.run()),
+            "storage": asyncio.create_task(self._storage.run()),
         }
         if exit_when_complete:
             tasks["farewell"] = asyncio.create_task(self._farewell(tasks["rounds"]))
@@ -332,6 +346,7 @@ class Coordinator:
     def close(self) -> None:
         """Finish what the threads have begun and let go of the files."""
         self._scrubber.close()
+        self._storage.close()
         self._rounds.close()
         self._judge.close()
         self._exporter.close()
@@ -418,6 +433,7 @@ class Coordinator:
             "total_images": self._spec.config.run.total_images,
             "held_out_loss": durable.held_out_loss,
             "draining": told(self._operator.draining),
+            "storage": None if self._storage.latest is None else dataclasses.asdict(self._storage.latest),
             "live": dataclasses.asdict(live),
         }
 

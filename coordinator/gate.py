@@ -16,15 +16,12 @@ from typing import Final
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.operator import Operator
-from coordinator.problems import Problems
+from coordinator.problems import GATE, Problems
 from coordinator.records import Action, ActionKind, Evaluation, Weights, now_ms
 from coordinator.versions import Versions
 from diffusion_at_home import events
 from diffusion_at_home.config.trust import GateSection
 from diffusion_at_home.errors import StorageError
-
-GATE: Final = "gate"
-"""The problem that the gate sets: the operator has to look."""
 
 _RECENT: Final = 3
 """Evaluations whose median is what a new one is compared with: one that was lucky is no measure."""

@@ -82,17 +82,21 @@ def run(
 def status(folder: Folder, as_json: Json = False) -> None:
     """What the run in DIR has reached, whether or not its coordinator runs."""
     from coordinator.best import best_of
-    from coordinator.housekeeping import measure, set_aside
+    from coordinator.housekeeping import set_aside
     from coordinator.ledger import Ledger
+    from coordinator.orders import config_of
     from coordinator.run_folder import RunFolder
     from coordinator.standing_orders import draining, told
     from coordinator.status import read_status
+    from coordinator.storage_survey import quota_bytes, read_records, survey
 
     place = RunFolder(folder.absolute())
     place.check()
     ledger = Ledger(place.ledger, read_only=True)
     found = read_status(ledger)
     drain = draining(ledger.actions())
+    config = config_of(place, ledger)
+    storage = survey(place, config, ledger.versions(), read_records(ledger), quota_bytes(place, config))
     ledger.close()
     best, judged = best_of(found.checkpoints), found.judgements
     running = place.is_running()
@@ -112,7 +116,8 @@ def status(folder: Folder, as_json: Json = False) -> None:
             "checkpoints": [checkpoint.name for checkpoint in found.checkpoints],
             "best_checkpoint": best.name if best else None,
             "latest_judgement": dataclasses.asdict(judged[-1]) if judged else None,
-            "disk_bytes": measure(place.root).total_bytes,
+            "disk_bytes": storage.used_bytes,
+            "storage": dataclasses.asdict(storage) if as_json else storage.sentence,
             "set_aside": set_aside(place),
         },
         as_json,
@@ -167,6 +172,9 @@ async def _serve(
     from coordinator.app import Coordinator
 
     coordinator = Coordinator(place, quota_gib)
+    place.quota.unlink(missing_ok=True)
+    if quota_gib is not None:
+        place.quota.write_text(str(quota_gib))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -179,6 +187,7 @@ async def _serve(
     finally:
         coordinator.close()
         place.address.unlink(missing_ok=True)
+        place.quota.unlink(missing_ok=True)
     return coordinator.version
 
 
