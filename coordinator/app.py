@@ -21,6 +21,7 @@ from grpc_health.v1 import _async as _health
 from grpc_health.v1 import health_pb2_grpc
 
 from coordinator.admission import Admission
+from coordinator.alerts.watch import AlertWatch, Sources
 from coordinator.attentive_clock import AttentiveClock
 from coordinator.blobs import BlobStore, allow_many_files, read_spec
 from coordinator.certificate import Certificate, choose_certificate
@@ -270,6 +271,19 @@ class Coordinator:
             operator=self._operator,
             problems=self._metrics.problems,
         )
+        self._alerts = AlertWatch(
+            run_id=spec.run_id,
+            file=folder.alerts,
+            sources=Sources(
+                problems=self._metrics.problems,
+                ledger=self._ledger,
+                versions=lambda: self._versions.history,
+                complete=lambda: self._dispatcher.idle_reason == "complete",
+                heard=lambda: bool(self._dispatcher.live_workers()),
+                resting=lambda: self._operator.draining is not None,
+            ),
+            clock=clock,
+        )
         self._scrubber = Scrubber(
             bytes_per_second=1e6 * config.storage.scrub_mb_per_second,
             disk=disk,
@@ -326,6 +340,7 @@ class Coordinator:
             "judge": asyncio.create_task(self._judge.run()),
             "scrubber": asyncio.create_task(self._scrubber.run()),
             "storage": asyncio.create_task(self._storage.run()),
+            "alerts": asyncio.create_task(self._alerts.run(url)),
         }
         if exit_when_complete:
             tasks["farewell"] = asyncio.create_task(self._farewell(tasks["rounds"]))
@@ -341,6 +356,7 @@ class Coordinator:
                 tasks[name].cancel()
             stopping.cancel()
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
+            await self._alerts.close()
             _log.info("coordinator_stopped", version=self._versions.newest.version)
 
     def close(self) -> None:

@@ -37,12 +37,16 @@ SIGNATURE_REFUSED: Final = "signature_refused"
 GATE: Final = "gate"
 """The run goes back, or cannot: the operator has to look."""
 
+ALERTS_FAILED: Final = "alerts_failed"
+"""The operator's webhook cannot be told anything."""
+
 _KINDS: Final = (
     STORAGE_FULL,
     STORAGE_SOON,
     QUOTA_EXCEEDED,
     JUDGING_FAILED,
     GATE,
+    ALERTS_FAILED,
     DAMAGED,
     SIGNATURE_REFUSED,
 )
@@ -56,7 +60,7 @@ class Problem:
 
     name: str
     """Stable, for machines: `storage_full`, `storage_soon`, `quota_exceeded`, `judging_failed`, `gate`,
-    `damaged:<file>`, `signature_refused:<checkpoint or rotations.json>`."""
+    `alerts_failed`, `damaged:<file>`, `signature_refused:<checkpoint or rotations.json>`."""
     sentence: str
     """For people: what is wrong, and what to do."""
     since_ms: int

@@ -126,6 +126,11 @@ class RunFolder:
         return self.root / "address"
 
     @property
+    def alerts(self) -> Path:
+        """Where the operator is told of problems; readable by its owner alone, and there once the operator has set it."""
+        return self.root / "alerts.json"
+
+    @property
     def quota(self) -> Path:
         """GiB that the coordinator which holds the lock was given instead of storage.quota_gib; not there otherwise."""
         return self.root / "quota"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from coordinator.records import Action, ActionKind, Checkpoint
+
+BY_THE_GATE: Final = "by the gate: "
+"""How the note of a rollback begins that the gate has ordered in the operator's stead."""
 
 
 def draining(actions: Iterable[Action]) -> Action | None:

@@ -24,7 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 def add_to(app: typer.Typer) -> None:
     """The commands."""
     commands = (invite, uninvite, allow, disallow, ban, unban, revoke, rollback)
-    for command in (*commands, drain, resume, publish, note, actions):
+    for command in (*commands, drain, resume, publish, note, actions, alerts):
         app.command()(command)
 
 
@@ -133,6 +133,34 @@ def actions(folder: Folder, as_json: Json = False) -> None:
     ]
     lines += [f"{_time(one['at_ms'])} {one['action']} {one['subject']} {one['note']}" for one in found["actions"]]
     typer.echo("\n".join(line.rstrip() for line in lines))
+
+
+def alerts(
+    folder: Folder,
+    url_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with one line, the webhook's address, which is a secret: copied, then yours to delete."
+        ),
+    ] = None,
+    silence_minutes: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=100_000.0, help="Without any worker, after which you are told; 0 is never. [30]"),
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Tell nobody any more.")] = False,
+    test: Annotated[bool, typer.Option("--test", help="Send a message now.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Have Slack, Mattermost, Discord, ntfy or a script of yours told of problems of the run in DIR; or say who is told."""
+    from coordinator.alerts.command import set_alerts
+    from coordinator.run_folder import RunFolder
+
+    emit(
+        set_alerts(
+            RunFolder(folder.absolute()), url_file=url_file, silence_minutes=silence_minutes, off=off, test=test
+        ),
+        as_json,
+    )
 
 
 def _act(folder: Path, order: Callable[[Orders], Any], as_json: bool) -> None:
