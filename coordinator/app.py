@@ -33,7 +33,8 @@ from coordinator.exporter import Exporter
 from coordinator.gate import Gate
 from coordinator.housekeeping import GIB, Housekeeper
 from coordinator.intake import Intake
-from coordinator.judging.judge import Judge, why_not
+from coordinator.judging.choice import why_not
+from coordinator.judging.judge import Judge
 from coordinator.judging.published import Judgements
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from coordinator.housekeeping import Measured, measure
+from coordinator.folder_size import below, measure, own
 from coordinator.ledger import Ledger
 from coordinator.records import Anchor, Checkpoint, HeldDelta, Totals, Version, now_ms
 from coordinator.retention import Holdings, KeptCheckpoint
 from coordinator.run_folder import RunFolder
-from coordinator.states import anchor_file
 from coordinator.storage_forecast import GIB, Storage, forecast, growth
 from diffusion_at_home.config.run import RunConfig
 
@@ -74,15 +73,15 @@ def holdings(folder: RunFolder, history: Sequence[Version], records: Records) ->
         saved=newest,
         state_bytes=found.sizes[saved[newest]] if saved else 0,
         anchor=anchor,
-        anchor_bytes=_own(found, anchor_file(folder.state, anchor)),
+        anchor_bytes=own(found, folder.state / f"anchor-{anchor}.safetensors"),
         oldest_snapshot=min(snapshots, default=0),
-        damaged=_damaged(folder, found),
+        damaged=below(found, folder.damaged),
         updates={
             version.version: size
             for version in history[1:]
             if (size := found.sizes.get(folder.blobs / version.update_sha256, 0))
         },
-        states={version: _own(found, path) for version, path in saved.items() if version != newest},
+        states={version: own(found, path) for version, path in saved.items() if version != newest},
         contributions=contributions,
         checkpoints=[KeptCheckpoint(c.name, c.images, c.size_bytes, c.held_out_loss) for c in records.offered],
     )
@@ -90,16 +89,3 @@ def holdings(folder: RunFolder, history: Sequence[Version], records: Records) ->
 
 def _state_in(folder: RunFolder, path: Path) -> re.Match[str] | None:
     return _STATE.fullmatch(path.name) if path.parent == folder.state else None
-
-
-def _own(found: Measured, path: Path) -> int:
-    """What deleting `path` frees."""
-    return found.sizes.get(path, 0) if found.num_names.get(path) == 1 else 0
-
-
-def _damaged(folder: RunFolder, found: Measured) -> dict[str, int]:
-    sizes: Counter[str] = Counter()
-    for path, size in found.sizes.items():
-        if folder.damaged in path.parents:
-            sizes[path.relative_to(folder.damaged).parts[0]] += size
-    return dict(sizes)

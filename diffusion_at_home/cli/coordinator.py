@@ -125,6 +125,25 @@ def status(folder: Folder, as_json: Json = False) -> None:
 
 
 @app.command()
+def doctor(
+    folder: Folder,
+    backup: Annotated[Path | None, typer.Option(help="The run's backup, to see how old it is.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Whether the run in DIR is fit to be served by this machine, and if not, what to do. Changes nothing."""
+    from coordinator.doctor.report import diagnose
+    from coordinator.run_folder import RunFolder
+    from diffusion_at_home.cli.diagnosis import draw
+
+    found = diagnose(RunFolder(folder.absolute()), None if backup is None else backup.absolute())
+    if as_json:
+        emit(found.plain(), as_json)
+    else:
+        draw(found, "This run is fit to be served.", "This run is not fit to be served yet.")
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
 def replay(folder: Folder, as_json: Json = False) -> None:
     """Recompute every version of the run in DIR from its contributions and compare it with what was published."""
     from coordinator.replay import replay as replayed

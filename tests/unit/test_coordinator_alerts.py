@@ -122,7 +122,8 @@ def test_a_message_is_never_longer_than_discord_takes() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "ftp://a/b", "http://example.org/x", "https:///x", "https://a b/", "https://a:x/", "https://a/#b", "a\nb"]
+    "url",
+    ["", "ftp://a/b", "http://example.org/x", "https:///x", "https://a b/", "https://a:x/", "https://a/#b", "a\nb"],
 )
 def test_what_is_no_webhook_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(ConfigError) as error:
