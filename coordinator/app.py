@@ -21,6 +21,7 @@ from grpc_health.v1 import _async as _health
 from grpc_health.v1 import health_pb2_grpc
 
 from coordinator.admission import Admission
+from coordinator.alerts.watch import AlertWatch, Sources
 from coordinator.attentive_clock import AttentiveClock
 from coordinator.blobs import BlobStore, allow_many_files, read_spec
 from coordinator.certificate import Certificate, choose_certificate
@@ -32,7 +33,8 @@ from coordinator.exporter import Exporter
 from coordinator.gate import Gate
 from coordinator.housekeeping import GIB, Housekeeper
 from coordinator.intake import Intake
-from coordinator.judging.judge import Judge, why_not
+from coordinator.judging.choice import why_not
+from coordinator.judging.judge import Judge
 from coordinator.judging.published import Judgements
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
@@ -53,8 +55,10 @@ from coordinator.scrubber import Scrubber
 from coordinator.service import CoordinatorService
 from coordinator.signatures import Signatures
 from coordinator.standing import Standing
+from coordinator.standing_orders import told
 from coordinator.states import States
 from coordinator.status import live_status, read_status
+from coordinator.storage_watch import StorageWatch
 from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
 from coordinator.versions import Versions
 from coordinator.web.app import Shown, web_app
@@ -120,7 +124,6 @@ class Coordinator:
         spec = read_spec(blobs, ledger.spec_sha256())
         config = spec.config
         layout = run_layout(folder, spec)
-        shard_sizes = [entry.num_samples for entry in spec.data.train]
         clock = SystemClock()
         self._metrics = Metrics()
         self._attention = AttentiveClock(clock, on_stall=self._metrics.stalls.inc)
@@ -157,7 +160,7 @@ class Coordinator:
         )
         self._dispatcher = Dispatcher(
             config=config,
-            shard_sizes=shard_sizes,
+            shard_sizes=[entry.num_samples for entry in spec.data.train],
             ledger=self._ledger,
             pool=ledger.pool(),
             clock=clock,
@@ -176,9 +179,13 @@ class Coordinator:
         self._recovery = report(ledger, self._versions.loaded, swept)
         set_damaged_aside(folder, ledger=ledger, blobs=blobs)
         name_what_is_missing(folder, ledger=ledger, blobs=blobs, spec=spec, problems=self._metrics.problems)
-        signatures = Signatures(folder=folder, release_key=config.release.public_key, problems=self._metrics.problems)
         self._checkpoints = Checkpoints(
-            folder=folder.checkpoints, spec=spec, ledger=self._ledger, signatures=signatures
+            folder=folder.checkpoints,
+            spec=spec,
+            ledger=self._ledger,
+            signatures=Signatures(
+                folder=folder, release_key=config.release.public_key, problems=self._metrics.problems
+            ),
         )
         self._exporter = Exporter(
             spec=spec,
@@ -220,13 +227,22 @@ class Coordinator:
             run_id=spec.run_id, codec=config.codec.delta, versions=self._versions, ledger=self._ledger
         )
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
+        quota_bytes = int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB)
         housekeeper = Housekeeper(
-            quota_bytes=int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB),
+            quota_bytes=quota_bytes,
             disk=disk,
             spec=spec,
             versions=self._versions,
             intake=self._intake,
             ledger=self._ledger,
+        )
+        self._storage = StorageWatch(
+            folder=folder,
+            config=config,
+            quota_bytes=quota_bytes,
+            versions=self._versions,
+            ledger=self._ledger,
+            problems=self._metrics.problems,
         )
         self._rounds = Rounds(
             Parts(
@@ -246,7 +262,7 @@ class Coordinator:
             registry=self._registry,
             dispatcher=self._dispatcher,
             rounds=self._rounds,
-            done=actions[-1].action_id if actions else 0,
+            heard=actions,
         )
         self._gate = Gate(
             section=config.gate,
@@ -255,6 +271,19 @@ class Coordinator:
             ledger=self._ledger,
             operator=self._operator,
             problems=self._metrics.problems,
+        )
+        self._alerts = AlertWatch(
+            run_id=spec.run_id,
+            file=folder.alerts,
+            sources=Sources(
+                problems=self._metrics.problems,
+                ledger=self._ledger,
+                versions=lambda: self._versions.history,
+                complete=lambda: self._dispatcher.idle_reason == "complete",
+                heard=lambda: bool(self._dispatcher.live_workers()),
+                resting=lambda: self._operator.draining is not None,
+            ),
+            clock=clock,
         )
         self._scrubber = Scrubber(
             bytes_per_second=1e6 * config.storage.scrub_mb_per_second,
@@ -285,6 +314,7 @@ class Coordinator:
         allow_many_files()
         if server.threads:
             torch.set_num_threads(server.threads)
+        await self._operator.take_up()
         await self._rounds.resume()  # before anybody can call
         gc.collect()
         gc.freeze()  # the libraries' million objects are for ever: to look through them takes half a second each time
@@ -310,6 +340,8 @@ class Coordinator:
             "exporter": asyncio.create_task(self._exporter.run()),
             "judge": asyncio.create_task(self._judge.run()),
             "scrubber": asyncio.create_task(self._scrubber.run()),
+            "storage": asyncio.create_task(self._storage.run()),
+            "alerts": asyncio.create_task(self._alerts.run(url)),
         }
         if exit_when_complete:
             tasks["farewell"] = asyncio.create_task(self._farewell(tasks["rounds"]))
@@ -325,11 +357,13 @@ class Coordinator:
                 tasks[name].cancel()
             stopping.cancel()
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
+            await self._alerts.close()
             _log.info("coordinator_stopped", version=self._versions.newest.version)
 
     def close(self) -> None:
         """Finish what the threads have begun and let go of the files."""
         self._scrubber.close()
+        self._storage.close()
         self._rounds.close()
         self._judge.close()
         self._exporter.close()
@@ -415,6 +449,8 @@ class Coordinator:
             **dataclasses.asdict(durable),
             "total_images": self._spec.config.run.total_images,
             "held_out_loss": durable.held_out_loss,
+            "draining": told(self._operator.draining),
+            "storage": None if self._storage.latest is None else dataclasses.asdict(self._storage.latest),
             "live": dataclasses.asdict(live),
         }
 

@@ -51,6 +51,8 @@ OWNERS = {
     "grpc_health": ("coordinator/app.py", "worker/client.py"),
     "httpcore2": ("worker/http_line.py",),
     "httpx2": (
+        "coordinator/alerts/post.py",
+        "coordinator/doctor/address.py",
         "diffusion_at_home/checkpoint/download.py",
         "diffusion_at_home/demo/",
         "worker/auditor/",
@@ -77,7 +79,7 @@ OWNERS = {
     ),
     "starlette": ("coordinator/web/",),
     "structlog": ("diffusion_at_home/events.py",),
-    "tenacity": ("diffusion_at_home/checkpoint/download.py",),
+    "tenacity": ("coordinator/alerts/messenger.py", "diffusion_at_home/checkpoint/download.py"),
     "tokenizers": ("diffusion_at_home/model/text.py", "diffusion_at_home/model/chosen_tokenizer.py"),
     "transformers": (
         "diffusion_at_home/model/",
