@@ -63,7 +63,7 @@ from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
 from coordinator.versions import Versions
 from coordinator.web.app import Shown, web_app
 from coordinator.web.server import WebServer, bind
-from diffusion_at_home import PROTOCOL_VERSION, events
+from diffusion_at_home import PROTOCOL_VERSION, __version__, events
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.config.run import ServerSection, Tls
 from diffusion_at_home.errors import PortInUse
@@ -419,6 +419,7 @@ class Coordinator:
             run=self._spec.config.run.name,
             title=self._spec.config.run.title,
             protocol_version=PROTOCOL_VERSION,
+            software=__version__,
             grpc_port=grpc_port,
             spec_sha256=self._spec.sha256,
             num_parameters=self._num_parameters,

@@ -19,6 +19,7 @@ from coordinator.standing import Standing
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.identity import Handed, WorkerId, contribution_is_signed, join_is_signed, worker_id
 from diffusion_at_home.rpc.coordinator_pb2 import JoinRequest, Refusal, SubmitHeader
+from diffusion_at_home.upgrade import told_by_coordinator
 
 _MAX_NAME: Final = 64
 _MAX_DEVICE_NAME: Final = 128
@@ -147,10 +148,9 @@ class Registry:
 def check_version(theirs: int) -> None:
     """Refuse a request of another protocol version."""
     if theirs != PROTOCOL_VERSION:
-        older = "the worker" if theirs < PROTOCOL_VERSION else "the coordinator"
         raise Refused(
             Refusal.REFUSAL_VERSION_MISMATCH,
-            f"the worker speaks protocol {theirs} and the coordinator {PROTOCOL_VERSION}: upgrade {older}",
+            f"the worker speaks protocol {theirs} and the coordinator {PROTOCOL_VERSION}: {told_by_coordinator(theirs)}",
         )
 
 

@@ -121,7 +121,13 @@ class CoordinatorService(CoordinatorServicer):
     async def _join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
         self._admission.joins_of.enter(self._address(context), "many are joining from this address")
         worker, token = await self._registry.join(request)
-        _log.info("worker_joined", worker=worker, name=request.display_name, device=request.hardware.device)
+        _log.info(
+            "worker_joined",
+            worker=worker,
+            name=request.display_name,
+            device=request.hardware.device,
+            software=request.software_version,
+        )
         return pb.JoinReply(
             protocol_version=PROTOCOL_VERSION,
             session_token=token,

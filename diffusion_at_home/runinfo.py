@@ -32,6 +32,8 @@ class RunInfo(Section):
     """One line for people."""
     protocol_version: Annotated[int, Field(ge=0)]
     """PROTOCOL_VERSION of the coordinator's code."""
+    software: Annotated[str, Field(max_length=32)] = ""
+    """`__version__` of the coordinator's code; empty if it is too old to say."""
     grpc_port: Annotated[int, Field(ge=1, le=65535)]
     """Port of the worker protocol on the same host."""
     spec_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

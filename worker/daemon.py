@@ -13,11 +13,12 @@ from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 
-from diffusion_at_home import events
+from diffusion_at_home import __version__, events
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.errors import LeaseLost, RetryCall, RunChanged, VersionMismatch
 from diffusion_at_home.runinfo import RunInfo
 from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.upgrade import upgrade_here
 from worker.backoff import Backoff
 from worker.blobs import BlobCache, BlobFetcher
 from worker.captions import CaptionEmbeddings
@@ -144,6 +145,8 @@ class Daemon:
         line.on_moved(lambda: remember(self._folder, info.run_id, info.title, line.addresses))
         progress.identify(run_id=info.run_id, worker_id=joined.worker_id, device=compute.device.type)
         _log.info("joined", run=info.run_id, worker=joined.worker_id, address=line.url)
+        if info.software not in {"", __version__}:  # the protocol is the same, so both go on
+            _log.info("other_software", ours=__version__, theirs=info.software)
         cache = BlobCache(settings.cache_dir / "blobs", settings.cache_bytes)
         blobs = BlobFetcher(
             address=line,
@@ -194,7 +197,10 @@ class Daemon:
         site = TrainingSite(config, tokenizer_json, compute, self._settings)
         layout = site.layout()
         if layout.digest != session.layout_sha256:
-            raise VersionMismatch("this software builds another model than the coordinator's: upgrade the older one")
+            raise VersionMismatch(
+                "this software builds another model than the coordinator's: upgrade the older one; here that is done by "
+                f"`{upgrade_here()}`"
+            )
         trainer = PlannedTrainer(
             config,
             plan,

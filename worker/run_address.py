@@ -17,6 +17,7 @@ from diffusion_at_home.errors import Busy, ConfigError, IntegrityError, Unreacha
 from diffusion_at_home.runinfo import MAX_RUN_INFO_BYTES, RUN_INFO_PATH, RunInfo
 from diffusion_at_home.runspec import MAX_SPEC_BYTES, RunSpec
 from diffusion_at_home.tls import check_pin, is_loopback, pinned_context, split_pin, with_pin
+from diffusion_at_home.upgrade import told_to_worker
 from worker.http_line import limits
 from worker.trust import Trust
 
@@ -105,9 +106,9 @@ def find_run(address: RunAddress, http: httpx2.Client, run_id: str = "") -> RunI
     if address.pin:
         check_pin(info.certificate, address.pin)
     if info.protocol_version != PROTOCOL_VERSION and run_id in {"", info.run_id}:
-        older = "this software" if info.protocol_version > PROTOCOL_VERSION else "the coordinator"
         raise VersionMismatch(
-            f"{address.url} speaks protocol {info.protocol_version}, this software {PROTOCOL_VERSION}: upgrade {older}"
+            f"{address.url} speaks protocol {info.protocol_version}, this software {PROTOCOL_VERSION}: "
+            f"{told_to_worker(info.protocol_version)}"
         )
     return info
 

@@ -39,6 +39,7 @@ from diffusion_at_home.rpc.coordinator_pb2 import (
     SubmitRequest,
 )
 from diffusion_at_home.runspec import MAX_SPEC_BYTES
+from diffusion_at_home.upgrade import told_to_worker
 from worker.blobs import BlobRef
 from worker.client import CoordinatorClient, Cue
 
@@ -248,5 +249,5 @@ def _check(reply: JoinReply) -> None:
     if reply.protocol_version != PROTOCOL_VERSION:
         raise VersionMismatch(
             f"the coordinator speaks protocol {reply.protocol_version}, this software {PROTOCOL_VERSION}: "
-            "upgrade the older one"
+            f"{told_to_worker(reply.protocol_version)}"
         )

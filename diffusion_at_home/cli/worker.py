@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffusion_at_home.cli import service
 from diffusion_at_home.cli.output import emit, one_line
 
 if TYPE_CHECKING:
@@ -180,6 +181,8 @@ def doctor(
         draw(found, "This machine is fit to work.", "This machine cannot work yet.")
     raise typer.Exit(found.exit_code)
 
+
+app.add_typer(service.app, name="service")
 
 receipts_app = typer.Typer(add_completion=False, help="What runs have received of this worker, signed by them.")
 app.add_typer(receipts_app, name="receipts")

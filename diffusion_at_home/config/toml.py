@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from diffusion_at_home.config.shipped import find_config
 from diffusion_at_home.errors import ConfigError
 
 
@@ -28,9 +29,10 @@ _MOST_CHARACTERS: Final = 300
 def load_toml(path: Path | None, schema: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
     """Read `path` (None is an empty file) into `schema`, then apply `section.key=value` overrides.
 
+    A path that is not there and begins with configs/ names a shipped file (`find_config`).
     Raises `ConfigError` on any mistake.
     """
-    data = {} if path is None else _read(path)
+    data = {} if path is None else _read(find_config(path))
     for override in overrides:
         _apply_override(data, override)
     sources = ([] if path is None else [str(path)]) + (["--set"] if overrides else [])

@@ -25,6 +25,7 @@ from diffusion_at_home.errors import (
     Unreachable,
     VersionMismatch,
 )
+from diffusion_at_home.upgrade import told_to_worker
 from tests.integration.command_line import dah
 from tests.integration.scripted_coordinator import serving_page
 from tests.unit.tiny_run import REPOSITORY
@@ -143,8 +144,8 @@ def test_what_is_no_address_is_said_to_be_none(words: list[str], tmp_path: Path)
     assert said == "'nonsense' is not an address: give one like https://host:8400"
 
 
-@pytest.mark.parametrize(("theirs", "older"), [(PROTOCOL_VERSION + 1, "this software"), (0, "the coordinator")])
-def test_another_protocol_version_says_which_side_to_upgrade(theirs: int, older: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("theirs", [PROTOCOL_VERSION + 1, 0])
+def test_another_protocol_version_says_which_side_to_upgrade(theirs: int, tmp_path: Path) -> None:
     info = {
         "run_id": "digits-00000000",
         "run": "digits",
@@ -154,7 +155,7 @@ def test_another_protocol_version_says_which_side_to_upgrade(theirs: int, older:
     }
     with serving_page(info) as page:
         said = dah("worker", "join", page.url, "--state-dir", tmp_path).refuses(VersionMismatch.exit_code)
-    assert said == f"{page.url} speaks protocol {theirs}, this software {PROTOCOL_VERSION}: upgrade {older}"
+    assert said == f"{page.url} speaks protocol {theirs}, this software {PROTOCOL_VERSION}: {told_to_worker(theirs)}"
 
 
 class _OtherSite(SimpleHTTPRequestHandler):

@@ -230,3 +230,10 @@ def test_a_number_too_long_to_write_down_is_named_all_the_same() -> None:
 )
 def test_a_run_that_no_machine_could_build_is_refused_before_it_is_tried(override: str) -> None:
     assert override.partition("=")[0] in refusal(override)
+
+
+def test_shipped_configs_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_toml(Path("configs/digits.toml"), RunConfig) == load_toml(DIGITS, RunConfig)
+    with pytest.raises(ConfigError, match=r"^configs/none.toml does not exist"):
+        load_toml(Path("configs/none.toml"), RunConfig)
