@@ -54,11 +54,13 @@ from coordinator.service import CoordinatorService
 from coordinator.signatures import Signatures
 from coordinator.standing import Standing
 from coordinator.states import States
-from coordinator.status import live_status, read_status
+from coordinator.status import LiveStatus, live_status, read_status
 from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
 from coordinator.versions import Versions
 from coordinator.web.app import Shown, web_app
 from coordinator.web.server import WebServer, bind
+from coordinator.web.site import Site
+from coordinator.web.sources import Sources
 from diffusion_at_home import PROTOCOL_VERSION, events
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.config.run import ServerSection, Tls
@@ -141,6 +143,7 @@ class Coordinator:
         self._tls_folder = folder.tls
         self._num_parameters = layout.num_elements
         self._ledger = LedgerThread(ledger, self._metrics.problems)
+        self._reader = LedgerThread(Ledger(folder.ledger, read_only=True), self._metrics.problems)  # for the pages
         self._blobs = blobs
         workers, actions = ledger.workers(), ledger.actions()
         enrolment = Enrolment(config.enrolment.mode, workers, actions)
@@ -295,10 +298,11 @@ class Coordinator:
         except PortInUse:
             listener.close()
             raise
-        web = WebServer(self._web_app(grpc_port, certificate), certificate)
+        url = _address(server, listener.getsockname()[1], certificate)
+        site = self._site(url)
+        web = WebServer(self._web_app(grpc_port, certificate, site), certificate)
         for grpc_server in grpc_servers:
             await grpc_server.start()
-        url = _address(server, listener.getsockname()[1], certificate)
         _log.info("recovered", **dataclasses.asdict(self._recovery))
         _log.info("coordinator_started", url=url, grpc_port=grpc_port, version=self._versions.newest.version)
         tasks = {
@@ -320,6 +324,7 @@ class Coordinator:
         finally:
             self._dispatcher.stop()
             await asyncio.gather(*(grpc_server.stop(_STOP_GRACE_SECONDS) for grpc_server in grpc_servers))
+            site.events.close()
             web.should_exit = True
             for name in tasks.keys() - {"web"}:
                 tasks[name].cancel()
@@ -336,6 +341,7 @@ class Coordinator:
         self._intake.close()
         self._round_screening.close()
         self._disk.shutdown(wait=True)
+        self._reader.close()
         self._ledger.close()
 
     @staticmethod
@@ -379,7 +385,18 @@ class Coordinator:
             servers.append(grpc_server)
         return servers, port
 
-    def _web_app(self, grpc_port: int, certificate: Certificate | None) -> Any:
+    def _site(self, address: str) -> Site:
+        sources = Sources(
+            spec=self._spec,
+            address=address,
+            num_parameters=self._num_parameters,
+            ledger=self._reader,
+            live=self._live,
+            checkpoints=self._checkpoints,
+        )
+        return Site(sources, self._admission, SystemClock())
+
+    def _web_app(self, grpc_port: int, certificate: Certificate | None, site: Site) -> Any:
         info = RunInfo(
             run_id=self._spec.run_id,
             run=self._spec.config.run.name,
@@ -395,14 +412,22 @@ class Coordinator:
             info=info,
             status=self._status,
             blobs=self._blobs,
-            shown=Shown(self._checkpoints, self._judgements, self._leases),
+            shown=Shown(self._checkpoints, self._judgements, self._leases, site),
             metrics=self._metrics,
             admission=self._admission,
         )
 
     async def _status(self) -> dict[str, Any]:
         durable = await self._ledger.run(read_status)
-        live = live_status(
+        return {
+            **dataclasses.asdict(durable),
+            "total_images": self._spec.config.run.total_images,
+            "held_out_loss": durable.held_out_loss,
+            "live": dataclasses.asdict(self._live()),
+        }
+
+    def _live(self) -> LiveStatus:
+        return live_status(
             self._dispatcher,
             self._registry.names(),
             self._metrics,
@@ -411,12 +436,6 @@ class Coordinator:
             actions=self._operator.done,
             complete=self._dispatcher.idle_reason == "complete",
         )
-        return {
-            **dataclasses.asdict(durable),
-            "total_images": self._spec.config.run.total_images,
-            "held_out_loss": durable.held_out_loss,
-            "live": dataclasses.asdict(live),
-        }
 
 
 def _seed_state(spec: RunSpec, layout: Layout) -> RunState:
