@@ -164,6 +164,7 @@ class Orders:
         """What holds now, and all that was done, as JSON."""
         return {
             "enrolment": self._mode.value,
+            "version": self._ledger.newest_version().version,
             "draining": draining(self._ledger.actions()) is not None,
             "invites": [
                 {

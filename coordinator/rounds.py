@@ -146,6 +146,8 @@ class Rounds:
         while (reason := self._close_reason()) is None:
             await self._dispatcher.changed.wait(_TICK_SECONDS)
             await self._until_stored(self._dispatcher.expire)
+            if self._settling is not None and self._settling.done():
+                await self._settled()  # a run that stands still must not keep quiet about what that died of
         await self._until_stored(lambda: self._dispatcher.close(reason))
 
     def _close_reason(self) -> CloseReason | None:

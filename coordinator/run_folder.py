@@ -131,6 +131,11 @@ class RunFolder:
         return self.root / "alerts.json"
 
     @property
+    def login(self) -> Path:
+        """Hash and end of the newest code for the operator's page; there until it is used."""
+        return self.root / "login.json"
+
+    @property
     def quota(self) -> Path:
         """GiB that the coordinator which holds the lock was given instead of storage.quota_gib; not there otherwise."""
         return self.root / "quota"

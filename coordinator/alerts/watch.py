@@ -30,7 +30,7 @@ _log = events.logger("coordinator")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class Observed:
     """Where a look finds what it tells of."""
 
     problems: Problems
@@ -46,7 +46,7 @@ class Sources:
 class AlertWatch:
     """Of one run. Without a webhook it does nothing; one may be set, changed and taken away at any time."""
 
-    def __init__(self, *, run_id: str, file: Path, sources: Sources, clock: Clock) -> None:
+    def __init__(self, *, run_id: str, file: Path, sources: Observed, clock: Clock) -> None:
         """`file` has the webhook's address."""
         self._run_id = run_id
         self._file = file

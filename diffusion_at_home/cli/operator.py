@@ -24,7 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 def add_to(app: typer.Typer) -> None:
     """The commands."""
     commands = (invite, uninvite, allow, disallow, ban, unban, revoke, rollback)
-    for command in (*commands, drain, resume, publish, note, actions, alerts):
+    for command in (*commands, drain, resume, publish, note, actions, alerts, login):
         app.command()(command)
 
 
@@ -161,6 +161,23 @@ def alerts(
         ),
         as_json,
     )
+
+
+def login(folder: Folder, as_json: Json = False) -> None:
+    """Print a link that lets one browser use the operator's page of the run in DIR; it is good once, for ten minutes."""
+    from coordinator.login import make_login
+    from coordinator.run_folder import RunFolder
+
+    made = make_login(RunFolder(folder.absolute()))
+    if as_json:
+        emit(dataclasses.asdict(made), as_json)
+        return
+    typer.echo(made.address)
+    if made.fingerprint:
+        typer.echo(
+            f"The browser does not know the run's own certificate: go on only if its sha256 is {made.fingerprint}",
+            err=True,
+        )
 
 
 def _act(folder: Path, order: Callable[[Orders], Any], as_json: bool) -> None:
