@@ -98,7 +98,7 @@ def plan(
     from worker.memory.planning import this_machine
 
     settings = _settings(None, None, None)
-    here = this_machine(open_device(settings), num_devices(settings))
+    here = this_machine(open_device(settings), num_devices(settings), settings)
     made, found = plan_command(source, here, Imagined(vram, ram, devices), try_all=try_all)
     if as_json:
         emit(found, as_json)

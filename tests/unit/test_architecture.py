@@ -68,7 +68,7 @@ OWNERS = {
     "platformdirs": ("worker/settings.py",),
     "prometheus_client": ("coordinator/metrics.py", "coordinator/web/"),
     "pyarrow": ("diffusion_at_home/data/sources/parquet.py",),
-    "pynvml": ("worker/nvidia.py",),
+    "pynvml": ("worker/conditions/cards.py", "worker/nvidia.py"),
     "rich": ("diffusion_at_home/cli/", "worker/daemon.py", "worker/live_line.py"),
     "sklearn": ("diffusion_at_home/data/digits.py", "diffusion_at_home/evaluation/digits_judge.py"),
     "sqlalchemy": (
