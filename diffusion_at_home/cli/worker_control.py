@@ -37,7 +37,7 @@ def pause(
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
-    """Stop training and give all memory back, until `resume`. A restart changes nothing about it."""
+    """Stop training and give the memory back, until `resume`. A restart changes nothing about it."""
     from diffusion_at_home.errors import NotRunning
     from worker.control.client import ask
     from worker.control.duration import parse_duration
