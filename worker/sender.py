@@ -5,7 +5,6 @@ What is in the outbox counts exactly once however often it is sent; the coordina
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +20,7 @@ from worker.pacer import Pacer
 from worker.patience import Patience
 from worker.receipts import Receipts
 from worker.session import Session
+from worker.stop import StopSignal
 
 _SLOWEST_BYTES_PER_SECOND: Final = 10_000
 """A line slower than this is taken for a dead one."""
@@ -64,14 +64,14 @@ class Sender:
         self._clock = clock
         self._on_bytes = on_bytes
 
-    def send(self, contribution: Contribution, interrupt: threading.Event) -> Sent:
+    def send(self, contribution: Contribution, stop: StopSignal) -> Sent:
         """Hand `contribution` in; afterwards its receipt is kept, and it has left the outbox.
 
-        Raises `LeaseLost` if it is refused, and `Interrupted` if `interrupt` is set and the line is dead: only then it
-        stays in the outbox.
+        Raises `LeaseLost` if it is refused, and `Interrupted` if the worker is to stop and the line is dead, or to stop at
+        once: only then it stays in the outbox.
         """
         try:
-            sent = self._patience.call(lambda: self._try(contribution, interrupt), interrupt)
+            sent = self._patience.call(lambda: self._try(contribution, stop), stop.event)
         except LeaseLost:
             self._outbox.refused(contribution)
             raise
@@ -79,9 +79,9 @@ class Sender:
         self._outbox.remove(contribution)
         return sent
 
-    def _try(self, contribution: Contribution, interrupt: threading.Event) -> Sent:
+    def _try(self, contribution: Contribution, stop: StopSignal) -> Sent:
         started_at = self._clock.now()
-        silence = _Silence(interrupt, self._clock)
+        silence = _Silence(stop, self._clock)
         offset = self._session.submit_offset(
             SubmitOffsetRequest(
                 protocol_version=PROTOCOL_VERSION, lease_id=contribution.lease_id, sha256=contribution.sha256
@@ -120,9 +120,9 @@ class Sender:
 
 
 class _Silence:
-    """The cue to leave a call: the worker is to stop, and for a while nothing has moved."""
+    """The cue to leave a call: the worker is to stop, and for a while nothing has moved; or it is to stop at once."""
 
-    def __init__(self, stop: threading.Event, clock: Clock) -> None:
+    def __init__(self, stop: StopSignal, clock: Clock) -> None:
         self._stop = stop
         self._clock = clock
         self._since: float | None = None
@@ -133,8 +133,8 @@ class _Silence:
 
     def is_set(self) -> bool:
         """See `Cue`."""
-        if not self._stop.is_set():
-            return False
+        if not self._stop.requested or self._stop.at_once.is_set():
+            return self._stop.at_once.is_set()
         now = self._clock.now()
         since = self._since = now if self._since is None else self._since
         return now - since >= _STOPPING_SILENCE_SECONDS
