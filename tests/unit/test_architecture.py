@@ -61,6 +61,7 @@ OWNERS = {
         "worker/run_line.py",
         "worker/whereabouts.py",
     ),
+    "huggingface_hub": ("diffusion_at_home/checkpoint/push.py",),
     "matplotlib": ("diffusion_at_home/evaluation/plot.py",),
     "platformdirs": ("worker/settings.py",),
     "prometheus_client": ("coordinator/metrics.py", "coordinator/web/"),
