@@ -30,6 +30,9 @@ _FEW: Final = 16
 
 _LINES_PER_SECOND: Final = 20
 
+_MOST_OPEN_PAGES: Final = 16
+"""Of one address that may be told what moves."""
+
 _NEWEST_SHARE: Final = 0.1
 """Of the latest visit in how long one takes."""
 
@@ -149,6 +152,8 @@ class Admission:
     """By address."""
     downloads_of: PlacesPerCaller
     """By address."""
+    listeners_of: PlacesPerCaller
+    """Open pages, by address."""
 
     @classmethod
     def of(
@@ -170,4 +175,5 @@ class Admission:
             ),
             uploads_of=PlacesPerCaller(server.max_uploads_per_address, chance),
             downloads_of=PlacesPerCaller(server.max_downloads_per_address, chance),
+            listeners_of=PlacesPerCaller(_MOST_OPEN_PAGES, chance),
         )

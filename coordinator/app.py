@@ -21,6 +21,7 @@ from grpc_health.v1 import _async as _health
 from grpc_health.v1 import health_pb2_grpc
 
 from coordinator.admission import Admission
+from coordinator.alerts.watch import AlertWatch, Observed
 from coordinator.attentive_clock import AttentiveClock
 from coordinator.blobs import BlobStore, allow_many_files, read_spec
 from coordinator.certificate import Certificate, choose_certificate
@@ -32,7 +33,8 @@ from coordinator.exporter import Exporter
 from coordinator.gate import Gate
 from coordinator.housekeeping import GIB, Housekeeper
 from coordinator.intake import Intake
-from coordinator.judging.judge import Judge, why_not
+from coordinator.judging.choice import why_not
+from coordinator.judging.judge import Judge
 from coordinator.judging.published import Judgements
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
@@ -53,12 +55,18 @@ from coordinator.scrubber import Scrubber
 from coordinator.service import CoordinatorService
 from coordinator.signatures import Signatures
 from coordinator.standing import Standing
+from coordinator.standing_orders import told
 from coordinator.states import States
-from coordinator.status import live_status, read_status
+from coordinator.status import LiveStatus, live_status, read_status
+from coordinator.storage_watch import StorageWatch
 from coordinator.uploads import MAX_CHUNK_BYTES, Uploads
 from coordinator.versions import Versions
 from coordinator.web.app import Shown, web_app
+from coordinator.web.operator.desk import Desk
+from coordinator.web.operator.entrance import Entrance
 from coordinator.web.server import WebServer, bind
+from coordinator.web.site import Site
+from coordinator.web.sources import Sources
 from diffusion_at_home import PROTOCOL_VERSION, __version__, events
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.config.run import ServerSection, Tls
@@ -116,11 +124,10 @@ class Coordinator:
         ledger = Ledger(folder.ledger)
         ledger.check()
         history = ledger.versions()
-        blobs = BlobStore(folder.blobs, folder.staging)
-        spec = read_spec(blobs, ledger.spec_sha256())
+        self._blobs = blobs = BlobStore(folder.blobs, folder.staging)
+        self._spec = spec = read_spec(blobs, ledger.spec_sha256())
         config = spec.config
         layout = run_layout(folder, spec)
-        shard_sizes = [entry.num_samples for entry in spec.data.train]
         clock = SystemClock()
         self._metrics = Metrics()
         self._attention = AttentiveClock(clock, on_stall=self._metrics.stalls.inc)
@@ -137,11 +144,10 @@ class Coordinator:
         )
         receipts = ReceiptSigner.load(folder.receipt_key, spec)
         swept = sweep(folder, ledger=ledger, blobs=blobs, states=states, spec=spec, uploads=uploads)
-        self._spec = spec
-        self._tls_folder = folder.tls
+        self._folder = folder
         self._num_parameters = layout.num_elements
         self._ledger = LedgerThread(ledger, self._metrics.problems)
-        self._blobs = blobs
+        self._reader = LedgerThread(Ledger(folder.ledger, read_only=True), self._metrics.problems)  # for the pages
         workers, actions = ledger.workers(), ledger.actions()
         enrolment = Enrolment(config.enrolment.mode, workers, actions)
         standing = Standing(
@@ -157,7 +163,7 @@ class Coordinator:
         )
         self._dispatcher = Dispatcher(
             config=config,
-            shard_sizes=shard_sizes,
+            shard_sizes=[entry.num_samples for entry in spec.data.train],
             ledger=self._ledger,
             pool=ledger.pool(),
             clock=clock,
@@ -176,9 +182,13 @@ class Coordinator:
         self._recovery = report(ledger, self._versions.loaded, swept)
         set_damaged_aside(folder, ledger=ledger, blobs=blobs)
         name_what_is_missing(folder, ledger=ledger, blobs=blobs, spec=spec, problems=self._metrics.problems)
-        signatures = Signatures(folder=folder, release_key=config.release.public_key, problems=self._metrics.problems)
         self._checkpoints = Checkpoints(
-            folder=folder.checkpoints, spec=spec, ledger=self._ledger, signatures=signatures
+            folder=folder.checkpoints,
+            spec=spec,
+            ledger=self._ledger,
+            signatures=Signatures(
+                folder=folder, release_key=config.release.public_key, problems=self._metrics.problems
+            ),
         )
         self._exporter = Exporter(
             spec=spec,
@@ -220,13 +230,22 @@ class Coordinator:
             run_id=spec.run_id, codec=config.codec.delta, versions=self._versions, ledger=self._ledger
         )
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
+        quota_bytes = int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB)
         housekeeper = Housekeeper(
-            quota_bytes=int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB),
+            quota_bytes=quota_bytes,
             disk=disk,
             spec=spec,
             versions=self._versions,
             intake=self._intake,
             ledger=self._ledger,
+        )
+        self._storage = StorageWatch(
+            folder=folder,
+            config=config,
+            quota_bytes=quota_bytes,
+            versions=self._versions,
+            ledger=self._ledger,
+            problems=self._metrics.problems,
         )
         self._rounds = Rounds(
             Parts(
@@ -246,7 +265,7 @@ class Coordinator:
             registry=self._registry,
             dispatcher=self._dispatcher,
             rounds=self._rounds,
-            done=actions[-1].action_id if actions else 0,
+            heard=actions,
         )
         self._gate = Gate(
             section=config.gate,
@@ -255,6 +274,19 @@ class Coordinator:
             ledger=self._ledger,
             operator=self._operator,
             problems=self._metrics.problems,
+        )
+        self._alerts = AlertWatch(
+            run_id=spec.run_id,
+            file=folder.alerts,
+            sources=Observed(
+                problems=self._metrics.problems,
+                ledger=self._ledger,
+                versions=lambda: self._versions.history,
+                complete=lambda: self._dispatcher.idle_reason == "complete",
+                heard=lambda: bool(self._dispatcher.live_workers()),
+                resting=lambda: self._operator.draining is not None,
+            ),
+            clock=clock,
         )
         self._scrubber = Scrubber(
             bytes_per_second=1e6 * config.storage.scrub_mb_per_second,
@@ -285,20 +317,22 @@ class Coordinator:
         allow_many_files()
         if server.threads:
             torch.set_num_threads(server.threads)
+        await self._operator.take_up()
         await self._rounds.resume()  # before anybody can call
         gc.collect()
         gc.freeze()  # the libraries' million objects are for ever: to look through them takes half a second each time
-        certificate = choose_certificate(server, self._tls_folder)
+        certificate = choose_certificate(server, self._folder.tls)
         listener = bind(server.host, server.http_port, "server.http_port")
         try:
             grpc_servers, grpc_port = self._listen(server, certificate)
         except PortInUse:
             listener.close()
             raise
-        web = WebServer(self._web_app(grpc_port, certificate), certificate)
+        url = _address(server, listener.getsockname()[1], certificate)
+        site = self._site(url)
+        web = WebServer(self._web_app(grpc_port, certificate, site), certificate)
         for grpc_server in grpc_servers:
             await grpc_server.start()
-        url = _address(server, listener.getsockname()[1], certificate)
         _log.info("recovered", **dataclasses.asdict(self._recovery))
         _log.info("coordinator_started", url=url, grpc_port=grpc_port, version=self._versions.newest.version)
         tasks = {
@@ -310,6 +344,8 @@ class Coordinator:
             "exporter": asyncio.create_task(self._exporter.run()),
             "judge": asyncio.create_task(self._judge.run()),
             "scrubber": asyncio.create_task(self._scrubber.run()),
+            "storage": asyncio.create_task(self._storage.run()),
+            "alerts": asyncio.create_task(self._alerts.run(url)),
         }
         if exit_when_complete:
             tasks["farewell"] = asyncio.create_task(self._farewell(tasks["rounds"]))
@@ -320,22 +356,26 @@ class Coordinator:
         finally:
             self._dispatcher.stop()
             await asyncio.gather(*(grpc_server.stop(_STOP_GRACE_SECONDS) for grpc_server in grpc_servers))
+            site.events.close()
             web.should_exit = True
             for name in tasks.keys() - {"web"}:
                 tasks[name].cancel()
             stopping.cancel()
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
+            await self._alerts.close()
             _log.info("coordinator_stopped", version=self._versions.newest.version)
 
     def close(self) -> None:
         """Finish what the threads have begun and let go of the files."""
         self._scrubber.close()
+        self._storage.close()
         self._rounds.close()
         self._judge.close()
         self._exporter.close()
         self._intake.close()
         self._round_screening.close()
         self._disk.shutdown(wait=True)
+        self._reader.close()
         self._ledger.close()
 
     @staticmethod
@@ -379,7 +419,18 @@ class Coordinator:
             servers.append(grpc_server)
         return servers, port
 
-    def _web_app(self, grpc_port: int, certificate: Certificate | None) -> Any:
+    def _site(self, address: str) -> Site:
+        sources = Sources(
+            spec=self._spec,
+            address=address,
+            num_parameters=self._num_parameters,
+            ledger=self._reader,
+            live=self._live,
+            checkpoints=self._checkpoints,
+        )
+        return Site(sources, self._admission, SystemClock())
+
+    def _web_app(self, grpc_port: int, certificate: Certificate | None, site: Site) -> Any:
         info = RunInfo(
             run_id=self._spec.run_id,
             run=self._spec.config.run.name,
@@ -396,14 +447,32 @@ class Coordinator:
             info=info,
             status=self._status,
             blobs=self._blobs,
-            shown=Shown(self._checkpoints, self._judgements, self._leases),
+            shown=Shown(self._checkpoints, self._judgements, self._leases, site, self._desk(site, certificate)),
             metrics=self._metrics,
             admission=self._admission,
         )
 
+    def _desk(self, site: Site, certificate: Certificate | None) -> Desk:
+        entrance = Entrance(
+            secure=certificate is not None or self._spec.config.server.tls is Tls.PROXY,
+            addresses=self._admission.addresses,
+            clock=SystemClock(),
+        )
+        return Desk(folder=self._folder, renderer=site.renderer, live=self._live, entrance=entrance)
+
     async def _status(self) -> dict[str, Any]:
         durable = await self._ledger.run(read_status)
-        live = live_status(
+        return {
+            **dataclasses.asdict(durable),
+            "total_images": self._spec.config.run.total_images,
+            "held_out_loss": durable.held_out_loss,
+            "draining": told(self._operator.draining),
+            "storage": None if self._storage.latest is None else dataclasses.asdict(self._storage.latest),
+            "live": dataclasses.asdict(self._live()),
+        }
+
+    def _live(self) -> LiveStatus:
+        return live_status(
             self._dispatcher,
             self._registry.names(),
             self._metrics,
@@ -412,12 +481,6 @@ class Coordinator:
             actions=self._operator.done,
             complete=self._dispatcher.idle_reason == "complete",
         )
-        return {
-            **dataclasses.asdict(durable),
-            "total_images": self._spec.config.run.total_images,
-            "held_out_loss": durable.held_out_loss,
-            "live": dataclasses.asdict(live),
-        }
 
 
 def _seed_state(spec: RunSpec, layout: Layout) -> RunState:

@@ -121,3 +121,31 @@ def _checked(certificate: Certificate) -> Certificate:
             "in server.certificate and server.key, or set server.tls to 'own'"
         ) from None
     return certificate
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """What a certificate says of itself."""
+
+    until: datetime
+    names: tuple[str, ...]
+    """Hosts, as they are written: one may begin with `*.`, for one label."""
+
+    def names_host(self, host: str) -> bool:
+        """Whether it is for `host`."""
+        wildcard = f"*.{host.partition('.')[2]}"
+        return any(name.lower() in {host.lower(), wildcard.lower()} for name in self.names)
+
+
+def read_validity(chain: Path) -> Validity:
+    """Of the first certificate in `chain`. Raises `ConfigError`."""
+    try:
+        certificate = x509.load_pem_x509_certificate(chain.read_bytes())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return Validity(certificate.not_valid_after_utc, ())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{chain} is no certificate that can be read ({type(error).__name__}): restore it") from None
+    hosts = names.get_values_for_type(x509.DNSName)
+    addresses = (str(address) for address in names.get_values_for_type(x509.IPAddress))
+    return Validity(certificate.not_valid_after_utc, (*hosts, *addresses))

@@ -1,6 +1,7 @@
 """When a round closes: pure policy over what has come in and when.
 
     target reached, or all that is left is too little to lease and nobody is working   -> now
+    nothing more is granted, by the operator's order, and nobody is working            -> now
     quorum reached after q seconds                                                     -> at q x (1 + round.grace),
                                                                                           two heartbeats later at least
                                                                                           while somebody works
@@ -31,6 +32,7 @@ class CloseReason(StrEnum):
     EXHAUSTED = "exhausted"
     GRACE = "grace"
     TIME = "time"
+    DRAINED = "drained"
     ROLLBACK = "rollback"
     """Not by this policy: the run goes back, and what the round has does not count."""
 
@@ -74,14 +76,16 @@ def closes_at(config: RunConfig, progress: Progress) -> float | None:
     return min(box, progress.quorum_at + max(share, to_hear))
 
 
-def close_reason(config: RunConfig, progress: Progress, now: float) -> CloseReason | None:
-    """Why the round closes now, or None if it does not."""
+def close_reason(config: RunConfig, progress: Progress, now: float, *, draining: bool = False) -> CloseReason | None:
+    """Why the round closes now, or None if it does not; while `draining`, nothing more is granted in it."""
     if progress.accepted_images >= progress.target_images:
         return CloseReason.TARGET
     if progress.accepted_images == 0:
         return None
     if progress.leased_images == 0 and progress.unleased_images < progress.min_lease_images:
         return CloseReason.EXHAUSTED
+    if draining and progress.leased_images == 0 and progress.started_at is not None:  # not for what came late alone
+        return CloseReason.DRAINED
     deadline = closes_at(config, progress)
     if deadline is None or now < deadline:
         return None

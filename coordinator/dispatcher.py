@@ -53,6 +53,8 @@ class IdleReason(StrEnum):
 
     ROUND_FULL = "round_full"
     CLOSING = "closing"
+    DRAINING = "draining"
+    """The operator wants nothing more to be granted."""
     COMPLETE = "complete"
     STOPPING = "stopping"
     """This process is about to end."""
@@ -113,6 +115,7 @@ class Dispatcher:
         self._books = Books(pool, Progress(0, 0))
         self._live: LiveRound | None = None
         self._idle_reason = IdleReason.CLOSING
+        self._draining = False
         self._line = WaitingLine[_Answer](IdleReason.ROUND_FULL)
         self._told: set[WorkerId] = set()
         self._batches = Batches[_Request, _Result](self._store)
@@ -164,7 +167,9 @@ class Dispatcher:
 
     def close_reason(self) -> CloseReason | None:
         """Why the round should close now, or None."""
-        return close_reason(self._config, self.progress, self._clock.now()) if self._live else None
+        if self._live is None:
+            return None
+        return close_reason(self._config, self.progress, self._clock.now(), draining=self._draining)
 
     def upcoming_shards(self) -> list[int]:
         """Indices of the shards that the next leases will probably take from."""
@@ -245,6 +250,15 @@ class Dispatcher:
         """After a restart between two rounds: what missed round `number` may still count in the next."""
         self._set_late(await self._ledger.run(Ledger.missed_leases, number - 1) if self._takes_late else [])
 
+    async def drain(self, *, draining: bool) -> None:
+        """Grant nothing more, and tell so those who wait; or grant again."""
+        async with self._lock:  # a batch that is being stored may still grant
+            self._draining = draining
+            if draining:
+                self._line.send_away(IdleReason.DRAINING)
+        self._batches.poke()  # for those in line
+        self.changed.ring()
+
     def complete(self) -> None:
         """The run has its images: workers that wait leave."""
         self._told |= self._line.workers()
@@ -285,7 +299,11 @@ class Dispatcher:
         self._fleet.heard(worker)
         if place.answer.done():
             return place.answer.result()
-        return self._idle_reason if self._live is None else IdleReason.ROUND_FULL
+        if self._grants_nothing:
+            return self._idle_reason
+        if self._draining:
+            return IdleReason.DRAINING
+        return IdleReason.CLOSING if self._live is None else IdleReason.ROUND_FULL
 
     async def grant(self, worker: WorkerId) -> Lease | IdleReason:
         """The same without waiting."""
@@ -434,7 +452,7 @@ class Dispatcher:
 
     def _serve(self, draft: Draft) -> list[Place[_Answer]]:
         """Whom the draft's grants are for."""
-        if self._live is None or self._grants_nothing:
+        if self._live is None or self._draining or self._grants_nothing:
             return []
         return self._granting.serve(self._line, draft, self._live)
 

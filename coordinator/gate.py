@@ -16,15 +16,13 @@ from typing import Final
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.operator import Operator
-from coordinator.problems import Problems
+from coordinator.problems import GATE, Problems
 from coordinator.records import Action, ActionKind, Evaluation, Weights, now_ms
+from coordinator.standing_orders import BY_THE_GATE
 from coordinator.versions import Versions
 from diffusion_at_home import events
 from diffusion_at_home.config.trust import GateSection
 from diffusion_at_home.errors import StorageError
-
-GATE: Final = "gate"
-"""The problem that the gate sets: the operator has to look."""
 
 _RECENT: Final = 3
 """Evaluations whose median is what a new one is compared with: one that was lucky is no measure."""
@@ -107,7 +105,7 @@ class Gate:
         if why_not := self._versions.why_not_back(broken.back_to):
             self._problems.set(GATE, f"{sentence}, which it cannot, as {why_not}")
             return
-        action = Action(0, ActionKind.ROLLBACK, str(broken.back_to), f"by the gate: {sentence}", now_ms())
+        action = Action(0, ActionKind.ROLLBACK, str(broken.back_to), f"{BY_THE_GATE}{sentence}", now_ms())
         await self._ledger.run(Ledger.add_action, action)
         await self._operator.look()
         times = self._times_back_to(broken.back_to)

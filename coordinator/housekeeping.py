@@ -6,16 +6,14 @@ which the next start deletes. Does nothing, and costs nothing, without a quota.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from coordinator.blobs import BlobStore
 from coordinator.disk import Disk
+from coordinator.folder_size import below, measure, own
 from coordinator.intake import Intake
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
@@ -42,16 +40,6 @@ class InThread(Protocol):
 
     def __call__(self, work: Callable[[], T], /) -> Awaitable[T]:
         """What `work` returns."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One walk through a run's folder. A file with several names counts once."""
-
-    total_bytes: int
-    sizes: dict[Path, int]
-    num_names: dict[Path, int]
-    """How many names the file has within the folder or elsewhere."""
 
 
 class Housekeeper:
@@ -150,15 +138,15 @@ class Housekeeper:
             saved=versions.saved,
             state_bytes=found.sizes.get(versions.state_file, 0),
             anchor=states.anchor_version,
-            anchor_bytes=_own(found, states.anchor_file(states.anchor_version)),
+            anchor_bytes=own(found, states.anchor_file(states.anchor_version)),
             oldest_snapshot=min(versions.snapshots, default=0),
-            damaged=_below(found, self._folder.damaged),
+            damaged=below(found, self._folder.damaged),
             updates={  # also those that no way leads over any more, since the run went back
                 version.version: size
                 for version in versions.history[1:]
                 if (size := found.sizes.get(self._folder.blobs / version.update_sha256, 0))
             },
-            states={version: _own(found, states.file(version)) for version in older},
+            states={version: own(found, states.file(version)) for version in older},
             contributions=contributions,
             checkpoints=[KeptCheckpoint(c.name, c.images, c.size_bytes, c.held_out_loss) for c in offered],
         )
@@ -225,51 +213,6 @@ def quota_sentence(quota_bytes: int, over_bytes: int) -> str:
     )
 
 
-def measure(root: Path) -> Measured:
-    """Walk through `root`. Files that go meanwhile are not there."""
-    sizes: dict[Path, int] = {}
-    num_names: dict[Path, int] = {}
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    for entry in _files(root):
-        try:
-            stat = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        path = Path(entry.path)
-        sizes[path], num_names[path] = stat.st_size, stat.st_nlink
-        if (stat.st_dev, stat.st_ino) not in seen:
-            seen.add((stat.st_dev, stat.st_ino))
-            total += stat.st_size
-    return Measured(total, sizes, num_names)
-
-
 def set_aside(folder: RunFolder) -> list[str]:
     """The names of what was found damaged."""
     return sorted(path.name for path in folder.damaged.iterdir()) if folder.damaged.is_dir() else []
-
-
-def _files(folder: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            found = list(entries)
-    except FileNotFoundError:
-        return
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(Path(entry.path))
-        else:
-            yield entry
-
-
-def _own(found: Measured, path: Path) -> int:
-    """What deleting `path` frees."""
-    return found.sizes.get(path, 0) if found.num_names.get(path) == 1 else 0
-
-
-def _below(found: Measured, folder: Path) -> dict[str, int]:
-    sizes: Counter[str] = Counter()
-    for path, size in found.sizes.items():
-        if folder in path.parents:
-            sizes[path.relative_to(folder).parts[0]] += size
-    return dict(sizes)

@@ -20,6 +20,7 @@ from coordinator.books import Changes
 from coordinator.data_pool import DataPool
 from coordinator.lease_queries import LeaseQueries
 from coordinator.ledger_file import empty_ledger
+from coordinator.page_queries import PageQueries
 from coordinator.records import (
     Action,
     ActionKind,
@@ -50,7 +51,7 @@ from coordinator.records import (
 from diffusion_at_home.identity import WorkerId
 
 
-class Ledger(LeaseQueries):
+class Ledger(LeaseQueries, PageQueries):
     """One run's tables."""
 
     @classmethod

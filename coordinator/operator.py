@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from coordinator.dispatcher import Dispatcher
@@ -12,6 +13,7 @@ from coordinator.ledger_thread import LedgerThread
 from coordinator.records import Action, ActionKind
 from coordinator.registry import Registry
 from coordinator.rounds import Rounds
+from coordinator.standing_orders import after, draining, pending_publication
 from diffusion_at_home import events
 from diffusion_at_home.errors import StorageError
 from diffusion_at_home.identity import WorkerId
@@ -32,21 +34,31 @@ class Operator:
         registry: Registry,
         dispatcher: Dispatcher,
         rounds: Rounds,
-        done: int,
+        heard: Sequence[Action],
     ) -> None:
-        """`done` is the number of the last action that `enrolment` has heard of."""
+        """`heard` are the actions that `enrolment` has heard of."""
         self._ledger = ledger
         self._enrolment = enrolment
         self._registry = registry
         self._dispatcher = dispatcher
         self._rounds = rounds
-        self.done = done
+        self.done = heard[-1].action_id if heard else 0
         """Number of the last action that was carried out."""
+        self.draining = draining(heard)
+        """The order by which no leases are granted; None while they are."""
+
+    async def take_up(self) -> None:
+        """What held when the last process ended; before anybody may call."""
+        if self.draining is not None:
+            await self._dispatcher.drain(draining=True)
 
     async def run(self) -> None:
         """Look again and again."""
         if (order := await self._ledger.run(Ledger.pending_rollback)) is not None:
             self._rounds.go_back(order)  # given while no coordinator ran, or by one that died
+        actions, exported = await self._ledger.run(Ledger.actions), await self._ledger.run(Ledger.exported)
+        if (publication := pending_publication(actions, exported)) is not None and publication.action_id <= self.done:
+            self._rounds.publish_checkpoint(publication)
         while True:
             await asyncio.sleep(_EVERY_SECONDS)
             try:
@@ -72,5 +84,10 @@ class Operator:
                 self._rounds.go_back(action)
             case ActionKind.REVOKE:
                 self._registry.revoke(WorkerId(action.subject))
+            case ActionKind.DRAIN | ActionKind.RESUME:
+                self.draining = after(self.draining, action)
+                await self._dispatcher.drain(draining=self.draining is not None)
+            case ActionKind.PUBLISH:
+                self._rounds.publish_checkpoint(action)
             case _:
                 pass  # it is enough that it was heard

@@ -19,6 +19,7 @@ from coordinator.ledger import Ledger
 from coordinator.lineage import lineage
 from coordinator.records import Action, ActionKind, now_ms
 from coordinator.run_folder import RunFolder
+from coordinator.standing_orders import draining, pending_publication
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.trust import EnrolmentMode
 from diffusion_at_home.errors import ConfigError
@@ -41,6 +42,17 @@ class Invited:
     """For the volunteers."""
     uses: int
     days: float
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What an order to publish came to."""
+
+    version: int
+    number: int
+    """Of the action; 0 if none was needed."""
+    checkpoint: str
+    """The one that was there already; empty if one will be made."""
 
 
 class Orders:
@@ -101,7 +113,7 @@ class Orders:
         history = self._ledger.versions()
         newest = history[-1]
         anchor = self._ledger.anchor()
-        if newest.images >= self._config.run.total_images:
+        if self._is_complete():
             raise ConfigError(
                 "the run is complete, and its versions stay as they are: offer an older checkpoint instead"
             )
@@ -115,10 +127,45 @@ class Orders:
             )
         return self._note(ActionKind.ROLLBACK, str(version), note)
 
+    def drain(self, note: str) -> Action:
+        """Grant no leases until `resume`. Raises `ConfigError`."""
+        if self._is_complete():
+            raise ConfigError("the run is complete, and grants no leases any more")
+        if draining(self._ledger.actions()) is not None:
+            raise ConfigError("the run is draining already: `dah coordinator resume` goes on")
+        return self._note(ActionKind.DRAIN, "", note)
+
+    def resume(self, note: str) -> Action:
+        """Grant leases again. Raises `ConfigError`."""
+        if draining(self._ledger.actions()) is None:
+            raise ConfigError("the run was not drained: it grants leases")
+        return self._note(ActionKind.RESUME, "", note)
+
+    def publish(self, note: str) -> Publication:
+        """Make a checkpoint of the newest version, unless there is one. Raises `ConfigError`."""
+        newest = self._ledger.newest_version().version
+        if newest == 0:
+            raise ConfigError("nothing was trained yet: version 0 is the seed")
+        exported = self._ledger.exported()
+        if (made := next((one for one in exported if one.version == newest), None)) is not None:
+            return Publication(newest, 0, made.name)
+        order = pending_publication(self._ledger.actions(), exported)
+        if order is not None and int(order.subject) == newest:
+            return Publication(newest, order.action_id, "")
+        return Publication(newest, self._note(ActionKind.PUBLISH, str(newest), note).action_id, "")
+
+    def note(self, text: str) -> Action:
+        """Write into the log of what was done. Raises `ConfigError`."""
+        if not text.strip():
+            raise ConfigError("the note is empty: say what the log should have")
+        return self._note(ActionKind.NOTE, "", text.strip())
+
     def state(self) -> dict[str, Any]:
         """What holds now, and all that was done, as JSON."""
         return {
             "enrolment": self._mode.value,
+            "version": self._ledger.newest_version().version,
+            "draining": draining(self._ledger.actions()) is not None,
             "invites": [
                 {
                     "invite": invite.subject[:_INVITE_ID],
@@ -151,6 +198,9 @@ class Orders:
         now = now_ms()
         until_ms = now + int(timedelta(days=days) / timedelta(milliseconds=1)) if days else 0
         return self._ledger.add_action(Action(0, kind, subject, note, now, uses=uses, until_ms=until_ms))
+
+    def _is_complete(self) -> bool:
+        return self._ledger.newest_version().images >= self._config.run.total_images
 
     def _require(self, mode: EnrolmentMode, what: str) -> None:
         if self._mode is not mode:

@@ -60,6 +60,7 @@ def parts(folder: RunFolder, ledger: Ledger) -> list[Part]:
         *(Part(f"{folder.tls.name}/{path.name}", file_sha256(path)) for path in sorted(folder.tls.glob("*.pem"))),
         _receipt_key(folder, spec),
         *_put_there(folder, folder.rotations),
+        *_put_there(folder, folder.alerts),
         *_checkpoints(folder, ledger),
         *(Part(path, sha256) for path, sha256 in sorted(ledger.judging_files().items())),
         *_sheets(folder, ledger),

@@ -19,6 +19,9 @@ from diffusion_at_home.errors import StorageError
 STORAGE_FULL: Final = "storage_full"
 """Something was refused, or waits, because the disk does not take it."""
 
+STORAGE_SOON: Final = "storage_soon"
+"""The disk will not take it for long any more."""
+
 QUOTA_EXCEEDED: Final = "quota_exceeded"
 """What must be kept is more than storage.quota_gib."""
 
@@ -31,6 +34,23 @@ DAMAGED: Final = "damaged"
 SIGNATURE_REFUSED: Final = "signature_refused"
 """A checkpoint's signature, or the run's rotations, is not what it should be."""
 
+GATE: Final = "gate"
+"""The run goes back, or cannot: the operator has to look."""
+
+ALERTS_FAILED: Final = "alerts_failed"
+"""The operator's webhook cannot be told anything."""
+
+_KINDS: Final = (
+    STORAGE_FULL,
+    STORAGE_SOON,
+    QUOTA_EXCEEDED,
+    JUDGING_FAILED,
+    GATE,
+    ALERTS_FAILED,
+    DAMAGED,
+    SIGNATURE_REFUSED,
+)
+
 _log = events.logger("coordinator")
 
 
@@ -39,8 +59,8 @@ class Problem:
     """One that is present."""
 
     name: str
-    """Stable, for machines: `storage_full`, `quota_exceeded`, `judging_failed`, `damaged:<file>`,
-    `signature_refused:<checkpoint or rotations.json>`."""
+    """Stable, for machines: `storage_full`, `storage_soon`, `quota_exceeded`, `judging_failed`, `gate`,
+    `alerts_failed`, `damaged:<file>`, `signature_refused:<checkpoint or rotations.json>`."""
     sentence: str
     """For people: what is wrong, and what to do."""
     since_ms: int
@@ -92,7 +112,7 @@ class Problems:
 
     def counts(self) -> dict[str, int]:
         """How many of each kind there are; a kind that was there once stays, with 0."""
-        known = dict.fromkeys((STORAGE_FULL, QUOTA_EXCEEDED, JUDGING_FAILED, DAMAGED, SIGNATURE_REFUSED), 0)
+        known = dict.fromkeys(_KINDS, 0)
         return known | Counter(problem.kind for problem in self.present())
 
     # -- a disk that does not take what is written ---------------------------------------------------------------

@@ -185,6 +185,13 @@ class ActionKind(StrEnum):
     """A worker is a newcomer again: what has counted of it until now vouches for nothing."""
     ROLLBACK = "rollback"
     """Go back to an older version, whose number is the subject: the next version is that one again."""
+    DRAIN = "drain"
+    """Grant no leases until a RESUME."""
+    RESUME = "resume"
+    PUBLISH = "publish"
+    """Make a checkpoint of the newest version, which had the subject's number then, or a higher one now."""
+    NOTE = "note"
+    """Changes nothing: it stands in the log of what was done."""
 
 
 @dataclass(frozen=True, slots=True)

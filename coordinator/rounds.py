@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from coordinator.closing import CloseReason
 from coordinator.dispatcher import Dispatcher
-from coordinator.exporter import Exporter
+from coordinator.exporter import Exporter, Kind
 from coordinator.housekeeping import Housekeeper
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
@@ -94,6 +94,13 @@ class Rounds:
         self._going_back = order
         self._dispatcher.changed.ring()
 
+    def publish_checkpoint(self, order: Action) -> None:
+        """Make a checkpoint of the newest version, beside the scheduled ones, as `order` wants."""
+        if self.complete:
+            _log.info("publication_spared", action=order.action_id)  # the last version has one
+            return
+        self._settling = asyncio.create_task(self._also_export(self._settling))
+
     async def run(self) -> None:
         """Until the run is complete and its last checkpoint is out."""
         try:
@@ -113,7 +120,7 @@ class Rounds:
             version = await self._publish(live)
             self._housekeeper.forget_uploads()
             await self._export(version)
-            self._settling = asyncio.create_task(self._settle())
+            self._settling = asyncio.create_task(self._settle(after=self._settling))
         await self._settled()
         await self._last_checkpoint()
         self._dispatcher.complete()
@@ -139,6 +146,8 @@ class Rounds:
         while (reason := self._close_reason()) is None:
             await self._dispatcher.changed.wait(_TICK_SECONDS)
             await self._until_stored(self._dispatcher.expire)
+            if self._settling is not None and self._settling.done():
+                await self._settled()  # a run that stands still must not keep quiet about what that died of
         await self._until_stored(lambda: self._dispatcher.close(reason))
 
     def _close_reason(self) -> CloseReason | None:
@@ -201,8 +210,23 @@ class Rounds:
         if due is None:
             return
         async with self._making:  # as the state that is linked must not be replaced meanwhile
-            await self._until_stored(lambda: self._in_thread(self._versions.save))
-            await self._until_stored(lambda: self._exporter.consider(version, due))
+            await self._link(version, due)
+
+    async def _also_export(self, before: asyncio.Task[None] | None) -> None:
+        """The newest version, once what was to be settled is."""
+        if before is not None:
+            await before
+        async with self._making:
+            newest = self._versions.newest
+            due = await self._until_stored(lambda: self._exporter.due_at(newest, final=True))
+            if due is None:
+                _log.info("publication_spared", version=newest.version)
+            else:
+                await self._link(newest, due)
+
+    async def _link(self, version: Version, due: Kind) -> None:
+        await self._until_stored(lambda: self._in_thread(self._versions.save))
+        await self._until_stored(lambda: self._exporter.consider(version, due))
 
     async def _last_checkpoint(self) -> None:
         """Until it is out. If the state turned out to be damaged that it is made of, that is saved anew and exported."""
@@ -215,8 +239,10 @@ class Rounds:
         await self._export(newest)
         await self._exporter.idle()
 
-    async def _settle(self) -> None:
-        """What the newest version leaves to do, while the next round collects."""
+    async def _settle(self, after: asyncio.Task[None] | None) -> None:
+        """What the newest version leaves to do, while the next round collects; `after` is what came in between."""
+        if after is not None:
+            await after
         async with self._making:
             await self._until_stored(self._store_snapshot, otherwise=self._tidy)
             await self._tidy()

@@ -125,6 +125,21 @@ class RunFolder:
         """URL at which the coordinator that holds the lock can be reached."""
         return self.root / "address"
 
+    @property
+    def alerts(self) -> Path:
+        """Where the operator is told of problems; readable by its owner alone, and there once the operator has set it."""
+        return self.root / "alerts.json"
+
+    @property
+    def login(self) -> Path:
+        """Hash and end of the newest code for the operator's page; there until it is used."""
+        return self.root / "login.json"
+
+    @property
+    def quota(self) -> Path:
+        """GiB that the coordinator which holds the lock was given instead of storage.quota_gib; not there otherwise."""
+        return self.root / "quota"
+
     def check(self) -> None:
         """Raise `ConfigError` if there is no run."""
         if not self.ledger.is_file():

@@ -47,6 +47,7 @@ _ASKS_PER_SECOND: Final = 200
 _IDLE: Final = {
     IdleReason.ROUND_FULL: pb.Idle.REASON_ROUND_FULL,
     IdleReason.CLOSING: pb.Idle.REASON_CLOSING,
+    IdleReason.DRAINING: pb.Idle.REASON_DRAINING,
     IdleReason.COMPLETE: pb.Idle.REASON_COMPLETE,
 }
 _LEFT_OUT: Final = {

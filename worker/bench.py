@@ -78,7 +78,7 @@ def bench(config: RunConfig, tokenizer_json: bytes, settings: WorkerSettings, se
     require_sound_devices(settings)
     self_test_seconds = time.monotonic() - started
     compute = open_device(settings)
-    machine = this_machine(compute, num_devices(settings))
+    machine = this_machine(compute, num_devices(settings), settings)
     plan = WorkPlan(config, tokenizer_json, machine, StateFolder(settings.state_dir).plans)
     site = TrainingSite(config, tokenizer_json, compute, settings)
     layout = site.layout()

@@ -237,6 +237,7 @@ class BlobFetcher:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         url = self._address.blob_url(blob.sha256)
         with self._broken_off(), limits(interrupt=interrupt), ExitStack() as opened:
+            opened.enter_context(self._pacer.transfer(blob.size_bytes - have))
             with limits(within=_HEADERS):
                 response = opened.enter_context(self._http.stream("GET", url, headers=headers))
             if response.status_code == 416:  # what we have is more than there is

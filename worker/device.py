@@ -16,6 +16,8 @@ from torch import nn
 
 from diffusion_at_home.errors import HardwareError
 from diffusion_at_home.rpc.coordinator_pb2 import Hardware
+from worker.gpu_numbers import switched_on
+from worker.nvidia import card_uuids
 from worker.settings import Device, Precision, WorkerSettings
 from worker.step.compute import Compute
 
@@ -53,7 +55,7 @@ def num_threads() -> int:
 
 
 def open_device(settings: WorkerSettings, index: int = 0) -> Compute:
-    """The device and precision to train with; `index` tells devices of a kind apart. Raises `HardwareError`."""
+    """The device and precision to train with; `index` counts those in use. Raises `HardwareError`."""
     torch.set_num_threads(max(1, (settings.threads or _DEFAULT_THREADS) // num_devices(settings)))
     cuda = torch.cuda.is_available()
     if settings.device is Device.CUDA and not cuda:
@@ -61,6 +63,9 @@ def open_device(settings: WorkerSettings, index: int = 0) -> Compute:
             "device = 'cuda', but no CUDA device is usable here: install its driver or set device = 'cpu'"
         )
     use_cuda = cuda and settings.device is not Device.CPU
+    gpu = torch.device("cuda", gpus(settings)[index]) if use_cuda else None
+    if gpu is not None:
+        torch.cuda.set_device(gpu)  # first of all: what follows asks and opens the current one
     bf16_cuda = use_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     if settings.precision is Precision.BF16 and use_cuda and not bf16_cuda:
         raise HardwareError("precision = 'bf16', but this CUDA device does not have it: set precision = 'fp32'")
@@ -68,19 +73,32 @@ def open_device(settings: WorkerSettings, index: int = 0) -> Compute:
     # It remembers the first answer in a process, whatever is asked later.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=not use_cuda, mixed_precision="bf16" if bf16 else "no")
-    device = accelerator.device
-    if device.type == "cuda":
-        device = torch.device("cuda", index)
-        torch.cuda.set_device(device)
-    return Compute(device, autocast=accelerator.mixed_precision == "bf16")
+    return Compute(accelerator.device if gpu is None else gpu, autocast=accelerator.mixed_precision == "bf16")
+
+
+def gpus(settings: WorkerSettings) -> tuple[int, ...]:
+    """The GPUs that may train, by torch's numbers; empty where a processor does. Opens none of them.
+
+    Raises `HardwareError` if there are some and all are switched off.
+    """
+    found = tuple(range(torch.cuda.device_count())) if settings.device is not Device.CPU else ()
+    off = settings.limits.gpus_off
+    if not found or not off:
+        return found
+    on = switched_on([str(torch.cuda.get_device_properties(gpu).uuid) for gpu in found], off, card_uuids())
+    if not on:
+        raise HardwareError(
+            f"limits.gpus_off = {list(off)} switches off every GPU here: leave one out, or set device = 'cpu'"
+        )
+    return on
 
 
 def num_devices(settings: WorkerSettings) -> int:
     """How many devices train together. Raises `HardwareError`."""
-    found = torch.cuda.device_count() if settings.device is not Device.CPU else 0
+    found = len(gpus(settings))
     if found and settings.devices > found:
         raise HardwareError(
-            f"devices = {settings.devices}, but there are {found} GPUs here: set devices = 0 to use all"
+            f"devices = {settings.devices}, but {found} GPUs are here and on: set devices = 0 to use them all"
         )
     return settings.devices or max(found, 1)
 

@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says of its cards: the one file that knows NVML. That there is no driver is an answer, no error.
+"""What NVIDIA's driver says of its cards when it is asked once. That there is no driver is an answer, no error.
 
 Nothing here opens a CUDA context, so what is read is the machine as others left it.
 """
@@ -64,6 +64,21 @@ def read_driver(nvml: Any = pynvml) -> Driver | None:
         )
     except pynvml.NVMLError as error:
         raise _dead(error) from None
+    finally:
+        nvml.nvmlShutdown()
+
+
+def card_uuids(nvml: Any = pynvml) -> tuple[str, ...]:
+    """What tells the cards apart, in NVML's order, which is that of `nvidia-smi`; empty if the driver does not say."""
+    try:
+        nvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        return tuple(str(nvml.nvmlDeviceGetUUID(handle)) for handle in handles)
+    except pynvml.NVMLError:
+        return ()
     finally:
         nvml.nvmlShutdown()
 

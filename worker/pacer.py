@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
-from typing import Final
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, Protocol
 
 from diffusion_at_home.clock import Clock
 
@@ -15,11 +16,39 @@ _SAVED_PIECES: Final = 4
 """What a line that was idle may make up for: waits end late, most of all beside training."""
 
 
+class Meter(Protocol):
+    """What counts the bytes of one direction, and may forbid a transfer."""
+
+    def passes(self, num_bytes: int) -> None:
+        """So many bytes have gone over the line."""
+
+    def transfer(self, num_bytes: int) -> AbstractContextManager[None]:
+        """Within, so many bytes are about to pass. Raises `LeaseLost` if they may not."""
+
+
+class Unmetered:
+    """Counts nothing and forbids nothing."""
+
+    def passes(self, num_bytes: int) -> None:
+        """See `Meter.passes`."""
+
+    def transfer(self, num_bytes: int) -> AbstractContextManager[None]:  # noqa: ARG002 -- see `Meter`
+        """See `Meter.transfer`."""
+        return nullcontext()
+
+
 class Pacer:
     """One direction of the line; may be used from any thread. Heartbeats do not pass here, so nothing delays them."""
 
-    def __init__(self, bytes_per_second: float, clock: Clock, wait: Callable[[float], object]) -> None:
-        """`wait` sleeps so many seconds; a rate of infinity limits nothing."""
+    def __init__(
+        self,
+        bytes_per_second: float,
+        clock: Clock,
+        wait: Callable[[float], object],
+        meter: Meter = Unmetered(),  # noqa: B008 -- it has no state
+    ) -> None:
+        """`wait` sleeps so many seconds; a rate of infinity limits nothing; `meter` counts what passes."""
+        self._meter = meter
         self._bytes_per_second = bytes_per_second
         self._clock = clock
         self._wait = wait
@@ -33,11 +62,16 @@ class Pacer:
             return None
         return max(_SMALLEST_PIECE_BYTES, int(self._bytes_per_second / _PIECES_A_SECOND))
 
+    def transfer(self, num_bytes: int) -> AbstractContextManager[None]:
+        """Within, at most so many bytes will pass. Raises `LeaseLost` if the meter forbids that."""
+        return self._meter.transfer(num_bytes)
+
     def passes(self, num_bytes: int) -> None:
         """So many bytes have passed: returns when the next may.
 
         The time that pieces have taken to pass counts, and so do waits that were late.
         """
+        self._meter.passes(num_bytes)
         if self.piece_bytes is None:
             return
         with self._lock:

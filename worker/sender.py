@@ -92,7 +92,8 @@ class Sender:
             raise RetryCall(f"the coordinator claims {offset} of {contribution.size_bytes} bytes of a contribution")
         left = contribution.size_bytes - offset
         deadline = _LONGEST_RECEIPT + timedelta(seconds=left / _SLOWEST_BYTES_PER_SECOND)
-        reply = self._session.submit(lambda: self._parts(contribution, offset, silence), deadline, silence)
+        with self._pacer.transfer(left):
+            reply = self._session.submit(lambda: self._parts(contribution, offset, silence), deadline, silence)
         return Sent(self._receipts.read(contribution, reply), self._clock.now() - started_at)
 
     def _parts(self, contribution: Contribution, offset: int, silence: _Silence) -> Iterator[SubmitRequest]:

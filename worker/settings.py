@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 import platformdirs
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from diffusion_at_home.config.toml import Section, load_toml
+from worker.conditions.weekly_hours import weekly_hours
 
 _APP: Final = "diffusion-at-home"
 
@@ -30,6 +31,59 @@ class Precision(StrEnum):
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+
+
+class When(Section):
+    """When the worker may work."""
+
+    hours: tuple[str, ...] = ()
+    """Hours of the week, as in ["mon-fri 18:00-08:00", "sat,sun 00:00-24:00"], by the clock on the wall; none is always."""
+    only_when_idle_minutes: Annotated[int, Field(ge=0, le=1440, strict=True)] = 0
+    """Works only after so many minutes without keyboard, mouse or terminal; 0 does not ask."""
+    on_battery: Annotated[bool, Field(strict=True)] = False
+    """Whether it also works on battery."""
+    pause_for: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = ()
+    """Names of programs beside which it does not work; * and ? stand for any letters, as in ["steam_app*", "blender"]."""
+    gpu_max_celsius: Annotated[int, Field(ge=0, le=120, strict=True)] = 0
+    """A GPU that is so hot rests (degrees Celsius); 0 does not ask."""
+    gpu_resume_celsius_below: Annotated[int, Field(ge=0, le=60, strict=True)] = 8
+    """So many degrees below that it works again (degrees Celsius)."""
+    gpu_max_watts: Annotated[int, Field(ge=0, le=10_000, strict=True)] = 0
+    """A GPU that draws more on average over 30 seconds rests (watts); 0 does not ask."""
+
+    @field_validator("hours")
+    @classmethod
+    def _hours_are_such(cls, hours: tuple[str, ...]) -> tuple[str, ...]:
+        weekly_hours(hours)
+        return hours
+
+    @model_validator(mode="after")
+    def _can_cool_down(self) -> Self:
+        if 0 < self.gpu_max_celsius <= self.gpu_resume_celsius_below:
+            raise ValueError(
+                f"gpu_resume_celsius_below = {self.gpu_resume_celsius_below} is no less than gpu_max_celsius = "
+                f"{self.gpu_max_celsius}: no card gets so cool, lower gpu_resume_celsius_below"
+            )
+        return self
+
+
+class Limits(Section):
+    """How much of the machine the worker may take."""
+
+    gpus_off: tuple[Annotated[int, Field(ge=0, le=63, strict=True)], ...] = ()
+    """Numbers of the GPUs that are left alone, as `nvidia-smi` counts them, as in [1]."""
+    duty_percent: Annotated[int, Field(ge=1, le=100, strict=True)] = 100
+    """Share of the time in which it computes; between steps it rests (percent)."""
+    vram_gib: Annotated[float, Field(ge=0, strict=True)] = 0.0
+    """Memory of each GPU that is planned with (GiB); 0 is all of it."""
+    ram_gib: Annotated[float, Field(ge=0, strict=True)] = 0.0
+    """Memory of the machine that is planned with (GiB), of which 1 GiB is left to others; 0 is all of it."""
+    up_gib_per_month: Annotated[float, Field(ge=0, strict=True)] = 0.0
+    """Most that contributions take of the line up in a calendar month (GiB); 0 is no cap."""
+    down_gib_per_month: Annotated[float, Field(ge=0, strict=True)] = 0.0
+    """Most that shards and weights take of the line down in a calendar month (GiB); 0 is no cap."""
+    disk_reserve_gib: Annotated[float, Field(ge=0, strict=True)] = 1.0
+    """Works only while the disk has so much left (GiB); 0 does not ask."""
 
 
 class WorkerSettings(Section):
@@ -55,6 +109,10 @@ class WorkerSettings(Section):
     """Longest first pause when the coordinator cannot be reached (seconds); each pause is drawn at random up to its limit."""
     retry_ceiling_seconds: Annotated[float, Field(ge=1, strict=True)] = 900.0
     """Longest pause of all, to which the limit doubles (seconds)."""
+    when: When = Field(default_factory=When)
+    """When it may work."""
+    limits: Limits = Field(default_factory=Limits)
+    """How much of the machine it may take."""
     state_dir: Path = Field(default_factory=lambda: platformdirs.user_state_path(_APP))
     """Folder of the worker's key, joined runs, log and unsent work."""
     cache_dir: Path = Field(default_factory=lambda: platformdirs.user_cache_path(_APP))

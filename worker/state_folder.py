@@ -64,6 +64,11 @@ class StateFolder:
         """Memory plans made so far."""
         return self._path / "plans"
 
+    @property
+    def traffic(self) -> Path:
+        """Bytes by month, see `worker.conditions.traffic.Traffic`."""
+        return self._path / "traffic.json"
+
     def residual(self, run_id: str) -> Path:
         """What encoding left out of a run's contributions so far."""
         return self._path / "residual" / f"{run_id}.safetensors"

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from coordinator.records import Checkpoint
+from diffusion_at_home.runspec import RunSpec
 
 MOST_TRIES: Final = 3
 """At one checkpoint: what fails so often fails always."""
@@ -42,3 +43,12 @@ def to_judge(
         and checkpoint.name not in judged
         and failures.get(checkpoint.name, 0) < MOST_TRIES
     ]
+
+
+def why_not(spec: RunSpec, *, has_pictures: bool) -> str:
+    """Why no checkpoint of a run is judged; empty if they are. `has_pictures`: judging.data was copied into the run."""
+    if spec.config.judging.every_images == 0:
+        return "judging.every_images is 0"
+    if spec.data.latents is not None and not has_pictures:
+        return "the run's data set holds latents, and judging.data names no pictures"
+    return ""

@@ -152,15 +152,6 @@ class Judge:
         self._problems.set(JUDGING_FAILED, f"{checkpoint.name} could not be judged ({reason}): {then}")
 
 
-def why_not(spec: RunSpec, *, has_pictures: bool) -> str:
-    """Why no checkpoint of a run is judged; empty if they are. `has_pictures`: judging.data was copied into the run."""
-    if spec.config.judging.every_images == 0:
-        return "judging.every_images is 0"
-    if spec.data.latents is not None and not has_pictures:
-        return "the run's data set holds latents, and judging.data names no pictures"
-    return ""
-
-
 def _in_short(judgement: Judgement) -> dict[str, object]:
     figures = {"frechet": judgement.frechet, "kernel": judgement.kernel, "retrieval": judgement.retrieval}
     rounded = {name: None if value is None else round(value, 5) for name, value in figures.items()}

@@ -11,9 +11,11 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from coordinator.admission import Admission
 from coordinator.blobs import BlobStore
@@ -22,8 +24,11 @@ from coordinator.judging.published import Judgements
 from coordinator.metrics import Metrics
 from coordinator.public_leases import PublicLeases
 from coordinator.web.downloads import Downloads
+from coordinator.web.guard import Guard
 from coordinator.web.lease_pages import lease_routes
 from coordinator.web.line_test import LineTest
+from coordinator.web.operator.desk import Desk
+from coordinator.web.site import Site
 from diffusion_at_home.checkpoint.manifest import SIGNATURE_NAME
 from diffusion_at_home.linetest import LINE_TEST_PATH
 from diffusion_at_home.runinfo import RUN_INFO_PATH, RunInfo
@@ -45,6 +50,10 @@ class Shown:
     checkpoints: Checkpoints
     judgements: Judgements
     leases: PublicLeases
+    site: Site
+    """The pages for people."""
+    desk: Desk
+    """The operator's."""
 
 
 def web_app(
@@ -55,8 +64,8 @@ def web_app(
     shown: Shown,
     metrics: Metrics,
     admission: Admission,
-) -> Starlette:
-    """The pages of one run."""
+) -> ASGIApp:
+    """All that one run's address answers."""
 
     async def run_info(request: Request) -> Response:  # noqa: ARG001
         return Response(info.model_dump_json(), media_type="application/json")
@@ -102,7 +111,12 @@ def web_app(
         path = await shown.judgements.sheet(request.path_params["name"], request.path_params["file"])
         return _File(path, headers=_IMMUTABLE) if path else PlainTextResponse("no such picture\n", status_code=404)
 
-    return Starlette(
+    async def failed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return shown.site.failed(request, error)
+
+    app = Starlette(
+        exception_handlers={HTTPException: failed},
         routes=[
             Route(RUN_INFO_PATH, run_info),
             Route("/status.json", status_json),
@@ -117,5 +131,8 @@ def web_app(
             Route("/judgements.json", judged),
             Route("/judgements/{file}", Downloads(judgement_file, admission), methods=["GET"]),
             Route("/judgements/{name}/{file}", Downloads(sheet, admission), methods=["GET"]),
-        ]
+            *shown.site.routes(),
+            *shown.desk.routes(),
+        ],
     )
+    return Guard(app)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from coordinator.certificate import Certificate
 from diffusion_at_home.errors import ConfigError, PortInUse
@@ -27,7 +27,7 @@ _STOP_GRACE_SECONDS: Final = 5
 class WebServer(uvicorn.Server):
     """uvicorn without its signal handlers: the process has its own."""
 
-    def __init__(self, app: Starlette, certificate: Certificate | None) -> None:
+    def __init__(self, app: ASGIApp, certificate: Certificate | None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,

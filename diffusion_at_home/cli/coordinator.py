@@ -82,15 +82,21 @@ def run(
 def status(folder: Folder, as_json: Json = False) -> None:
     """What the run in DIR has reached, whether or not its coordinator runs."""
     from coordinator.best import best_of
-    from coordinator.housekeeping import measure, set_aside
+    from coordinator.housekeeping import set_aside
     from coordinator.ledger import Ledger
+    from coordinator.orders import config_of
     from coordinator.run_folder import RunFolder
+    from coordinator.standing_orders import draining, told
     from coordinator.status import read_status
+    from coordinator.storage_survey import quota_bytes, read_records, survey
 
     place = RunFolder(folder.absolute())
     place.check()
     ledger = Ledger(place.ledger, read_only=True)
     found = read_status(ledger)
+    drain = draining(ledger.actions())
+    config = config_of(place, ledger)
+    storage = survey(place, config, ledger.versions(), read_records(ledger), quota_bytes(place, config))
     ledger.close()
     best, judged = best_of(found.checkpoints), found.judgements
     running = place.is_running()
@@ -98,6 +104,7 @@ def status(folder: Folder, as_json: Json = False) -> None:
         {
             "run_id": found.run_id,
             "running": running,
+            "draining": told(drain),
             "address": place.address.read_text() if running and place.address.is_file() else None,
             "version": found.version,
             "images": found.images,
@@ -109,11 +116,31 @@ def status(folder: Folder, as_json: Json = False) -> None:
             "checkpoints": [checkpoint.name for checkpoint in found.checkpoints],
             "best_checkpoint": best.name if best else None,
             "latest_judgement": dataclasses.asdict(judged[-1]) if judged else None,
-            "disk_bytes": measure(place.root).total_bytes,
+            "disk_bytes": storage.used_bytes,
+            "storage": dataclasses.asdict(storage) if as_json else storage.sentence,
             "set_aside": set_aside(place),
         },
         as_json,
     )
+
+
+@app.command()
+def doctor(
+    folder: Folder,
+    backup: Annotated[Path | None, typer.Option(help="The run's backup, to see how old it is.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Whether the run in DIR is fit to be served by this machine, and if not, what to do. Changes nothing."""
+    from coordinator.doctor.report import diagnose
+    from coordinator.run_folder import RunFolder
+    from diffusion_at_home.cli.diagnosis import draw
+
+    found = diagnose(RunFolder(folder.absolute()), None if backup is None else backup.absolute())
+    if as_json:
+        emit(found.plain(), as_json)
+    else:
+        draw(found, "This run is fit to be served.", "This run is not fit to be served yet.")
+    raise typer.Exit(found.exit_code)
 
 
 @app.command()
@@ -164,6 +191,9 @@ async def _serve(
     from coordinator.app import Coordinator
 
     coordinator = Coordinator(place, quota_gib)
+    place.quota.unlink(missing_ok=True)
+    if quota_gib is not None:
+        place.quota.write_text(str(quota_gib))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -176,6 +206,7 @@ async def _serve(
     finally:
         coordinator.close()
         place.address.unlink(missing_ok=True)
+        place.quota.unlink(missing_ok=True)
     return coordinator.version
 
 

@@ -1,4 +1,4 @@
-"""`dah coordinator`: who may take part, and going back; noted in the run's ledger, also while it is served."""
+"""`dah coordinator`: who may take part, going back, pausing, publishing; noted in the ledger, also while the run is served."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 
 def add_to(app: typer.Typer) -> None:
     """The commands."""
-    for command in (invite, uninvite, allow, disallow, ban, unban, revoke, rollback, actions):
+    commands = (invite, uninvite, allow, disallow, ban, unban, revoke, rollback)
+    for command in (*commands, drain, resume, publish, note, actions, alerts, login):
         app.command()(command)
 
 
@@ -89,13 +90,38 @@ def rollback(
     _act(folder, lambda orders: orders.rollback(version, note), as_json)
 
 
+def drain(folder: Folder, note: Note = "", as_json: Json = False) -> None:
+    """Let the run in DIR come to rest: leases that are out are handed in, no more are granted, all stays served."""
+    _act(folder, lambda orders: orders.drain(note), as_json)
+
+
+def resume(folder: Folder, note: Note = "", as_json: Json = False) -> None:
+    """Go on after `drain`."""
+    _act(folder, lambda orders: orders.resume(note), as_json)
+
+
+def publish(folder: Folder, note: Note = "", as_json: Json = False) -> None:
+    """Make a checkpoint of the newest version now, beside the scheduled ones; once for a version."""
+    made = _order(folder, lambda orders: orders.publish(note))
+    emit(dataclasses.asdict(made), as_json)
+
+
+def note(
+    folder: Folder,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="One line; everybody can read it.")],
+    as_json: Json = False,
+) -> None:
+    """Write TEXT into the run's log, which its page shows."""
+    _act(folder, lambda orders: orders.note(text), as_json)
+
+
 def actions(folder: Folder, as_json: Json = False) -> None:
     """Who may take part in the run in DIR, and all that you have done."""
     found = _order(folder, lambda orders: orders.state())
     if as_json:
         emit(found, as_json)
         return
-    lines = [f"enrolment: {found['enrolment']}"]
+    lines = [f"enrolment: {found['enrolment']}", f"draining: {'yes' if found['draining'] else 'no'}"]
     lines += [
         f"invitation {one['invite']}: {one['left']} left, until {_time(one['until_ms'])} {one['note']}"
         for one in found["invites"]
@@ -107,6 +133,51 @@ def actions(folder: Folder, as_json: Json = False) -> None:
     ]
     lines += [f"{_time(one['at_ms'])} {one['action']} {one['subject']} {one['note']}" for one in found["actions"]]
     typer.echo("\n".join(line.rstrip() for line in lines))
+
+
+def alerts(
+    folder: Folder,
+    url_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with one line, the webhook's address, which is a secret: copied, then yours to delete."
+        ),
+    ] = None,
+    silence_minutes: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=100_000.0, help="Without any worker, after which you are told; 0 is never. [30]"),
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Tell nobody any more.")] = False,
+    test: Annotated[bool, typer.Option("--test", help="Send a message now.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Have Slack, Mattermost, Discord, ntfy or a script of yours told of problems of the run in DIR; or say who is told."""
+    from coordinator.alerts.command import set_alerts
+    from coordinator.run_folder import RunFolder
+
+    emit(
+        set_alerts(
+            RunFolder(folder.absolute()), url_file=url_file, silence_minutes=silence_minutes, off=off, test=test
+        ),
+        as_json,
+    )
+
+
+def login(folder: Folder, as_json: Json = False) -> None:
+    """Print a link that lets one browser use the operator's page of the run in DIR; it is good once, for ten minutes."""
+    from coordinator.login import make_login
+    from coordinator.run_folder import RunFolder
+
+    made = make_login(RunFolder(folder.absolute()))
+    if as_json:
+        emit(dataclasses.asdict(made), as_json)
+        return
+    typer.echo(made.address)
+    if made.fingerprint:
+        typer.echo(
+            f"The browser does not know the run's own certificate: go on only if its sha256 is {made.fingerprint}",
+            err=True,
+        )
 
 
 def _act(folder: Path, order: Callable[[Orders], Any], as_json: bool) -> None:

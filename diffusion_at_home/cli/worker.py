@@ -13,7 +13,6 @@ from diffusion_at_home.cli.output import emit, one_line
 if TYPE_CHECKING:
     from diffusion_at_home.receipt import Line as ReceiptLine
     from diffusion_at_home.rpc.coordinator_pb2 import Hardware
-    from worker.doctor.report import Diagnosis
     from worker.settings import WorkerSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train for a run on this machine.")
@@ -99,7 +98,7 @@ def plan(
     from worker.memory.planning import this_machine
 
     settings = _settings(None, None, None)
-    here = this_machine(open_device(settings), num_devices(settings))
+    here = this_machine(open_device(settings), num_devices(settings), settings)
     made, found = plan_command(source, here, Imagined(vram, ram, devices), try_all=try_all)
     if as_json:
         emit(found, as_json)
@@ -172,13 +171,14 @@ def doctor(
 ) -> None:
     """Whether this machine is fit to work, and if not, what to do. Trains nothing, joins nothing."""
     settings = _settings(config, overrides, state_dir)
+    from diffusion_at_home.cli.diagnosis import draw
     from worker.doctor.report import diagnose  # torch
 
     found = diagnose(settings, url)
     if as_json:
         emit(found.plain(), as_json)
     else:
-        _draw(found)
+        draw(found, "This machine is fit to work.", "This machine cannot work yet.")
     raise typer.Exit(found.exit_code)
 
 
@@ -261,23 +261,6 @@ def receipts_verify(
 def _plain_receipt(path: Path, line: ReceiptLine) -> dict[str, Any]:
     received = {} if line.receipt is None else line.receipt.received.model_dump()
     return {**received, "file": str(path), "line": line.number, "holds": not line.problem, "problem": line.problem}
-
-
-def _draw(found: Diagnosis) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = Table.grid(padding=(0, 2, 0, 0))
-    for check in found.checks:
-        style = {"fine": "green", "warning": "yellow", "problem": "bold red", "skipped": "dim"}[check.state]
-        told = Text(one_line(check.found), overflow="fold")
-        if check.advice:
-            told.append(f"\n{one_line(check.advice)}", "bold")
-        shown.add_row(Text(check.name.replace("_", " "), no_wrap=True), Text(check.state, style, no_wrap=True), told)
-    console = Console()
-    console.print(shown)
-    console.print("This machine is fit to work." if found.fit else "This machine cannot work yet.")
 
 
 def _draw_bench(found: dict[str, Any]) -> None:

@@ -26,11 +26,10 @@ from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.evaluation import HeldOutLoss, Pictures, held_out_loss
 from diffusion_at_home.model.sampling import draw
+from diffusion_at_home.model.times import EVALUATED_TIMES
 
 _TOGETHER: Final = 20
 """Captions whose noise is drawn from one seed; another number would be other questions."""
-TIMES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""At which the loss is taken."""
 _LOSS_SEED: Final = 0
 """As the coordinator has it, so that the same weights have the same loss."""
 
@@ -115,4 +114,6 @@ class Artist:
         if not pictures:
             return None
         draws = self._config.evaluation.draws
-        return held_out_loss(self._model, pictures, self._config.objective, draws=draws, seed=_LOSS_SEED, bins=TIMES)
+        return held_out_loss(
+            self._model, pictures, self._config.objective, draws=draws, seed=_LOSS_SEED, bins=EVALUATED_TIMES
+        )

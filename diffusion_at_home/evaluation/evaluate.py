@@ -23,7 +23,7 @@ from diffusion_at_home.data.manifest import verify as verify_data
 from diffusion_at_home.errors import DataError
 from diffusion_at_home.evaluation.animation import Frame, animate
 from diffusion_at_home.evaluation.comparison import Reference
-from diffusion_at_home.evaluation.drawing import TIMES, Artist
+from diffusion_at_home.evaluation.drawing import Artist
 from diffusion_at_home.evaluation.encoder_training import STEPS
 from diffusion_at_home.evaluation.features import ENCODER_NAME, Encoder, load_encoder
 from diffusion_at_home.evaluation.gallery import KnownCaptions, RealPictures, read_real, thumbnail_side
@@ -42,6 +42,7 @@ from diffusion_at_home.evaluation.result import Asked, EvaluationResult, Loss, a
 from diffusion_at_home.evaluation.sheet import answer_sheet, grid, save_picture
 from diffusion_at_home.evaluation.small_encoder import SmallEncoder
 from diffusion_at_home.model.evaluation import HeldOutLoss
+from diffusion_at_home.model.times import EVALUATED_TIMES
 
 Tell = Callable[[str, int, int], None]
 """Told what is under way, how much of it is done, and of how much."""
@@ -121,7 +122,7 @@ def evaluate(plan: EvaluationPlan, tell: Tell = lambda *_: None) -> EvaluationRe
         asked=Asked(
             len(drawn), len(unseen), plan.seed, steps, guidance, len(training.captions) + len(held_out.captions)
         ),
-        times=TIMES,
+        times=EVALUATED_TIMES,
         loss={which: _loss(loss) for which, loss in losses.items()},
         frechet=reference.frechet(features),
         kernel=reference.kernel(features),

@@ -18,6 +18,7 @@ from torch import Tensor
 from diffusion_at_home.config.run import ObjectiveSection
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.objective import flow_loss
+from diffusion_at_home.model.times import EVALUATED_TIMES
 
 _CHUNK_PIXELS = 2**16  # of all images that are denoised together: 1,024 of 8 x 8, 16 of 64 x 64, one of 256 x 256
 
@@ -51,7 +52,7 @@ def held_out_loss(
     *,
     draws: int,
     seed: int,
-    bins: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    bins: tuple[float, ...] = EVALUATED_TIMES,
 ) -> HeldOutLoss:
     """The loss of `model` on all of `held_out`, at each time in `bins`, `draws` noises each.
 

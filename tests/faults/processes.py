@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -19,10 +18,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from coordinator.run_folder import RunFolder
-from diffusion_at_home.cli import main
 from tests.faults import seams
 from tests.faults.plan import FaultPlan
 from tests.faults.points import Who
+from tests.integration.forks import become_dah, forks
 from tests.integration.live_run import LiveRun
 
 _FIRST_EPHEMERAL_PORT = 32_768
@@ -42,11 +41,6 @@ T = TypeVar("T")
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"}
-
-_fork = multiprocessing.get_context("forkserver")
-_fork.set_forkserver_preload(
-    ["coordinator.app", "worker.daemon", "diffusion_at_home.model.prx", "tests.faults.processes"]
-)
 
 
 class Started(Protocol):
@@ -70,7 +64,7 @@ class Forked:
         self, arguments: Sequence[str], out: Path, faults: FaultPlan | None, environment: Mapping[str, str]
     ) -> None:
         plan = faults.to_json() if faults else None
-        self._process: BaseProcess = _fork.Process(
+        self._process: BaseProcess = forks.Process(
             target=_run, args=(list(arguments), str(out), plan, dict(environment))
         )
         self._process.start()
@@ -205,14 +199,9 @@ class Worker(Process):
 
 
 def _run(arguments: list[str], out: str, faults: str | None, environment: dict[str, str]) -> None:
-    os.environ.update({"OMP_NUM_THREADS": "1"} | environment)
-    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
     if faults is not None:
         seams.install(FaultPlan.from_json(faults), Who(arguments[0]))
-    sys.argv = ["dah", *arguments]
-    main()
+    become_dah(arguments, out=Path(out), err=Path(out), environment={"OMP_NUM_THREADS": "1"} | environment)
 
 
 class House:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import resource
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
-from tests.unit.tiny_run import REPOSITORY
+from tests.integration.forks import become_dah, forks
 
 TIMEOUT_SECONDS = 120
 
@@ -40,18 +40,34 @@ class Answer:
         return line.removeprefix("dah: ")
 
 
-def dah(*arguments: str | Path, cwd: Path | None = None, disk_blocks: int | None = None) -> Answer:
-    """Run `dah` to its end; with `disk_blocks` no file may grow beyond so many blocks, as on a full disk."""
-    command = [sys.executable, "-m", "diffusion_at_home", *map(str, arguments)]
-    if disk_blocks is not None:
-        command = ["sh", "-c", f'ulimit -f {disk_blocks}; exec "$@"', "sh", *command]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        timeout=TIMEOUT_SECONDS,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    return Answer(done.returncode, done.stdout, done.stderr)
+def dah(*arguments: str | Path, cwd: Path | None = None, largest_file: int | None = None) -> Answer:
+    """Run `dah` to its end; with `largest_file` no file may grow beyond so many bytes, as on a full disk."""
+    with TemporaryDirectory(prefix="dah-") as folder:
+        printed = _Printed(Path(folder, "out"), Path(folder, "err"))
+        process = forks.Process(
+            target=_run, args=(list(map(str, arguments)), printed, dict(os.environ), cwd, largest_file)
+        )
+        process.start()
+        process.join(TIMEOUT_SECONDS)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+        assert process.exitcode is not None
+        return Answer(process.exitcode, printed.out.read_text(), printed.err.read_text())
+
+
+class _Printed(NamedTuple):
+    """Where."""
+
+    out: Path
+    err: Path
+
+
+def _run(
+    arguments: list[str], printed: _Printed, environment: dict[str, str], cwd: Path | None, largest_file: int | None
+) -> None:
+    if cwd is not None:
+        os.chdir(cwd)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    become_dah(arguments, out=printed.out, err=printed.err, environment=environment)

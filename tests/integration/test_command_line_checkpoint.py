@@ -88,7 +88,7 @@ def test_a_download_without_out_goes_to_the_folder_that_help_names(site: Site, t
 
 def test_a_full_disk_is_said_to_be_full_and_the_download_goes_on_later(site: Site, tmp_path: Path) -> None:
     words = ["checkpoint", "download", site.url, "--out", tmp_path / "mine"]
-    said = dah(*words, disk_blocks=8).refuses(StorageError.exit_code)
+    said = dah(*words, largest_file=4_096).refuses(StorageError.exit_code)
     assert said == f"cannot write below {tmp_path / 'mine.part'} (File too large): free some space and start again"
     assert dah(*words, "--json").result["name"] == "tiny-000000200"
 

@@ -214,7 +214,7 @@ def test_a_port_in_use_is_named_with_its_setting(run: Path, key: str) -> None:
 
 
 def test_a_full_disk_is_said_to_be_full_and_the_build_goes_on_later(tmp_path: Path) -> None:
-    said = dah("data", "build", "digits", tmp_path / "digits", disk_blocks=100).refuses(StorageError.exit_code)
+    said = dah("data", "build", "digits", tmp_path / "digits", largest_file=51_200).refuses(StorageError.exit_code)
     assert (
         said == f"cannot write below {tmp_path / 'digits' / 'parts'} (File too large): free some space and start again"
     )

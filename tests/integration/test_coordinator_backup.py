@@ -228,7 +228,7 @@ def test_full_disk_leaves_the_former_backup_whole(folder: RunFolder, tmp_path: P
     back_up(folder, out)
     before = files(out)
     advance(folder, 1)
-    said = dah("coordinator", "backup", folder.root, out.root, disk_blocks=8).refuses(StorageError.exit_code)
+    said = dah("coordinator", "backup", folder.root, out.root, largest_file=4_096).refuses(StorageError.exit_code)
     assert "free some space" in said
     assert {name: data for name, data in files(out).items() if name in before} == before
     assert restored_content(out, tmp_path / "restored")

@@ -13,7 +13,8 @@ import grpc
 import pytest
 import torch
 
-from coordinator.housekeeping import GIB, measure
+from coordinator.folder_size import measure
+from coordinator.housekeeping import GIB
 from coordinator.ledger import Ledger
 from coordinator.replay import replay
 from coordinator.run_folder import RunFolder

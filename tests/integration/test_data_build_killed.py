@@ -108,7 +108,7 @@ def test_a_reader_that_dies_is_an_error_and_what_was_read_stays(pictures: Path, 
 
 def test_a_full_disk_is_one_sentence_and_no_loss(pictures: Path, built: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = dah(*words(pictures, out, processes=2), disk_blocks=100).refuses(StorageError.exit_code)
+    said = dah(*words(pictures, out, processes=2), largest_file=51_200).refuses(StorageError.exit_code)
     assert said.startswith(f"cannot write below {out / 'parts'} (File too large): free some space and start again")
     assert not list((out / "parts").glob("*.tmp"))
     assert dah(*words(pictures, out, processes=2)).code == 0

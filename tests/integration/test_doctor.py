@@ -25,6 +25,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.clock import Clock, ManualClock, SystemClock
 from diffusion_at_home.config.run import Codec
+from diffusion_at_home.doctor import Check, State
 from diffusion_at_home.errors import (
     ConfigError,
     DataError,
@@ -44,7 +45,6 @@ from tests.integration.live_run import LiveRun, num_parameters, serving
 from tests.integration.scripted_coordinator import Scripted
 from tests.integration.scripted_coordinator import serving as serving_grpc
 from tests.unit.tiny_data import tiny_run_folder
-from worker.doctor.check import Check, State
 from worker.doctor.coordinator import NAMES, Visit
 from worker.doctor.deadline import Deadline
 from worker.run_address import RunAddress

@@ -70,7 +70,9 @@ def test_file_that_is_no_key_is_named(tmp_path: Path, data: bytes) -> None:
 
 
 def test_missing_file_and_missing_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere does not exist: name the file that `dah checkpoint key new` has made"):
+    with pytest.raises(
+        ConfigError, match=r"nowhere does not exist: name the file that `dah checkpoint key new` has made"
+    ):
         ReleaseKey.load(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="choose another place"):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_at_home.doctor import Check, Diagnosis, State, checked, failed, fine, problem, skipped
 from diffusion_at_home.errors import ConfigError, HardwareError, StorageError, Unreachable
 from diffusion_at_home.identity import Identity
 from worker.device import TorchBuild, open_device, torch_build, try_out
-from worker.doctor.check import Check, State, checked, failed, fine, problem, skipped
 from worker.doctor.machine import (
     check_cache_dir,
     check_cores,
@@ -22,7 +22,6 @@ from worker.doctor.machine import (
     free_disk,
     process_name,
 )
-from worker.doctor.report import Diagnosis
 from worker.nvidia import Card, CardUser, Driver
 from worker.settings import Device, Precision, WorkerSettings
 from worker.step.compute import CPU

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.judging.choice import MOST_TRIES, to_judge
-from coordinator.judging.judge import why_not
+from coordinator.judging.choice import MOST_TRIES, to_judge, why_not
 from coordinator.records import Checkpoint, Weights
 from diffusion_at_home.data.manifest import AutoencoderKind, Latents, LatentSpace
 from tests.unit.tiny_checkpoint import DATA, tiny_spec

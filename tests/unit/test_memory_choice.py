@@ -22,6 +22,9 @@ from worker.memory.choice import (
     table,
 )
 from worker.memory.measure import Need
+from worker.memory.planning import this_machine
+from worker.settings import WorkerSettings
+from worker.step.compute import CPU
 from worker.step.masters import WeightKind
 from worker.step.plan import Offload, StepPlan
 
@@ -180,3 +183,11 @@ def test_the_table_has_a_row_a_rung_and_marks_the_choice() -> None:
 def test_shipped_large_runs_let_small_cards_release(name: str) -> None:
     config = load_toml(REPOSITORY / "configs" / f"{name}.toml", RunConfig)
     assert any(plan.release for plan in ladder(config, card(6)))
+
+
+def test_a_volunteers_limits_are_all_that_is_planned_with() -> None:
+    everything = this_machine(CPU, 1)
+    limited = this_machine(CPU, 1, WorkerSettings.model_validate({"limits": {"ram_gib": 0.5, "vram_gib": 0.25}}))
+    assert (limited.host_bytes, limited.device_bytes) == (GIB // 2, GIB // 2)  # without a GPU there is no VRAM
+    generous = this_machine(CPU, 1, WorkerSettings.model_validate({"limits": {"ram_gib": 100_000.0}}))
+    assert generous == everything  # nobody has more than is there

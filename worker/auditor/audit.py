@@ -170,7 +170,7 @@ class Auditor:
     ) -> Parts:
         config, tokenizer_json = spec.config, spec.tokenizer.encode()
         compute = open_device(settings)
-        machine = this_machine(compute, num_devices(settings))
+        machine = this_machine(compute, num_devices(settings), settings)
         blobs = BlobFetcher(
             address=address,
             http=http,

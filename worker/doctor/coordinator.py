@@ -19,6 +19,7 @@ import httpx2
 from diffusion_at_home import __version__
 from diffusion_at_home.clock import Clock
 from diffusion_at_home.config.run import Codec
+from diffusion_at_home.doctor import Check, checked, failed, fine, problem, skipped, warning
 from diffusion_at_home.errors import (
     DahError,
     IntegrityError,
@@ -31,7 +32,6 @@ from diffusion_at_home.runinfo import RUN_INFO_PATH, RunInfo
 from diffusion_at_home.runspec import MAX_SPEC_BYTES, RunSpec
 from diffusion_at_home.wire.vector import size_bounds
 from worker.client import CoordinatorClient
-from worker.doctor.check import Check, checked, failed, fine, problem, skipped, warning
 from worker.doctor.deadline import Deadline
 from worker.doctor.line import LineTest, NotMeasured, measure
 from worker.run_address import RunAddress, find_run

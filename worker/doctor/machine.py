@@ -11,10 +11,10 @@ from typing import Final
 
 import psutil
 
+from diffusion_at_home.doctor import Check, checked, fine, parted, problem, skipped, warning
 from diffusion_at_home.errors import ConfigError, HardwareError, StorageError, storage_errors
 from diffusion_at_home.identity import Identity
 from worker.device import TorchBuild
-from worker.doctor.check import Check, checked, fine, parted, problem, skipped, warning
 from worker.nvidia import Card, CardUser, Driver
 from worker.settings import Device, WorkerSettings
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
 from diffusion_at_home.clock import SystemClock
+from diffusion_at_home.doctor import Check, Diagnosis, checked, failed, skipped
 from diffusion_at_home.errors import DahError, HardwareError, StorageError
 from worker.device import describe, num_devices, num_threads, open_device, torch_build, try_out
-from worker.doctor.check import Check, State, checked, failed, skipped
 from worker.doctor.coordinator import NAMES, Visit, doctors_http
 from worker.doctor.deadline import Deadline
 from worker.doctor.machine import (
@@ -37,31 +35,6 @@ from worker.whereabouts import Workplace
 
 _AT_MOST: Final = timedelta(seconds=10)
 """For everything that is asked of the coordinator."""
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """The lines, in the order in which a person reads them."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def fit(self) -> bool:
-        """Whether the machine can work."""
-        return all(check.state is not State.PROBLEM for check in self.checks)
-
-    @property
-    def exit_code(self) -> int:
-        """0, or that of the first problem's kind."""
-        return next((check.kind.exit_code for check in self.checks if check.state is State.PROBLEM), 0)
-
-    def plain(self) -> Mapping[str, Any]:
-        """The same as plain data."""
-        lines = [
-            {"name": check.name, "state": check.state.value, "found": check.found, "advice": check.advice}
-            for check in self.checks
-        ]
-        return {"checks": lines, "fit": self.fit}
 
 
 def diagnose(settings: WorkerSettings, url: str | None) -> Diagnosis:

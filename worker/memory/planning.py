@@ -7,6 +7,7 @@ import importlib.metadata
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import psutil
 import torch
@@ -16,21 +17,32 @@ from diffusion_at_home import __version__
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import HardwareError
 from worker.atomic_file import write_atomically
-from worker.memory.choice import Machine, MemoryPlan, Rung, plan_memory, refusal, rung_of
+from worker.device import gpus
+from worker.memory.choice import GIB, Machine, MemoryPlan, Rung, plan_memory, refusal, rung_of
 from worker.memory.measure import Need, measure
+from worker.settings import WorkerSettings
 from worker.step.compute import Compute
 from worker.step.plan import StepPlan
 
 _PLAN = TypeAdapter(MemoryPlan)
 
+_EVERYTHING: Final = WorkerSettings()
+"""No limits."""
 
-def this_machine(compute: Compute, devices: int) -> Machine:
-    """The machine that `compute` is part of, which trains with `devices` of these."""
-    host_bytes = psutil.virtual_memory().total
+
+def this_machine(compute: Compute, devices: int, settings: WorkerSettings = _EVERYTHING) -> Machine:
+    """The machine that `compute` is part of, which trains with `devices` of these, as far as `settings` let it be used."""
+    limits = settings.limits
+    host_bytes = _at_most(limits.ram_gib, psutil.virtual_memory().total)
     if compute.device.type != "cuda":
         return Machine(host_bytes, host_bytes, is_gpu=False, bf16=compute.autocast, devices=devices)
-    device_bytes = min(torch.cuda.get_device_properties(index).total_memory for index in range(devices))
-    return Machine(device_bytes, host_bytes, is_gpu=True, bf16=compute.autocast, devices=devices)
+    there = min(torch.cuda.get_device_properties(gpu).total_memory for gpu in gpus(settings)[:devices])
+    return Machine(_at_most(limits.vram_gib, there), host_bytes, is_gpu=True, bf16=compute.autocast, devices=devices)
+
+
+def _at_most(limit_gib: float, there_bytes: int) -> int:
+    """What may be planned with; a limit of 0 is none."""
+    return min(int(limit_gib * GIB), there_bytes) if limit_gib else there_bytes
 
 
 def make_plan(

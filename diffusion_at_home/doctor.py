@@ -1,10 +1,11 @@
-"""What one question was answered with."""
+"""What questions were answered with: by the doctors of a worker's machine and of a coordinator's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from diffusion_at_home.errors import DahError
 
@@ -16,7 +17,7 @@ class State(StrEnum):
     WARNING = "warning"
     """It works, but not as well as it could."""
     PROBLEM = "problem"
-    """The machine cannot work until this is put right."""
+    """It does not work until this is put right."""
     SKIPPED = "skipped"
     """Nothing was found out, and `Check.found` says why."""
 
@@ -34,6 +35,31 @@ class Check:
     """What to do; empty where there is nothing to do."""
     kind: type[DahError] = DahError
     """What a command would raise that meets this problem: its exit code is the answer's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """The lines, in the order in which a person reads them."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def fit(self) -> bool:
+        """Whether there is no problem."""
+        return all(check.state is not State.PROBLEM for check in self.checks)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of the first problem's kind."""
+        return next((check.kind.exit_code for check in self.checks if check.state is State.PROBLEM), 0)
+
+    def plain(self) -> Mapping[str, Any]:
+        """The same as plain data."""
+        lines = [
+            {"name": check.name, "state": check.state.value, "found": check.found, "advice": check.advice}
+            for check in self.checks
+        ]
+        return {"checks": lines, "fit": self.fit}
 
 
 def fine(name: str, found: str, advice: str = "") -> Check:

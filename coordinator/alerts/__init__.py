@@ -1,0 +1,1 @@
+"""Tells the operator, by a webhook, what an operator would want to be woken for."""

@@ -1,0 +1,130 @@
+"""The run's pages, each with its JSON: one view is read for both, kept for a moment, and shown to all who ask meanwhile.
+
+Only names that a page knows are taken from a query; whatever else it holds is passed over, so that it makes no page anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from coordinator.web.kept import Kept
+from coordinator.web.rendering import Renderer
+from coordinator.web.sources import Sources
+from coordinator.web.views.curve import Curve, read_curve
+from coordinator.web.views.join import read_join
+from coordinator.web.views.run import read_run
+from diffusion_at_home.clock import Clock
+
+API: Final = "/api/v1"
+_KEPT_PAGES: Final = 64
+_FRESH: Final = {"Cache-Control": "no-cache"}
+_LONGEST: Final = 200
+"""Characters of anything that is asked for: longer ones are of nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page and its JSON."""
+
+    path: str
+    """Of the page; empty where there is only JSON."""
+    api: str
+    """Of its JSON, below `API`."""
+    template: str
+    view: Callable[[Asked], Awaitable[Any | None]]
+    """What it says; None if there is no such thing."""
+    seconds: float
+    """For which an answer is kept."""
+    names: tuple[str, ...] = ()
+    """Of the path and the query, that it takes."""
+
+
+Asked = dict[str, str]
+"""Values by name; one that was not given is empty."""
+
+_Key = tuple[str, ...]
+
+
+class Pages:
+    """All of one run's."""
+
+    def __init__(self, sources: Sources, renderer: Renderer, clock: Clock) -> None:
+        self._renderer = renderer
+        self._clock = clock
+        self._sources = sources
+        self._curve = Kept[str, Curve](lambda _: read_curve(sources.ledger), seconds=5, most=1, clock=clock)
+
+    def routes(self) -> list[Route]:
+        """For the application."""
+        return [route for page in self._pages() for route in self._routes(page)]
+
+    def not_found(self, request: Request) -> Response:
+        """The answer where there is nothing: in words, or as JSON."""
+        if request.url.path.startswith(f"{API}/"):
+            return JSONResponse({"error": "there is nothing of this name"}, status_code=404)
+        return self._renderer.page("templates/not_found.html", status=404, here="")
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _pages(self) -> Sequence[Page]:
+        async def run(asked: Asked) -> Any:  # noqa: ARG001
+            return await read_run(self._sources, await self._curve.get(""))
+
+        async def curve(asked: Asked) -> Any:  # noqa: ARG001
+            return await self._curve.get("")
+
+        async def join(asked: Asked) -> Any:  # noqa: ARG001
+            return await read_join(self._sources)
+
+        return (
+            Page("/", "/run", "run", run, seconds=2),
+            Page("", "/curve", "", curve, seconds=5),
+            Page("/join", "/join", "join", join, seconds=60),
+        )
+
+    def _routes(self, page: Page) -> list[Route]:
+        async def make_html(key: _Key) -> bytes | None:
+            view = await page.view(dict(zip(page.names, key, strict=True)))
+            if view is None:
+                return None
+            return self._renderer.text(f"templates/{page.template}.html", view=view, here=page.path).encode()
+
+        async def make_json(key: _Key) -> bytes | None:
+            view = await page.view(dict(zip(page.names, key, strict=True)))
+            return None if view is None else json.dumps(plain(view), ensure_ascii=False).encode()
+
+        def route(path: str, make: Callable[[_Key], Awaitable[bytes | None]], media_type: str) -> Route:
+            kept = Kept(make, seconds=page.seconds, most=_KEPT_PAGES, clock=self._clock)
+
+            async def endpoint(request: Request) -> Response:
+                asked = {**request.query_params, **request.path_params}
+                key = tuple(asked.get(name, "") for name in page.names)
+                found = None if any(len(value) > _LONGEST for value in key) else await kept.get(key)
+                if found is None:
+                    return self.not_found(request)
+                return Response(found, media_type=media_type, headers=_FRESH)
+
+            return Route(path, endpoint, methods=["GET"])
+
+        routes = [route(f"{API}{page.api}", make_json, "application/json")]
+        return [*routes, route(page.path, make_html, HTMLResponse.media_type or "text/html")] if page.path else routes
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it: records by their fields, and None for a number that is none."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

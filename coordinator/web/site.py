@@ -1,0 +1,56 @@
+"""The run's pages for people, put together: templates, static files, views, and what moves."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from coordinator.admission import Admission
+from coordinator.web.live_events import LiveEvents
+from coordinator.web.pages import API, Pages, plain
+from coordinator.web.rendering import Renderer
+from coordinator.web.sources import Sources
+from coordinator.web.static_files import StaticFiles
+from coordinator.web.views.live import live_view
+from coordinator.web.views.progress import read_progress
+from diffusion_at_home import __version__
+from diffusion_at_home.clock import Clock
+
+
+class Site:
+    """Of one run."""
+
+    def __init__(self, sources: Sources, admission: Admission, clock: Clock) -> None:
+        run = sources.spec.config.run
+        self._sources = sources
+        self._static = StaticFiles()
+        self.renderer = Renderer(self._static, run=run.name, title=run.title, version=__version__)
+        """For whatever else has pages."""
+        self._pages = Pages(sources, self.renderer, clock)
+        self.events = LiveEvents(self._live, addresses=admission.addresses, places_of=admission.listeners_of)
+        """To be closed when the run is no longer served."""
+
+    def routes(self) -> list[BaseRoute]:
+        """For the application."""
+        return [
+            *self._pages.routes(),
+            Route(f"{API}/events", self.events, methods=["GET"]),
+            self._static.route,
+        ]
+
+    def failed(self, request: Request, error: HTTPException) -> Response:
+        """The answer to a request that no page answers: a page of words, or JSON for programs."""
+        if request.url.path.startswith(f"{API}/"):
+            sentence = HTTPStatus(error.status_code).phrase
+            return JSONResponse({"error": sentence}, status_code=error.status_code, headers=error.headers)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return self._pages.not_found(request)
+        return Response(f"{error.detail}\n", error.status_code, headers=error.headers, media_type="text/plain")
+
+    async def _live(self) -> str:
+        return json.dumps(plain(live_view(await read_progress(self._sources))))
