@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +25,7 @@ from coordinator.bell import Bell
 from coordinator.checkpoints import Checkpoints
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
+from coordinator.lineage import lineage
 from coordinator.parts import check_autoencoder
 from coordinator.problems import Problems, damaged
 from coordinator.records import Checkpoint, Evaluation, Version, Weights, Withdrawn, now_ms
@@ -32,13 +33,14 @@ from coordinator.run_folder import RunFolder
 from coordinator.text_encoder import own_text_encoder
 from coordinator.versions import Versions
 from diffusion_at_home import events
-from diffusion_at_home.checkpoint.export import CheckpointFacts, export
+from diffusion_at_home.checkpoint.export import CheckpointFacts, Evaluated, export
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, Contributor
 from diffusion_at_home.config.run import ModelSection, TextEncoderSection
 from diffusion_at_home.data.latents import read_latents
 from diffusion_at_home.data.manifest import ShardEntry
 from diffusion_at_home.data.shards import decode_images, read_shard
 from diffusion_at_home.errors import DataError, IntegrityError, StorageError, storage_errors
+from diffusion_at_home.evaluation.plot import load_plotting
 from diffusion_at_home.host_heap import give_back_heap
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model, model_family
@@ -67,6 +69,14 @@ class _Due:
     version: Version
     state: Path
     checkpoint: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the ledger says of a version, and of what was evaluated so far."""
+
+    contributors: tuple[Contributor, ...]
+    evaluations: tuple[Evaluation, ...]
 
 
 class Exporter:
@@ -140,10 +150,11 @@ class Exporter:
                 if await self._ledger.run(_is_done, due.version.version, due.checkpoint):
                     due.state.unlink(missing_ok=True)  # a process died between the ledger and this line
                     continue
-                contributors = await self._ledger.run(_contributors, due.version.version)
+                known = await self._ledger.run(_known, due.version.version)
                 # Not in the thread that gives way to all others: imports hold the interpreter's lock.
                 await loop.run_in_executor(None, model_family, self._spec.config.model.kind)
-                done = await loop.run_in_executor(self._executor, self._do_if_sound, due, contributors)
+                await loop.run_in_executor(None, load_plotting)
+                done = await loop.run_in_executor(self._executor, self._do_if_sound, due, known)
                 await loop.run_in_executor(self._executor, give_back_heap)
                 if done is not None:
                     await self._ledger.run(Ledger.add_evaluations, done[0])
@@ -194,6 +205,16 @@ class Exporter:
         await asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(folder, ignore_errors=True))
         _log.warning("checkpoint_withdrawn", name=checkpoint.name, version=checkpoint.version)
 
+    def _curve(self, version: Version, evaluations: Sequence[Evaluation]) -> tuple[Evaluated, ...]:
+        """The losses on the way to `version`."""
+        way = set(lineage(self._versions.history, version.version))
+        points: dict[int, dict[Weights, float]] = {}
+        for evaluation in evaluations:
+            if evaluation.version in way:
+                points.setdefault(evaluation.images, {})[evaluation.weights] = evaluation.mean
+        whole = (item for item in sorted(points.items()) if len(item[1]) == len(Weights))
+        return tuple(Evaluated(images, losses[Weights.RAW], losses[Weights.EMA]) for images, losses in whole)
+
     def _went_back_before(self, version: Version) -> bool:
         return any(earlier.back_to is not None for earlier in self._versions.history[: version.version + 1])
 
@@ -206,12 +227,10 @@ class Exporter:
             number, _, kind = path.stem.partition("-")
             yield _Due(self._versions.history[int(number)], path, kind == Kind.CHECKPOINT)
 
-    def _do_if_sound(
-        self, due: _Due, contributors: tuple[Contributor, ...]
-    ) -> tuple[list[Evaluation], Checkpoint | None] | None:
+    def _do_if_sound(self, due: _Due, known: _Known) -> tuple[list[Evaluation], Checkpoint | None] | None:
         """What is due, or None if its state is damaged: later versions are more worth than this one."""
         try:
-            return self._do(due, contributors)
+            return self._do(due, known)
         except IntegrityError as error:
             name = due.state.name
             with storage_errors(self._folder.damaged):
@@ -220,12 +239,12 @@ class Exporter:
             self._problems.set(damaged(name), f"version {due.version.version} is not exported: {error}")
             return None
 
-    def _do(self, due: _Due, contributors: tuple[Contributor, ...]) -> tuple[list[Evaluation], Checkpoint | None]:
+    def _do(self, due: _Due, known: _Known) -> tuple[list[Evaluation], Checkpoint | None]:
         with own_text_encoder(self._spec, self._folder.blobs) as text:
-            return self._do_with(text, due, contributors)
+            return self._do_with(text, due, known)
 
     def _do_with(
-        self, text: TextEncoderSection, due: _Due, contributors: tuple[Contributor, ...]
+        self, text: TextEncoderSection, due: _Due, known: _Known
     ) -> tuple[list[Evaluation], Checkpoint | None]:
         config = self._spec.config
         # Built each time: evaluations are rare, and a model kept would be a quarter of the coordinator's memory.
@@ -242,7 +261,7 @@ class Exporter:
         _log.info("version_evaluated", version=due.version.version, images=due.version.images, **losses)
         if not due.checkpoint:
             return evaluations, None
-        return evaluations, self._export(model, due.version, weights, evaluations, contributors)
+        return evaluations, self._export(model, due.version, weights, evaluations, known)
 
     def _model_section(self, text: TextEncoderSection) -> ModelSection:
         """The run's, with the run's own copy of the autoencoder, and `text`."""
@@ -286,7 +305,7 @@ class Exporter:
         version: Version,
         weights: dict[Weights, Tensor],
         evaluations: list[Evaluation],
-        contributors: tuple[Contributor, ...],
+        known: _Known,
     ) -> Checkpoint:
         best = min(evaluations, key=lambda evaluation: evaluation.mean)
         other = next(evaluation for evaluation in evaluations if evaluation is not best)
@@ -303,7 +322,8 @@ class Exporter:
             default_weights=best.weights.value,
             held_out_loss={evaluation.weights.value: evaluation.mean for evaluation in evaluations},
             held_out_bins=best.bins,
-            contributors=contributors,
+            contributors=known.contributors,
+            evaluated=self._curve(version, [*known.evaluations, *evaluations]),
             rounds=tuple((v.weights_digest, v.update_sha256) for v in self._versions.history[: version.version + 1]),
             created_at_ms=created_at_ms,
         )
@@ -323,6 +343,10 @@ class Exporter:
             manifest_sha256=hashlib.sha256((out / MANIFEST_NAME).read_bytes()).hexdigest(),
             created_at_ms=created_at_ms,
         )
+
+
+def _known(ledger: Ledger, version: int) -> _Known:
+    return _Known(_contributors(ledger, version), tuple(ledger.evaluations()))
 
 
 def give_way() -> None:

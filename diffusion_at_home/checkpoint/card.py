@@ -29,7 +29,7 @@ Trained from random weights by {num_workers} volunteer machines together: {image
 import torch
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")  # or the name of this repository on a hub
 image = pipe({prompt}, {call}).images[0]
 ```
 
@@ -40,6 +40,9 @@ rounds, `raw` the last version itself). The default is the one with the lower he
 
 ## How good it is
 Loss on pictures that nobody trained on: {losses}. By time t of the default weights (0 is the picture, 1 is noise): {bins}.
+{curve}
+## What to expect
+Its pictures show what its data shows, as often as its data does. Nothing filters what it draws. How it was trained is below.
 
 ## What it is made from
 | | |
@@ -53,7 +56,11 @@ Loss on pictures that nobody trained on: {losses}. By time t of the default weig
 | parameters | {parameters:,} |
 | software | {software} |
 
+Each picture keeps its own licence, source and author in the data set.
+
 ## Who made it
+Names are those that volunteers chose to give; who gave none is here by the id of a key.
+
 | volunteer | id | images |
 |---|---|---|
 {contributors}
@@ -71,8 +78,15 @@ The weights are safetensors; nothing here is code.
 """
 
 
-def model_card(manifest: CheckpointManifest, prompt: str, single_file: str) -> str:
-    """The card in Markdown, for a checkpoint whose example is `prompt`; `single_file` says for whom there is one file."""
+def model_card(manifest: CheckpointManifest, prompt: str, single_file: str, *, curve: str | None) -> str:
+    """The card in Markdown.
+
+    Args:
+        manifest: of the checkpoint.
+        prompt: the example.
+        single_file: a sentence on whom there is one file for.
+        curve: file of the curve of held-out loss beside the card; None if there is none.
+    """
     other = "raw" if manifest.default_weights == "ema" else "ema"
     losses = ", ".join(f"{which} {_number(loss)}" for which, loss in sorted(manifest.held_out_loss.items()))
     return _CARD.format(
@@ -87,6 +101,7 @@ def model_card(manifest: CheckpointManifest, prompt: str, single_file: str) -> s
         single_file=single_file,
         other_weights=other,
         losses=losses,
+        curve="" if curve is None else f"\n![held-out loss by images trained]({curve})\n",
         bins=", ".join(_number(loss) for loss in manifest.held_out_bins),
         data_name=escape(manifest.data.name),
         data_images=manifest.data.images,

@@ -8,10 +8,10 @@ import importlib.metadata
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from torch import Tensor
 
@@ -29,6 +29,7 @@ from diffusion_at_home.checkpoint.manifest import (
 from diffusion_at_home.checkpoint.older_readers import for_transformers_4
 from diffusion_at_home.checkpoint.rounds import Digests, rounds_bytes
 from diffusion_at_home.errors import storage_errors
+from diffusion_at_home.evaluation.plot import can_plot, plot_losses
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.outer.state import writing_safetensors
 from diffusion_at_home.runspec import RunSpec
@@ -36,6 +37,17 @@ from diffusion_at_home.sync import sync_all, sync_folder
 from diffusion_at_home.wire.layout import Layout
 
 Which = Literal["raw", "ema"]
+
+CURVE_NAME: Final = "loss.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The held-out losses of one version."""
+
+    images: int
+    raw: float
+    ema: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,8 @@ class CheckpointFacts:
     rounds: tuple[Digests, ...]
     """From version 0 to this one."""
     created_at_ms: int
+    evaluated: tuple[Evaluated, ...] = ()
+    """What was evaluated on the way to this version and of it, in the order of images: the card's curve."""
 
 
 def export(
@@ -89,16 +103,26 @@ def export(
         for_transformers_4(draft)
         single_file = _single_file(facts, model, draft)
         draw_grid(model, facts.spec.config, draft / "grid.png")
+        curve = _draw_curve(facts.evaluated, draft / CURVE_NAME)
         (draft / ROUNDS_NAME).write_bytes(rounds_bytes(facts.spec.run_id, facts.rounds))
         manifest = _manifest(model, layout, facts)
         prompt = next(iter(facts.spec.config.checkpoint.grid_prompts), "a picture")
-        (draft / "README.md").write_text(model_card(manifest, prompt, single_file), encoding="utf-8")
+        (draft / "README.md").write_text(model_card(manifest, prompt, single_file, curve=curve), encoding="utf-8")
         manifest = manifest.model_copy(update={"files": _files(draft)})
         (draft / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         sync_all(draft)
         draft.rename(out)
         sync_folder(out.parent)
     return manifest
+
+
+def _draw_curve(evaluated: Sequence[Evaluated], path: Path) -> str | None:
+    """The name of `path`, or None if there is nothing to draw or to draw with."""
+    if len(evaluated) < 2 or not can_plot():
+        return None
+    curves = {"raw": [point.raw for point in evaluated], "ema": [point.ema for point in evaluated]}
+    plot_losses([point.images for point in evaluated], curves, path)
+    return path.name
 
 
 def _single_file(facts: CheckpointFacts, model: DiffusionModel, folder: Path) -> str:

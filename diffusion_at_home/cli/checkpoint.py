@@ -229,6 +229,39 @@ def _key_from(vouched: Vouched | None, key: str) -> str | None:
 
 
 @app.command()
+def push(
+    folder: Folder,
+    repo: Annotated[str, typer.Argument(metavar="REPO_ID", help="Repository on the hub, as in OWNER/NAME.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it a repository that only you see.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to put it on instead of the main one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Upload the checkpoint in DIR to a Hugging Face repository. It is verified first; broken off, it goes on.
+
+    REPO_ID then holds this checkpoint and nothing else. Log in before, by `hf auth login`, or set HF_TOKEN.
+    """
+    import sys
+
+    from diffusion_at_home.checkpoint.push import Target, without_bars
+    from diffusion_at_home.checkpoint.push import push as upload
+
+    if not sys.stderr.isatty():
+        without_bars()
+    done = upload(folder, Target(repo, private, revision))
+    emit(
+        {
+            "name": done.manifest.name,
+            "url": done.url,
+            "revision": revision,
+            "commit": done.commit,
+            "files": len(done.files),
+            "bytes": done.manifest.size_bytes,
+        },
+        as_json,
+    )
+
+
+@app.command()
 def sample(
     folder: Folder,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to draw.")],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,12 @@ def can_plot() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
+def load_plotting() -> None:
+    """Load it beforehand, where there is one: that takes a second, with the interpreter's lock held."""
+    if can_plot():
+        import matplotlib.figure  # noqa: F401, PLC0415
+
+
 def plot_history(history: Sequence[dict[str, Any]], path: Path) -> None:
     """Draw the evaluations, sorted by images, into the PNG `path`. Raises `StorageError`."""
     from matplotlib.figure import Figure  # noqa: PLC0415 -- an extra
@@ -39,6 +45,22 @@ def plot_history(history: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_title(title)
         axes.set_xlabel("images trained")
         axes.grid(visible=True, alpha=0.3)
+    with storage_errors(path.parent):
+        figure.savefig(path, dpi=110, format="png")
+
+
+def plot_losses(images: Sequence[int], curves: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw held-out losses, each of `curves` as long as `images`, into the PNG `path`. Raises `StorageError`."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 -- an extra
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, losses in curves.items():
+        axes.plot(images, losses, "o-", label=name, linewidth=1.5, markersize=3)
+    axes.set_xlabel("images trained")
+    axes.set_ylabel("loss on pictures that nobody trained on")
+    axes.legend()
+    axes.grid(visible=True, alpha=0.3)
     with storage_errors(path.parent):
         figure.savefig(path, dpi=110, format="png")
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from diffusion_at_home import __version__
-from tests.unit.tiny_run import REPOSITORY
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("coordinator/", "diffusion_at_home/", "worker/")
 SHARE = f"diffusion_at_home-{__version__}.data/data/share/diffusion-at-home/"
 

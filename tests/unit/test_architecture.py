@@ -63,6 +63,7 @@ OWNERS = {
         "worker/run_line.py",
         "worker/whereabouts.py",
     ),
+    "huggingface_hub": ("diffusion_at_home/checkpoint/push.py",),
     "jinja2": ("coordinator/web/rendering.py",),
     "matplotlib": ("diffusion_at_home/evaluation/plot.py",),
     "platformdirs": ("worker/settings.py",),

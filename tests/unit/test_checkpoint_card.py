@@ -75,7 +75,7 @@ def shown(name: str) -> str:
 
 
 def card_of(manifest: CheckpointManifest, prompt: str) -> str:
-    return model_card(manifest, prompt, "There is no single file.")
+    return model_card(manifest, prompt, "There is no single file.", curve=None)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -153,3 +153,11 @@ def test_many_contributors_are_summed_up_in_a_last_row() -> None:
 
 def test_losses_that_are_not_finite_are_said_to_be() -> None:
     assert "ema 0.2500, raw not finite" in card_of(manifest(), "x")
+
+
+def test_the_curve_is_shown_where_there_is_one() -> None:
+    def pictures(card: str) -> list[object]:
+        return [token.attrs["src"] for token in tokens(card) if token.type == "image"]
+
+    assert pictures(card_of(manifest(), "x")) == ["grid.png"]
+    assert pictures(model_card(manifest(), "x", "None.", curve="loss.png")) == ["grid.png", "loss.png"]

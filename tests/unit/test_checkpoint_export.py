@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from PIL import Image, ImageChops
 from torch import Tensor
 
 from diffusion_at_home.checkpoint.draw import draw
+from diffusion_at_home.checkpoint.export import Evaluated
 from diffusion_at_home.checkpoint.grid import compose_grid, to_image
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, load_manifest
 from diffusion_at_home.checkpoint.verify import verify
@@ -119,6 +121,15 @@ def test_an_export_that_fails_leaves_nothing_to_be_taken_for_a_checkpoint(tmp_pa
     with pytest.raises(StorageError):
         export_tiny(tmp_path / "file" / "tiny")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_losses_on_the_way_are_drawn_and_listed(tmp_path: Path) -> None:
+    way = (Evaluated(0, 1.0, 1.0), Evaluated(50, 0.6, 0.7), Evaluated(100, 0.5, 0.25))
+    export_tiny(tmp_path / "tiny", dataclasses.replace(tiny_facts(), evaluated=way))
+    with Image.open(tmp_path / "tiny" / "loss.png") as curve:
+        assert curve.format == "PNG"
+    assert "loss.png" in verify(tmp_path / "tiny").files
+    assert "](loss.png)" in (tmp_path / "tiny" / "README.md").read_text(encoding="utf-8")
 
 
 def snippet(card: str) -> ast.Module:
