@@ -100,11 +100,13 @@ def stop(at_once: AtOnce = False, config: Config = None, state_dir: StateDir = N
     """End the worker: it hands in what is trained, then leaves. Returns when it has ended."""
     from worker.control.client import ask
     from worker.control.messages import Request, Verb
+    from worker.progress import read_status
 
     folder = _folder(config, state_dir)
     reply = ask(folder, Request(verb=Verb.STOP, at_once=at_once))
     _wait_for_end(folder)
-    _say({**_facts(reply), "running": False, "state": "stopped"}, "it has ended", as_json)
+    last = read_status(folder.status).model_dump(mode="json", include={"state", "reason"})
+    _say({**_facts(reply), **last, "running": False}, "it has ended", as_json)
 
 
 def status(

@@ -61,7 +61,7 @@ def test_paused_worker_gives_back_what_it_holds_and_goes_on_when_told(tmp_path: 
         process = psutil.Process(worker.pid)
         training_bytes = process.memory_info().rss
         assert ask(control, Request(verb=Verb.PAUSE)).wish is Wish.PAUSED
-        wait_until(lambda: is_paused(worker), worker, patience_seconds=10)
+        wait_until(lambda: is_paused(worker), worker)
         assert worker.status["idle_reason"] == "paused"
         assert states() == [LeaseState.SUBMITTED]
         assert worker.status["images_total"] > 0
@@ -75,7 +75,7 @@ def test_paused_worker_gives_back_what_it_holds_and_goes_on_when_told(tmp_path: 
         wait_until(worker.is_training, worker)
         assert worker.status["idle_reason"] is None
         ask(control, Request(verb=Verb.PAUSE, seconds=3600, at_once=True))
-        wait_until(lambda: is_paused(worker), worker, patience_seconds=10)
+        wait_until(lambda: is_paused(worker), worker)
         assert states() == [LeaseState.SUBMITTED, LeaseState.RELEASED]
 
         worker.kill()

@@ -163,7 +163,9 @@ class Permission:
         if pause.until is None:
             return Hindrance(IdleReason.PAUSED, "you have paused it: dah worker resume goes on", None)
         until = pause.until.astimezone()
-        sentence = f"you have paused it until {until:%Y-%m-%d %H:%M}: dah worker resume goes on at once"
+        today = until.date() == self._now().astimezone().date()
+        shown = f"{until:%H:%M}" if today else f"{until:%Y-%m-%d %H:%M}"
+        sentence = f"you have paused it until {shown}: dah worker resume goes on at once"
         return Hindrance(IdleReason.PAUSED_FOR, sentence, until)
 
     def _remember(self, wishes: Wishes) -> None:

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from diffusion_at_home import events
 from diffusion_at_home.config.toml import first_mistake
 from diffusion_at_home.errors import DahError
-from worker.control.messages import MOST_BYTES, Reply, Request
+from worker.control.messages import MOST_BYTES, Reply, Request, Verb
 from worker.control.socket_place import listening, remove
 
 _PATIENCE_SECONDS: Final = 5.0
@@ -87,7 +87,8 @@ class ControlServer:
             return Reply(refused=f"this is no request: {first_mistake(error)}")
         except DahError as error:
             return Reply(refused=str(error))
-        _log.info("asked", verb=request.verb.value, seconds=request.seconds, at_once=request.at_once)
+        if request.verb is not Verb.STATUS:
+            _log.info("asked", verb=request.verb.value, seconds=request.seconds, at_once=request.at_once)
         return reply
 
 
