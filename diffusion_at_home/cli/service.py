@@ -35,14 +35,15 @@ def install(
     run without one.
     """
     from diffusion_at_home.errors import storage_errors
-    from worker.service.unit import Sandbox, command_line, installation, unit_text
+    from worker.service.unit import Sandbox, command_line, installation, settings_place, unit_text
     from worker.settings import default_settings_file, load_settings
 
     overrides = []
     if state_dir is not None:
         overrides = [f"state_dir={state_dir.absolute()}", f"cache_dir={state_dir.absolute() / 'cache'}"]
     settings = load_settings(config, overrides)
-    readable = (*installation(Path.home()), (config or default_settings_file()).absolute().parent)
+    settings_at = settings_place((config or default_settings_file()).absolute(), Path.home())
+    readable = (*installation(Path.home()), settings_at)
     sandbox = Sandbox(settings.state_dir.absolute(), settings.cache_dir.absolute(), readable)
     command = command_line(config, state_dir)
     if print_only:
@@ -52,8 +53,9 @@ def install(
     manager = _manager()
     answers = manager.is_there()
     isolated = manager.can_isolate() if answers else True
-    with storage_errors(sandbox.cache):
-        sandbox.cache.mkdir(parents=True, exist_ok=True)  # a unit binds only what is there
+    for folder in (sandbox.cache, settings_at.parent if settings_at.is_file() else settings_at):
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)  # a unit binds only what is there when it starts
     manager.write(unit_text(command, sandbox, isolate=isolated))
     if answers:
         manager.start()
