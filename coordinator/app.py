@@ -217,7 +217,9 @@ class Coordinator:
             metrics=self._metrics,
         )
         self._intake = Intake(
-            expected=Expected(config.codec.delta, layout.num_elements),
+            expected=Expected(
+                config.codec.delta, layout.num_elements, config.codec.feedback, config.audit.shown_leaves
+            ),
             uploads=uploads,
             blobs=blobs,
             dispatcher=self._dispatcher,

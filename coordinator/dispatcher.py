@@ -376,6 +376,10 @@ class Dispatcher:
             return None
         return await self._ledger.run(Ledger.contribution_of, lease_id)
 
+    async def newest_residual(self, worker: WorkerId) -> str:
+        """What the last contribution of `worker` left, as it has committed to it."""
+        return await self._ledger.run(Ledger.newest_residual, worker)
+
     def check_acceptable(self, lease: Lease) -> None:
         """Raises `Refused` when `lease` no longer counts."""
         image_weight(self._books, lease, self._reception)
@@ -415,19 +419,20 @@ class Dispatcher:
         ]
 
     async def _look_up(self, requests: Sequence[_Request]) -> Known:
-        """What the ledger has of the leases that something comes in for though they are not active."""
-        ended = {
-            request.lease.lease_id
-            for request in requests
-            if isinstance(request, Work) and request.lease.lease_id not in self._books.active
-        }
-        return {
-            lease_id: (
-                await self._ledger.run(Ledger.contribution_of, lease_id),
-                await self._ledger.run(Ledger.lease, lease_id),
-            )
-            for lease_id in ended
-        }
+        """What the ledger has of what comes in."""
+        coming = [request for request in requests if isinstance(request, Work)]
+        ended = {work.lease.lease_id for work in coming if work.lease.lease_id not in self._books.active}
+        committed = {work.lease.worker_id for work in coming if work.residual_after}
+        return Known(
+            ended={
+                lease_id: (
+                    await self._ledger.run(Ledger.contribution_of, lease_id),
+                    await self._ledger.run(Ledger.lease, lease_id),
+                )
+                for lease_id in ended
+            },
+            residuals={worker: await self.newest_residual(worker) for worker in committed},
+        )
 
     def _decide(self, draft: Draft, request: _Request, known: Known) -> _Outcome:
         """Write the decision into `draft`; None for a contribution whose receipt the ledger has yet to make."""

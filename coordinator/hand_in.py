@@ -12,6 +12,7 @@ from coordinator.books import Books, Draft
 from coordinator.records import Contribution, Lease, LeaseId, LeaseState, now_ms
 from coordinator.refused import Refused
 from diffusion_at_home.data.order import split_ranges
+from diffusion_at_home.identity import WorkerId
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
 
 _SOON: Final = timedelta(seconds=1)
@@ -29,6 +30,11 @@ class Work:
     train_ms: int
     signature: str
     """Hex."""
+    residual_before: str = ""
+    """As of `Contribution`, and so are the following."""
+    residual_after: str = ""
+    shown_sha256: str = ""
+    shown_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,14 @@ class Reception:
     """Of an image that missed the last round and counts in this one."""
 
 
-Known = Mapping[LeaseId, tuple[Contribution | None, Lease | None]]
-"""What the ledger has of leases that are not active."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the ledger has of what comes in."""
+
+    ended: Mapping[LeaseId, tuple[Contribution | None, Lease | None]]
+    """Leases that are not active."""
+    residuals: Mapping[WorkerId, str]
+    """What the newest contribution left of each worker that commits to residuals."""
 
 
 def count_in(draft: Draft, work: Work, known: Known, reception: Reception) -> Contribution | Again | None:
@@ -53,15 +65,19 @@ def count_in(draft: Draft, work: Work, known: Known, reception: Reception) -> Co
     lease_id, pool = work.lease.lease_id, draft.pool
     if lease_id in draft.active:  # a late one's data has been given back already
         pool = pool.give_back(split_ranges(work.lease.ranges, work.images)[1])
-    elif draft.touches(lease_id) or lease_id not in known:
+    elif draft.touches(lease_id) or lease_id not in known.ended:
         return Again.AGAIN
     else:
-        before, stored = known[lease_id]
+        before, stored = known.ended[lease_id]
         if before is not None:
             return same_or_refused(before, work.sha256)
         assert stored is not None
         work = replace(work, lease=stored)
     weight = image_weight(draft, work.lease, reception)
+    if work.residual_after:
+        if any(before.worker_id == work.lease.worker_id for before in draft.accepted):
+            return Again.AGAIN
+        check_chain(work.residual_before, known.residuals[work.lease.worker_id])
     assert reception.round_number is not None
     draft.accept(_contribution(work, reception.round_number, weight * work.images), pool)
     return None
@@ -81,6 +97,13 @@ def image_weight(books: Books, lease: Lease, reception: Reception) -> float:
             raise Refused(Refusal.REFUSAL_BUSY, "the next round, in which this counts, opens soon", _SOON)
         return reception.late_weight
     raise Refused(Refusal.REFUSAL_ROUND_CLOSED, f"round {lease.round_number} has closed without lease {lease.lease_id}")
+
+
+def check_chain(residual_before: str, newest: str) -> None:
+    """Refuse a delta in which there is another residual than its worker's `newest` contribution left: none is made up."""
+    if residual_before not in ("", newest):
+        sentence = "the residual in this delta is not what this worker's newest contribution left: drop it"
+        raise Refused(Refusal.REFUSAL_WRONG_RESIDUAL, sentence)
 
 
 def same_or_refused(before: Contribution, sha256: str) -> Contribution:
@@ -105,4 +128,8 @@ def _contribution(work: Work, round_number: int, weight: float) -> Contribution:
         train_ms=work.train_ms,
         accepted_at_ms=now_ms(),
         signature=work.signature,
+        residual_before=work.residual_before,
+        residual_after=work.residual_after,
+        shown_sha256=work.shown_sha256,
+        shown_bytes=work.shown_bytes,
     )

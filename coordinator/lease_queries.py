@@ -33,6 +33,10 @@ class HandedIn:
     weight: float
     """In its round's mean."""
     fault: Fault
+    residual_before: str
+    residual_after: str
+    shown_sha256: str
+    shown_bytes: int
 
 
 class LeaseQueries(LedgerFile):
@@ -51,6 +55,13 @@ class LeaseQueries(LedgerFile):
         found = self._records(HandedIn, _handed_in().where(tables.contributions.c.lease_id == lease_id))
         return found[0] if found else None
 
+    def newest_residual(self, worker: WorkerId) -> str:
+        """What the last contribution of a worker left (`Contribution.residual_after`); empty if there is none."""
+        given = tables.contributions.c
+        query = sa.select(given.residual_after).where(given.worker_id == worker)
+        newest = query.order_by(given.contribution_id.desc()).limit(1).scalar_subquery()
+        return str(self._scalar(sa.select(newest)) or "")
+
 
 def _handed_in() -> sa.Select[tuple[object, ...]]:
     given, leases, verdicts, workers = tables.contributions, tables.leases, tables.verdicts, tables.workers
@@ -67,5 +78,6 @@ def _handed_in() -> sa.Select[tuple[object, ...]]:
         # A round that nobody screened has no verdicts: what came counts as it came.
         sa.func.coalesce(verdicts.c.weight, given.c.weight).label("weight"),
         sa.func.coalesce(verdicts.c.fault, sa.literal(Fault.NONE, verdicts.c.fault.type)).label("fault"),
+        *(given.c[name] for name in ("residual_before", "residual_after", "shown_sha256", "shown_bytes")),
     )
     return sa.select(*columns).select_from(joined)

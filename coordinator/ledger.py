@@ -292,7 +292,7 @@ class Ledger(LeaseQueries, PageQueries):
     # -- blobs --------------------------------------------------------------------------------------------------
 
     def blob_names(self) -> set[str]:
-        """sha256 of the specification, of every update and snapshot, and of every contribution since the anchor.
+        """sha256 of the specification, of every update and snapshot, and of all that came with contributions since the anchor.
 
         Of updates and snapshots only those are on disk that retention has left there.
         """
@@ -302,6 +302,7 @@ class Ledger(LeaseQueries, PageQueries):
             sa.select(tables.versions.c.update_sha256),
             sa.select(tables.versions.c.snapshot_sha256),
             sa.select(tables.contributions.c.sha256).where(since),
+            sa.select(tables.contributions.c.shown_sha256).where(since),
         )
         with self._begin() as tx:
             return {str(name) for query in queries for name in tx.execute(query).scalars()}
@@ -458,12 +459,16 @@ class Ledger(LeaseQueries, PageQueries):
             tx.execute(upsert(tables.anchors).values(dataclasses.asdict(anchor)).on_conflict_do_nothing())
 
     def held_deltas(self) -> list[HeldDelta]:
-        """The contributions since the anchor, each blob once, oldest first."""
-        rows = tables.contributions.c
+        """The blobs of the contributions since the anchor, each once, oldest first."""
+        rows, since = tables.contributions.c, tables.contributions.c.round_number > self._anchor_version()
         last = sa.func.max(rows.round_number).label("round_number")
-        query = sa.select(rows.sha256, last, sa.func.max(rows.size_bytes).label("size_bytes"))
-        query = query.where(rows.round_number > self._anchor_version()).group_by(rows.sha256)
-        return self._records(HeldDelta, query.order_by(last, rows.sha256))
+
+        def blobs(sha256: sa.Column[Any], size_bytes: sa.Column[Any]) -> sa.Select[Any]:
+            columns = (sha256.label("sha256"), last, sa.func.max(size_bytes).label("size_bytes"))
+            return sa.select(*columns).where(since, sha256 != "").group_by(sha256)
+
+        every = sa.union_all(blobs(rows.sha256, rows.size_bytes), blobs(rows.shown_sha256, rows.shown_bytes)).subquery()
+        return self._records(HeldDelta, sa.select(every).order_by(every.c.round_number, every.c.sha256))
 
     # -- inside -------------------------------------------------------------------------------------------------
 

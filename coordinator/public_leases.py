@@ -116,6 +116,10 @@ class PublicLeases:
             signature=one.signature,
             weight=one.weight,
             left_out=one.fault.value,
+            residual_before=one.residual_before,
+            residual_after=one.residual_after,
+            shown_sha256=one.shown_sha256,
+            shown_bytes=one.shown_bytes,
         )
 
 

@@ -107,6 +107,13 @@ class Contribution:
     accepted_at_ms: int
     signature: str
     """The worker's, in hex: see `diffusion_at_home.identity.Handed`."""
+    residual_before: str = ""
+    """Commitment (hex) to the residual that is in it: see `diffusion_at_home.audit.residual`; empty if none is."""
+    residual_after: str = ""
+    """The same to what its encoding left; empty without error feedback."""
+    shown_sha256: str = ""
+    """Blob of the leaves that were shown of both; empty if none were."""
+    shown_bytes: int = 0
 
 
 class Fault(StrEnum):
@@ -115,6 +122,8 @@ class Fault(StrEnum):
     NONE = ""
     NOT_FINITE = "not_finite"
     """A number was infinite or none; it was refused when it came."""
+    MISFIT = "misfit"
+    """What was shown of its residual did not fit; it was refused when it came."""
     UNCHANGED = "unchanged"
     """It has no length."""
     COPIED = "copied"
@@ -352,7 +361,7 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class HeldDelta:
-    """The blob of one or more contributions."""
+    """A blob of one or more contributions: the delta, or what was shown of its residual."""
 
     sha256: str
     round_number: int

@@ -136,7 +136,14 @@ class Registry:
 
     def check_signature(self, worker: WorkerId, header: SubmitHeader) -> None:
         """Refuse a contribution that `worker` has not signed."""
-        handed = Handed(self._run_id, header.lease_id, header.sha256, header.images)
+        handed = Handed(
+            run_id=self._run_id,
+            lease_id=header.lease_id,
+            sha256=header.sha256,
+            images=header.images,
+            residual_before=header.residual_before.hex(),
+            residual_after=header.residual_after.hex(),
+        )
         if not contribution_is_signed(self._workers[worker].public_key, handed, header.signature):
             raise Refused(Refusal.REFUSAL_BAD_SIGNATURE, "the signature is not that of this contribution by its worker")
 

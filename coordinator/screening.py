@@ -12,6 +12,7 @@ from typing import Final
 from coordinator.blobs import mapped
 from coordinator.records import Lease
 from coordinator.refused import Refused
+from diffusion_at_home.audit.residual import is_commitment
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal, SubmitHeader
 from diffusion_at_home.wire.chunk import DecodeError
@@ -26,6 +27,14 @@ class Expected:
 
     codec: Codec
     num_elements: int
+    feedback: float = 0.0
+    shown_leaves: int = 0
+    """Of its residual, before it counts."""
+
+    @property
+    def shows(self) -> bool:
+        """Whether workers commit to their residuals and show some of them."""
+        return self.feedback > 0 and self.shown_leaves > 0
 
 
 def check_sha256(sha256: str) -> None:
@@ -50,6 +59,17 @@ def screen_header(header: SubmitHeader, lease: Lease, expected: Expected) -> Non
         raise Refused(Refusal.REFUSAL_NOT_FINITE, f"mean_loss = {header.mean_loss} is not a finite number")
     if header.train_ms >= 2**53:
         raise Refused(Refusal.REFUSAL_MALFORMED, "train_ms must be under 2^53")
+    _screen_commitment(header, expected)
+
+
+def _screen_commitment(header: SubmitHeader, expected: Expected) -> None:
+    before, after = header.residual_before, header.residual_after
+    if after and not expected.feedback:
+        raise Refused(Refusal.REFUSAL_MALFORMED, "residual_after must be empty: this run has no error feedback")
+    if expected.shows and not after:
+        raise Refused(Refusal.REFUSAL_MALFORMED, "residual_after is missing: this run wants commitments to residuals")
+    if (after and not is_commitment(after)) or (before and not (after and is_commitment(before))):
+        raise Refused(Refusal.REFUSAL_MALFORMED, "residual_before and residual_after must have 32 bytes, or none")
 
 
 def screen_file(path: Path, sha256: str, expected: Expected) -> None:

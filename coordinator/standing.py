@@ -56,7 +56,11 @@ class Standing:
             self._records[worker] = replace(
                 record, faults_in_a_row=record.faults_in_a_row + 1, last_fault_round=verdict.round_number
             )
-            knows = verdict.fault in {Fault.NOT_FINITE, Fault.BANNED}  # its call was refused, or all of them
+            knows = verdict.fault in {
+                Fault.NOT_FINITE,
+                Fault.MISFIT,
+                Fault.BANNED,
+            }  # its call was refused, or all of them
             if not knows and len(self._untold[worker]) < _MOST_UNTOLD:
                 self._untold[worker].append(verdict)
 

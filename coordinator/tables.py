@@ -31,7 +31,7 @@ from sqlalchemy import (
 from coordinator.records import ActionKind, Fault, LeaseState, RoundState, Weights, Withdrawn
 from diffusion_at_home.data.order import ShardRange
 
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 """The newest one in `coordinator/migrations/versions/`, which is the schema below."""
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
@@ -178,7 +178,12 @@ contributions = Table(
     Column("train_ms", BigInteger, nullable=False),
     Column("accepted_at_ms", BigInteger, nullable=False),
     Column("signature", String(128), nullable=False, server_default=""),
+    Column("residual_before", String(64), nullable=False, server_default=""),
+    Column("residual_after", String(64), nullable=False, server_default=""),
+    Column("shown_sha256", String(64), nullable=False, server_default=""),
+    Column("shown_bytes", BigInteger, nullable=False, server_default="0"),
     Index("contributions_by_sha256", "sha256"),
+    Index("contributions_by_worker", "worker_id"),
     sqlite_autoincrement=True,
 )
 

@@ -19,6 +19,7 @@
         |-- SignatureError     bytes are not signed, or not by whom they must be
         |-- StorageError       the disk is full or not writable
         |-- PortInUse          another process listens there
+        |-- NotRunning         no worker runs that could be told anything
         `-- HardwareError      this machine cannot run what was asked
 
 A message is one sentence for a person; it names the field, file or address and what to do. `exit_code` is what the
@@ -138,6 +139,12 @@ class PortInUse(StopProcess):
     """Another process already listens on that port."""
 
     exit_code: ClassVar[int] = 10
+
+
+class NotRunning(StopProcess):
+    """No worker runs that could be told anything."""
+
+    exit_code: ClassVar[int] = 14
 
 
 class IntegrityError(StopProcess):

@@ -26,10 +26,17 @@ class Handed:
     lease_id: int
     sha256: str
     images: int
+    residual_before: str = ""
+    """Commitment (hex) to what of earlier ones is in it: see `SubmitHeader`. Empty if nothing is."""
+    residual_after: str = ""
+    """The same to what was left out of it; empty without error feedback."""
 
     def message(self) -> bytes:
         """The signed bytes: a line each, the last one without its end."""
-        return f"{_HANDED_CONTEXT}\n{self.run_id}\n{self.lease_id}\n{self.sha256}\n{self.images}".encode()
+        lines = [_HANDED_CONTEXT, self.run_id, str(self.lease_id), self.sha256, str(self.images)]
+        if self.residual_after:
+            lines += [self.residual_before, self.residual_after]
+        return "\n".join(lines).encode()
 
 
 class Identity:

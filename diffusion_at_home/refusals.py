@@ -57,6 +57,7 @@ MEANINGS: Final[dict[Refusal, Meaning]] = {
     Refusal.REFUSAL_BUSY: Meaning(_Code.RESOURCE_EXHAUSTED, Busy),
     Refusal.REFUSAL_BANNED: Meaning(_Code.PERMISSION_DENIED, ShutOut),
     Refusal.REFUSAL_NOT_INVITED: Meaning(_Code.PERMISSION_DENIED, ShutOut),
+    Refusal.REFUSAL_WRONG_RESIDUAL: Meaning(_Code.FAILED_PRECONDITION, LeaseLost),
 }
 
 LEFT_OUT: Final[dict[Refusal, str]] = {

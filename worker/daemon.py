@@ -1,7 +1,9 @@
-"""The worker's composition root: opens what the loop needs, in order, and closes it again.
+"""The worker's composition root and its life: rest, work, rest, until there is nothing more to do.
 
-It never gives up on a coordinator that is down, has moved or talks nonsense: it waits, says so, looks for it at all its
-addresses, and ends within a second when asked to. What no longer fits the run is closed and opened anew.
+A stretch of work opens all it needs and closes it again when it must end; between two of them nothing is held, on the
+device neither, and nothing is computed. The worker never gives up on a coordinator that is down, has moved or talks nonsense:
+it waits, says so, looks for it at all its addresses, and ends within a second when asked to. What no longer fits the run is
+closed and opened anew.
 """
 
 from __future__ import annotations
@@ -9,58 +11,60 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime
+from typing import Final
 
 from rich.console import Console
 
-from diffusion_at_home import __version__, events
+from diffusion_at_home import events
 from diffusion_at_home.clock import SystemClock
-from diffusion_at_home.errors import LeaseLost, RetryCall, RunChanged, VersionMismatch
-from diffusion_at_home.runinfo import RunInfo
-from diffusion_at_home.runspec import RunSpec
-from diffusion_at_home.upgrade import upgrade_here
+from diffusion_at_home.errors import RunChanged
+from diffusion_at_home.host_heap import give_back_heap
+from worker.background import Background
 from worker.backoff import Backoff
-from worker.blobs import BlobCache, BlobFetcher
-from worker.captions import CaptionEmbeddings
-from worker.device import describe, num_devices, open_device
-from worker.grant import GrantReader
-from worker.http_line import open_http
-from worker.joining import new_session, remember
+from worker.conditions.conditions import Conditions as OwnersConditions
+from worker.conditions.sensors import this_machines_sensors
+from worker.conditions.throttle import Throttle
+from worker.conditions.traffic import Traffic
+from worker.conditions.wall_clock import SystemWallClock
+from worker.control.desk import Desk
+from worker.control.pause_file import PauseFile
+from worker.control.permission import Conditions, Permission, Unhindered
+from worker.control.server import ControlServer
+from worker.control.wishes import Wish
+from worker.device import num_devices
 from worker.live_line import live_line
-from worker.loop import Goal, Parts, WorkerLoop
-from worker.memory.choice import Machine
-from worker.memory.planning import WorkPlan, this_machine
-from worker.outbox import Outbox
-from worker.pacer import Pacer
-from worker.patience import Patience
-from worker.planned_trainer import PlannedTrainer
-from worker.prefetch import Prefetcher
+from worker.loop import Goal
+from worker.pace import Pace
+from worker.pacer import Meters
 from worker.progress import Progress, Status, WorkerState
-from worker.receipts import Receipts
-from worker.replica import Replica
-from worker.residual import Residual
-from worker.run_address import pins
-from worker.run_captions import caption_embeddings
-from worker.run_line import RunLine
-from worker.samples import LeaseSamples
 from worker.selftest.devices import require_sound_devices
-from worker.sender import Sender
-from worker.session import Introduction, Session
 from worker.settings import WorkerSettings
 from worker.state_folder import StateFolder, locked
-from worker.step.compute import Compute
-from worker.steppers import OpenStepper, TrainingSite, open_stepper
-from worker.stop import Interrupted, StopSignal
-from worker.text_encoder import RunTextEncoder
+from worker.step.out_of_memory import give_back_memory
+from worker.steppers import OpenStepper, open_stepper
+from worker.stop import Interrupted, on_signals
+from worker.stretch import Lasting, Stretch
 from worker.whereabouts import Workplace
 
 _log = events.logger("worker")
 
+_UNHINDERED: Final = Unhindered()
+_UNMETERED: Final = Meters()
 
-def run_worker(settings: WorkerSettings, folder: StateFolder, place: Workplace, goal: Goal) -> Status:
-    """Work for the run at `place` until a signal, the goal or the end of the run.
 
-    Returns the last status. Raises `LeaveRun`, `StopProcess`.
+def run_worker(
+    settings: WorkerSettings,
+    folder: StateFolder,
+    place: Workplace,
+    goal: Goal,
+    read_settings: Callable[[], WorkerSettings],
+) -> Status:
+    """Work for the run at `place` until its owner, the goal or the end of the run says so.
+
+    `read_settings` gives those of the moment, whenever its owner has changed them. Returns the last status. Raises
+    `LeaveRun`, `StopProcess`.
     """
     console = Console(stderr=True)
     with (
@@ -68,8 +72,24 @@ def run_worker(settings: WorkerSettings, folder: StateFolder, place: Workplace, 
         locked(settings.cache_dir / "blobs.lock", "stop it or set another cache_dir"),
         _events(folder, console),
     ):
-        daemon = Daemon(settings, folder)
-        with daemon.stop.on_signals(), live_line(console, lambda: daemon.progress.status):
+        clock, wall = SystemClock(), SystemWallClock()
+        traffic = Traffic(folder.traffic, clock, wall)
+        conditions = OwnersConditions(settings, this_machines_sensors(), traffic, clock, wall)
+        daemon = Daemon(settings, folder, conditions=conditions, meters=Meters(up=traffic.up, down=traffic.down))
+        permission = daemon.permission
+        desk = Desk(
+            permission,
+            reload=lambda: daemon.reload(read_settings()),
+            status=lambda: daemon.progress.status,
+            now=_local_time,
+        )
+        server = ControlServer(folder.control, desk.answer)
+        with (
+            closing(traffic),
+            on_signals(permission.stop),
+            Background("control", server.run, permission.stop),
+            live_line(console, lambda: daemon.progress.status),
+        ):
             daemon.run(place, goal)
         return daemon.progress.status
 
@@ -83,186 +103,88 @@ class Daemon:
         folder: StateFolder,
         open_stepper: OpenStepper = open_stepper,
         require_sound: Callable[[WorkerSettings], None] = require_sound_devices,
+        conditions: Conditions = _UNHINDERED,
+        meters: Meters = _UNMETERED,
     ) -> None:
         """`require_sound` raises `HardwareError` if this machine computes wrongly."""
-        self._require_sound = require_sound
-        self._open_stepper = open_stepper
-        self.stop = StopSignal()
-        self._clock = SystemClock()
-        self.progress = Progress(folder.status, self._clock)
+        clock = SystemClock()
+        self.progress = Progress(folder.status, clock)
+        self.permission = Permission(PauseFile(folder.pause), conditions, _local_time)
+        self._throttle = Throttle(settings, clock)
+        self._lasting = Lasting(
+            folder=folder,
+            open_stepper=open_stepper,
+            progress=self.progress,
+            clock=clock,
+            pace=Pace(),
+            throttle=self._throttle,
+            meters=meters,
+        )
         self._settings = settings
-        self._folder = folder
-        self._devices = num_devices(settings)
-        self._backoff = Backoff(settings.retry_floor_seconds, settings.retry_ceiling_seconds)
-        self._patience = Patience(self._backoff, self.progress.waiting)
+        self._require_sound = require_sound
+        self._sound_with: WorkerSettings | None = None
+        self._changes = 0
 
     def run(self, place: Workplace, goal: Goal) -> None:
         """See `run_worker`."""
         try:
-            changes = 0
-            while (change := self._work(place, goal)) is not None:
-                changes += 1
-                self.progress.enter(WorkerState.WAITING, f"{change}: opening the run anew")
-                _log.warning("run_changed", reason=str(change))
-                if self.stop.event.wait(self._backoff.seconds(changes)):
-                    raise Interrupted
-        except Interrupted:
-            self.progress.enter(WorkerState.STOPPED, "it was asked to stop")
+            with Background("permission", self.permission.watch, self.permission.stop):
+                reason = self._live(place, goal)
         except BaseException as error:  # raised again; the status file must say why
             self.progress.enter(WorkerState.STOPPED, f"{error}" or type(error).__name__)
             raise
+        self.progress.enter(WorkerState.STOPPED, reason)
         status = self.progress.status
         _log.info("worker_stopped", reason=status.reason, images=status.images_total, leases=status.leases_done)
 
-    def _work(self, place: Workplace, goal: Goal) -> RunChanged | None:
-        """Work to the end, or until the run is no longer what it was."""
-        try:
-            with ExitStack() as opened:
-                self._open_loop(place, goal, opened).run()
-        except RunChanged as change:
-            return change
-        return None
+    def reload(self, settings: WorkerSettings) -> None:
+        """Go by `settings`: rules at once, the rest from the next stretch on, folders from the next start on."""
+        kept = {"state_dir": self._settings.state_dir, "cache_dir": self._settings.cache_dir}
+        self._settings = settings.model_copy(update=kept)
+        self._throttle.reload(self._settings)
+        self.permission.reload(self._settings)
 
-    def _open_loop(self, place: Workplace, goal: Goal, opened: ExitStack) -> WorkerLoop:
-        settings, stop, progress = self._settings, self.stop, self.progress
-        self._self_test()
-        progress.enter(WorkerState.STARTING, f"looking for {place.address.url}")
-        compute = open_device(settings)
-        http = opened.enter_context(open_http(pins(place.addresses)))
-        line = opened.enter_context(
-            RunLine(place=place, http=http, patience=self._patience, clock=self._clock, stop=stop.event)
-        )
-        info = self._patience.call(line.find, stop.event).info
-        session = new_session(
-            client=line.client,
-            run_id=info.run_id,
-            folder=self._folder,
-            introduction=Introduction(settings.display_name, describe(compute, self._devices), place.invite),
-            line=line,
-        )
-        open_session = session.reopen if self._knows(info.run_id) else session.open
-        joined = self._patience.call(lambda: open_session(stop.event), stop.event)
-        line.on_moved(lambda: remember(self._folder, info.run_id, info.title, line.addresses))
-        progress.identify(run_id=info.run_id, worker_id=joined.worker_id, device=compute.device.type)
-        _log.info("joined", run=info.run_id, worker=joined.worker_id, address=line.url)
-        if info.software not in {"", __version__}:  # the protocol is the same, so both go on
-            _log.info("other_software", ours=__version__, theirs=info.software)
-        cache = BlobCache(settings.cache_dir / "blobs", settings.cache_bytes)
-        blobs = BlobFetcher(
-            address=line,
-            http=http,
-            cache=cache,
-            patience=self._patience,
-            pacer=Pacer(settings.down_bytes_per_second, self._clock, stop.event.wait),
-            on_bytes=progress.received,
-            on_failure=line.failed,
-        )
-        spec = self._fetch_spec(session, blobs, info)
-        parts = self._wire(spec, session, blobs, compute, opened)
-        return WorkerLoop(parts, goal=goal, batch_images=spec.config.inner.batch_images, backoff=self._backoff)
+    def _live(self, place: Workplace, goal: Goal) -> str:
+        """Rest and work until it is over; returns why it is."""
+        while self.permission.wait(self.progress.rest):
+            if over := self._work(place, goal):
+                return over
+            give_back_memory()  # here, where nothing of the stretch is known any more
+            give_back_heap()
+        return "it was asked to stop" if self.permission.wish is Wish.STOPPING else "it was asked to finish"
 
-    def _knows(self, run_id: str) -> bool:
-        return any(run.run_id == run_id for run in self._folder.joined_runs())
+    def _work(self, place: Workplace, goal: Goal) -> str:
+        """One stretch; returns why it was the last one, if it was."""
+        with self.permission.stretch() as stop:
+            settings = self._settings
+            try:
+                self._self_test(settings)
+                with ExitStack() as opened:
+                    return Stretch(self._lasting, settings, stop).open(place, goal, opened).run()
+            except Interrupted:
+                return ""
+            except RunChanged as change:
+                reason = str(change)
+            self._changes += 1
+            self.progress.enter(WorkerState.WAITING, f"{reason}: opening the run anew")
+            _log.warning("run_changed", reason=reason)
+            backoff = Backoff(settings.retry_floor_seconds, settings.retry_ceiling_seconds)
+            stop.no_more.wait(backoff.seconds(self._changes))
+            return ""
 
-    def _self_test(self) -> None:
+    def _self_test(self, settings: WorkerSettings) -> None:
+        """Once, until the settings change: whoever resumes has not changed cards."""
+        if settings == self._sound_with:
+            return
         self.progress.enter(WorkerState.STARTING, "checking that this machine computes right")
         started = time.monotonic()
-        self._require_sound(self._settings)
-        _log.info("self_test_passed", devices=self._devices, seconds=round(time.monotonic() - started, 2))
+        self._require_sound(settings)
+        self._sound_with = settings
+        _log.info("self_test_passed", devices=num_devices(settings), seconds=round(time.monotonic() - started, 2))
 
-    def _fetch_spec(self, session: Session, blobs: BlobFetcher, info: RunInfo) -> RunSpec:
-        self.progress.enter(WorkerState.FETCHING, "the run's specification")
-        spec = self._patience.call(lambda: self._read_spec(session, blobs), self.stop.event)
-        if spec.run_id != info.run_id:
-            raise RunChanged(
-                f"the specification of {info.run_id} is that of {spec.run_id}, which is the operator's fault"
-            )
-        return spec
 
-    def _read_spec(self, session: Session, blobs: BlobFetcher) -> RunSpec:
-        try:
-            with blobs.open(session.spec, self.stop.event) as view:
-                return RunSpec.from_bytes(bytes(view))
-        except LeaseLost as lost:  # there is no lease yet: it is asked for again
-            raise RetryCall(str(lost)) from None
-
-    def _wire(self, spec: RunSpec, session: Session, blobs: BlobFetcher, compute: Compute, opened: ExitStack) -> Parts:
-        config = spec.config
-        self.progress.enter(WorkerState.STARTING, "planning memory")
-        tokenizer_json = spec.tokenizer.encode()
-        machine = this_machine(compute, self._devices)
-        plan = WorkPlan(config, tokenizer_json, machine, self._folder.plans, self.stop.raise_if_requested)
-        _log.info("memory_planned", plan=str(plan.step))
-
-        site = TrainingSite(config, tokenizer_json, compute, self._settings)
-        layout = site.layout()
-        if layout.digest != session.layout_sha256:
-            raise VersionMismatch(
-                "this software builds another model than the coordinator's: upgrade the older one; here that is done by "
-                f"`{upgrade_here()}`"
-            )
-        trainer = PlannedTrainer(
-            config,
-            plan,
-            lambda step: self._open_stepper(site, layout, step),
-            lambda step: self.progress.planned(str(step)),
-        )
-        opened.callback(trainer.close)
-        residual = Residual(self._folder.residual(spec.run_id), config.codec, layout)
-        opened.callback(residual.close)
-        outbox = Outbox(self._folder.outbox(spec.run_id), residual)
-        embeddings = self._embeddings(spec, blobs, machine, plan, compute)
-        return Parts(
-            session=session,
-            grants=GrantReader(config, spec.data, layout),
-            replica=Replica(layout, config.codec.update, blobs),
-            samples=LeaseSamples(
-                spec.data,
-                blobs,
-                batch_images=config.inner.batch_images,
-                seed=config.run.seed,
-                embeddings=embeddings,
-            ),
-            trainer=trainer,
-            residual=residual,
-            outbox=outbox,
-            sender=Sender(
-                session=session,
-                outbox=outbox,
-                receipts=Receipts(
-                    self._folder.receipts(spec.run_id),
-                    run_id=spec.run_id,
-                    worker_id=session.worker_id,
-                    public_key=spec.receipt_key,
-                ),
-                patience=self._patience,
-                clock=self._clock,
-                pacer=Pacer(self._settings.up_bytes_per_second, self._clock, time.sleep),
-                on_bytes=self.progress.sent,
-            ),
-            prefetcher=Prefetcher(blobs),
-            patience=self._patience,
-            progress=self.progress,
-            stop=self.stop,
-            clock=self._clock,
-        )
-
-    def _embeddings(
-        self, spec: RunSpec, blobs: BlobFetcher, machine: Machine, plan: WorkPlan, compute: Compute
-    ) -> CaptionEmbeddings | None:
-        """Of a run whose text encoder is frozen, which is fetched before any lease is asked for."""
-
-        def fetch(encoder: RunTextEncoder) -> None:
-            self.progress.enter(WorkerState.FETCHING, "the text encoder")
-            self._patience.call(lambda: self._fetch_encoder(encoder), self.stop.event)
-
-        return caption_embeddings(spec, blobs, machine=machine, plan=plan, compute=compute, fetch=fetch)
-
-    def _fetch_encoder(self, encoder: RunTextEncoder) -> None:
-        try:
-            encoder.fetch(self.stop.event)
-        except LeaseLost as lost:  # there is no lease yet: it is asked for again
-            raise RetryCall(str(lost)) from None
+def _local_time() -> datetime:
+    return datetime.now(UTC).astimezone()
 
 
 @contextmanager

@@ -24,7 +24,12 @@ def live_line(console: Console, status: Callable[[], Status]) -> Iterator[None]:
 
 
 def render(status: Status) -> Text:
-    """The line: `training: version 12  1536/4000 images  210 images/s  loss 0.0312  up 1.2 MB  down 3.4 MB  ...`."""
+    """The line: `training: version 12  1536/4000 images  210 images/s  loss 0.0312  up 1.2 MB  down 3.4 MB  ...`.
+
+    Paused, it says why, and no speed that it does not have.
+    """
+    if status.state is WorkerState.PAUSED:
+        return _line([f"{status.state.value}: {status.reason}", _handed_in(status)])
     parts = [f"{status.state.value}: {status.reason}" if status.reason else status.state.value]
     if status.state is WorkerState.TRAINING:
         parts.append(f"{status.lease_images}/{status.lease_quota_images} images")
@@ -34,5 +39,12 @@ def render(status: Status) -> Text:
         parts.append(f"loss {status.loss:.4f}")
     parts.append(f"up {decimal(status.bytes_up)}")
     parts.append(f"down {decimal(status.bytes_down)}")
-    parts.append(f"{status.images_total} images handed in")
+    return _line([*parts, _handed_in(status)])
+
+
+def _handed_in(status: Status) -> str:
+    return f"{status.images_total} images handed in"
+
+
+def _line(parts: list[str]) -> Text:
     return Text("  ".join(parts), no_wrap=True, overflow="ellipsis")

@@ -22,6 +22,7 @@ from diffusion_at_home.refusals import LEFT_OUT, short_name
 from diffusion_at_home.rpc.coordinator_pb2 import Idle, LeaseReply, LeaseRequest, LeftOut, ReleaseRequest
 from worker.background import Background
 from worker.backoff import Backoff
+from worker.conditions.throttle import Throttle
 from worker.grant import Grant, GrantReader, LeaseId
 from worker.lease_keeper import LeaseKeeper
 from worker.outbox import Contribution, Outbox
@@ -91,35 +92,39 @@ class Parts:
     progress: Progress
     stop: StopSignal
     clock: Clock
+    pace: Pace
+    throttle: Throttle
 
 
 class WorkerLoop:
-    """Works until it is stopped, its goal is reached or the run is complete."""
+    """Works until it is asked to end, its goal is reached or the run is complete."""
 
     def __init__(self, parts: Parts, *, goal: Goal, batch_images: int, backoff: Backoff) -> None:
         self._parts = parts
         self._goal = goal
         self._batch_images = batch_images
         self._backoff = backoff
-        self._pace = Pace()
         self._held: LeaseId | None = None
         self._lost_in_a_row = 0
         self._complete = False
 
-    def run(self) -> None:
-        """See the class. Raises what ends the process, `LeaveRun` and `StopProcess`, and `RunChanged`."""
+    def run(self) -> str:
+        """See the class. Returns why there is nothing more to do; empty if it was only asked to end.
+
+        Raises what ends the process, `LeaveRun` and `StopProcess`, and `RunChanged`.
+        """
         prefetcher, stop = self._parts.prefetcher, self._parts.stop
         with Background("prefetch", prefetcher.run, stop.request):
             try:
                 self._send_what_is_left()
-                while self._why_stop() is None:
+                while not stop.no_more.is_set() and not self._why_over():
                     self._one_lease()
-            except Interrupted:
-                assert stop.requested
+            except Interrupted:  # nothing is held, or it waits in the outbox behind a dead line
+                pass
             except Exception as error:  # raised again; the lease goes to somebody else at once
                 self._release("out_of_memory" if isinstance(error, HardwareError) else "failed")
                 raise
-        self._parts.progress.enter(WorkerState.STOPPED, self._why_stop() or "")
+        return self._why_over()
 
     def _one_lease(self) -> None:
         try:
@@ -139,12 +144,12 @@ class WorkerLoop:
         parts.progress.enter(WorkerState.WAITING, "asking for work")
         request = LeaseRequest(
             protocol_version=PROTOCOL_VERSION,
-            images_per_second=self._pace.images_per_second,
+            images_per_second=self._parts.pace.images_per_second,
             held_version=parts.replica.held_version,
             has_weights=parts.replica.has_weights,
             wait_ms=_WAIT_MS,
         )
-        reply = parts.patience.call(lambda: self._ask(request), parts.stop.event)
+        reply = parts.patience.call(lambda: self._ask(request), parts.stop.no_more)
         self._hear(reply.left_out)
         if reply.WhichOneof("outcome") != "grant":
             self._idle(reply.idle)
@@ -156,7 +161,7 @@ class WorkerLoop:
         return grant
 
     def _ask(self, request: LeaseRequest) -> LeaseReply:
-        reply = self._parts.session.lease(request, self._parts.stop.event)
+        reply = self._parts.session.lease(request, self._parts.stop.no_more)
         if reply.WhichOneof("outcome") is None:
             raise RetryCall("the coordinator's answer is empty")
         return reply
@@ -173,9 +178,9 @@ class WorkerLoop:
 
     @contextmanager
     def _kept(self, grant: Grant) -> Iterator[LeaseKeeper]:
-        """Within, heartbeats keep the lease, and a request to stop wraps it up."""
+        """Within, heartbeats keep the lease, and a request to end wraps it up."""
         parts = self._parts
-        lead_seconds = 1.5 * self._pace.push_seconds + self._pace.step_seconds(self._batch_images)
+        lead_seconds = 1.5 * self._parts.pace.push_seconds + self._parts.pace.step_seconds(self._batch_images)
         keeper = LeaseKeeper(grant, send=parts.session.heartbeat, clock=parts.clock, lead_seconds=lead_seconds)
         with parts.stop.also_sets(keeper.wrap_up), Background("lease keeper", keeper.run, keeper.wrap_up.set):
             yield keeper
@@ -199,10 +204,12 @@ class WorkerLoop:
         def on_step(images: int, loss: float) -> None:
             keeper.trained(images)
             progress.trained(images, loss)
+            self._parts.throttle.after_step(keeper.wrap_up.wait)
 
         def batches() -> Iterator[Batch]:
             for batch in self._parts.samples.batches(grant.ranges, keeper.wrap_up):
                 progress.training()
+                self._parts.throttle.before_step()
                 yield batch
 
         try:
@@ -222,10 +229,10 @@ class WorkerLoop:
             should_stop=keeper.wrap_up.is_set,
             on_step=on_step,
         )
-        if trained.images == 0:
+        if trained.images == 0 or self._parts.stop.at_once.is_set():
             raise self._nothing_trained(keeper)
-        self._pace.trained(trained.images, trained.seconds)
-        progress.measured(self._pace.images_per_second)
+        self._parts.pace.trained(trained.images, trained.seconds)
+        progress.measured(self._parts.pace.images_per_second)
         return trained
 
     def _push(self, grant: Grant, trained: Trained, keeper: LeaseKeeper) -> None:
@@ -239,10 +246,10 @@ class WorkerLoop:
         self._parts.progress.enter(WorkerState.SENDING, f"{trained.images} images")
         sent = self._send(contribution)
         self._held, self._lost_in_a_row = None, 0
-        self._pace.pushed(encode_seconds + sent.seconds)
+        self._parts.pace.pushed(encode_seconds + sent.seconds)
 
     def _send(self, contribution: Contribution) -> Sent:
-        sent = self._parts.sender.send(contribution, self._parts.stop.event)
+        sent = self._parts.sender.send(contribution, self._parts.stop)
         receipt = sent.receipt.received
         self._parts.progress.credited(receipt.images)
         _log.info(
@@ -251,7 +258,7 @@ class WorkerLoop:
             round=receipt.round,
             images=receipt.images,
             loss=contribution.mean_loss,
-            images_per_second=self._pace.images_per_second,
+            images_per_second=self._parts.pace.images_per_second,
             train_ms=contribution.train_ms,
             size_bytes=contribution.size_bytes,
         )
@@ -274,10 +281,10 @@ class WorkerLoop:
                 WorkerState.WAITING, _IDLE_REASONS.get(idle.reason, "the coordinator has no work")
             )
             asked = min(timedelta(milliseconds=idle.retry_after_ms), _LONGEST_IDLE)
-            self._parts.stop.event.wait(max(self._backoff.named_seconds(asked), _SHORTEST_IDLE_SECONDS))
+            self._parts.stop.no_more.wait(max(self._backoff.named_seconds(asked), _SHORTEST_IDLE_SECONDS))
 
     def _nothing_trained(self, keeper: LeaseKeeper) -> LeaseLost:
-        """Why a lease ends before its first step; raises what the keeper knows better."""
+        """Why a lease ends and nothing is handed in; raises what the keeper knows better."""
         keeper.raise_if_over()
         if self._parts.stop.requested:
             return LeaseLost("the worker stops", "stopping")
@@ -295,7 +302,7 @@ class WorkerLoop:
         if self._lost_in_a_row > 1:
             self._parts.progress.enter(WorkerState.WAITING, f"the last {self._lost_in_a_row} leases were lost: {lost}")
             backoff = replace(self._backoff, floor_seconds=_LOST_FLOOR_SECONDS)
-            self._parts.stop.event.wait(backoff.seconds(self._lost_in_a_row - 1))
+            self._parts.stop.no_more.wait(backoff.seconds(self._lost_in_a_row - 1))
 
     def _release(self, reason: str) -> None:
         """Give back what is held, if anything; one try, as it would run out anyway."""
@@ -309,13 +316,11 @@ class WorkerLoop:
         except DahError as error:
             _log.info("release_failed", lease=lease, reason=str(error))
 
-    def _why_stop(self) -> str | None:
-        """Why no further lease is asked for, None while one is."""
+    def _why_over(self) -> str:
+        """Why no further lease will ever be asked for; empty while one may be."""
         status = self._parts.progress.status
-        if self._parts.stop.requested:
-            return "it was asked to stop"
         if self._complete:
             return _IDLE_REASONS[Idle.REASON_COMPLETE]
         if self._goal.reached(status.leases_done, status.images_total):
             return "its goal is reached"
-        return None
+        return ""

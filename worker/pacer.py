@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from diffusion_at_home.clock import Clock
@@ -35,6 +36,14 @@ class Unmetered:
     def transfer(self, num_bytes: int) -> AbstractContextManager[None]:  # noqa: ARG002 -- see `Meter`
         """See `Meter.transfer`."""
         return nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Meters:
+    """Of both directions."""
+
+    up: Meter = field(default_factory=Unmetered)
+    down: Meter = field(default_factory=Unmetered)
 
 
 class Pacer:

@@ -18,6 +18,7 @@ from diffusion_at_home.clock import Clock
 from diffusion_at_home.config.toml import Section
 from diffusion_at_home.errors import ConfigError, RetryCall
 from worker.atomic_file import write_atomically
+from worker.conditions.hindrance import Hindrance, IdleReason
 
 _WRITE_SECONDS: Final = 1.0
 """Between two writes of the file while nothing but numbers change; a lease's first step is told at once."""
@@ -36,6 +37,8 @@ class WorkerState(StrEnum):
     TRAINING = "training"
     ENCODING = "encoding"
     SENDING = "sending"
+    PAUSED = "paused"
+    """By its owner's wish or rules: see `Status.idle_reason`. Nothing is held, on the device neither."""
     STOPPED = "stopped"
 
 
@@ -52,6 +55,10 @@ class Status(Section):
     state: WorkerState = WorkerState.STARTING
     reason: str = ""
     """Why it is in that state, for people; never empty while waiting."""
+    idle_reason: IdleReason | None = None
+    """Which wish or rule keeps it from working; only while it is paused."""
+    until: AwareDatetime | None = None
+    """When that will have passed, if that is known."""
     version: int = 0
     """Base version of the current or last lease."""
     lease_images: int = 0
@@ -99,14 +106,21 @@ class Progress:
 
     def enter(self, state: WorkerState, reason: str) -> None:
         """Be in `state` because of `reason`."""
+        self._enter(state, reason, idle_reason=None, until=None)
+
+    def rest(self, hindrance: Hindrance) -> None:
+        """Be paused because of `hindrance`."""
+        self._enter(WorkerState.PAUSED, hindrance.sentence, idle_reason=hindrance.reason, until=hindrance.until)
+
+    def _enter(self, state: WorkerState, reason: str, **idle: object) -> None:
         before = self._status
         if state is not before.state:
             now = self._clock.now()
             spent = before.seconds.get(before.state, 0.0) + now - self._entered_at
             self._entered_at = now
-            self._write(state=state, reason=reason, seconds=before.seconds | {before.state: spent})
+            self._write(state=state, reason=reason, seconds=before.seconds | {before.state: spent}, **idle)
         elif reason != before.reason:
-            self._write(reason=reason)
+            self._write(reason=reason, **idle)
 
     @contextmanager
     def waiting(self, why: RetryCall) -> Iterator[None]:

@@ -127,6 +127,11 @@ class Session:
         return self._identity.worker_id
 
     @property
+    def run_id(self) -> str:
+        """Whose run it is."""
+        return self._run_id
+
+    @property
     def spec(self) -> BlobRef:
         """The blob of the run's specification."""
         return BlobRef(self._reply.spec_sha256, self._reply.spec_bytes)
@@ -163,9 +168,9 @@ class Session:
         """See `CoordinatorClient.release`."""
         self._authorized(lambda token: self._client.release(request, token))
 
-    def signature(self, lease_id: int, sha256: str, images: int) -> bytes:
+    def signature(self, handed: Handed) -> bytes:
         """What says that a contribution is this worker's: see `SubmitHeader.signature`."""
-        return self._identity.sign_contribution(Handed(self._run_id, lease_id, sha256, images))
+        return self._identity.sign_contribution(handed)
 
     @property
     def _reply(self) -> JoinReply:

@@ -5,6 +5,7 @@ One process at a time owns the folder.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -58,6 +59,16 @@ class StateFolder:
     def status(self) -> Path:
         """What the worker does now, see `worker.progress.Status`."""
         return self._path / "status.json"
+
+    @property
+    def control(self) -> Path:
+        """Folder of the socket that a running worker listens on."""
+        return self._path / "control"
+
+    @property
+    def pause(self) -> Path:
+        """Its owner's pause, while there is one."""
+        return self._path / "pause.json"
 
     @property
     def plans(self) -> Path:
@@ -118,6 +129,36 @@ class StateFolder:
         """All joined runs, the latest first. Raises `ConfigError` if a file was damaged."""
         runs = [_read(path) for path in (self._path / "runs").glob("*.json")]
         return sorted(runs, key=lambda run: run.joined_at, reverse=True)
+
+    def forget(self, run_id: str) -> None:
+        """Know nothing of the run any more but what it owes: its receipts."""
+        with storage_errors(self._path):
+            (self._path / "runs" / f"{run_id}.json").unlink(missing_ok=True)
+            self.residual(run_id).unlink(missing_ok=True)
+            _delete(self.outbox(run_id))
+
+    def forget_everything(self) -> None:
+        """Delete all that a worker keeps here, its key and receipts too, and the folder if nothing else is in it."""
+        with storage_errors(self._path):
+            for name in ("runs", "pending", "residual", "receipts", "plans", "control"):
+                _delete(self._path / name)
+            for path in (
+                self.identity,
+                self.last_join,
+                self.status,
+                self.pause,
+                self.traffic,
+                *self._path.glob(f"{self.log.name}*"),
+            ):
+                path.unlink(missing_ok=True)
+            self._lock.unlink(missing_ok=True)
+            if not any(self._path.iterdir()):
+                self._path.rmdir()
+
+
+def _delete(folder: Path) -> None:
+    if folder.is_dir():
+        shutil.rmtree(folder)
 
 
 @contextmanager

@@ -17,37 +17,40 @@ _NODE: Final = b"\x01"
 
 
 class MerkleTree:
-    """Over at least one chunk; keeps 32 bytes for each."""
+    """Over at least one chunk; keeps 64 bytes for each."""
 
-    def __init__(self, chunks: Iterable[bytes | memoryview]) -> None:
-        self._leaves = [leaf_digest(chunk) for chunk in chunks]
-        assert self._leaves, "a tree has at least one leaf"
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        """`leaves` are the chunks' `leaf_digest`s, in order."""
+        self._levels = _levels(leaves)
+
+    @classmethod
+    def of(cls, chunks: Iterable[bytes | memoryview]) -> MerkleTree:
+        """Over `chunks`."""
+        return cls([leaf_digest(chunk) for chunk in chunks])
 
     def __len__(self) -> int:
-        return len(self._leaves)
+        return len(self._levels[0])
 
     @property
     def root(self) -> bytes:
         """What commits to all chunks and to their order."""
-        return _root(self._leaves)
+        return self._levels[-1][0]
 
     def proof(self, index: int) -> tuple[bytes, ...]:
         """The siblings on the way from leaf `index` to the root, the lowest first."""
-        leaves, siblings = self._leaves, list[bytes]()
-        while len(leaves) > 1:
-            split = _split(len(leaves))
-            left, right = leaves[:split], leaves[split:]
-            if index < split:
-                leaves, sibling = left, right
-            else:
-                leaves, sibling, index = right, left, index - split
-            siblings.append(_root(sibling))
-        return tuple(reversed(siblings))
+        siblings = list[bytes]()
+        for level in self._levels[:-1]:
+            if (sibling := index ^ 1) < len(level):  # the last one of an odd number goes up as it is
+                siblings.append(level[sibling])
+            index //= 2
+        return tuple(siblings)
 
 
 def leaf_digest(chunk: bytes | memoryview) -> bytes:
     """Of one chunk."""
-    return hashlib.sha256(_LEAF + chunk).digest()
+    digest = hashlib.sha256(_LEAF)
+    digest.update(chunk)
+    return digest.digest()
 
 
 def is_included(chunk: bytes | memoryview, *, index: int, num_chunks: int, proof: Sequence[bytes], root: bytes) -> bool:
@@ -74,11 +77,14 @@ def _turns(index: int, num_leaves: int) -> list[bool]:
     return turns
 
 
-def _root(leaves: Sequence[bytes]) -> bytes:
-    if len(leaves) == 1:
-        return leaves[0]
-    split = _split(len(leaves))
-    return _node(_root(leaves[:split]), _root(leaves[split:]))
+def _levels(leaves: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """From the leaves to the root: pairs from the left, which comes to the same as splitting off powers of two."""
+    assert leaves, "a tree has at least one leaf"
+    levels = [leaves]
+    while len(level := levels[-1]) > 1:
+        pairs = [_node(left, right) for left, right in zip(level[::2], level[1::2], strict=False)]
+        levels.append([*pairs, *level[len(level) & ~1 :]])
+    return levels
 
 
 def _split(num_leaves: int) -> int:

@@ -25,6 +25,7 @@ MAX_STEPS: Final = 4096
 _MOST_RANGES: Final = 4096
 
 _Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_HexOrNone = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Small = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -76,6 +77,14 @@ class LeaseRecord(_Public):
     """In the round's mean; 0 where it was left out."""
     left_out: Annotated[str, Field(max_length=32)]
     """Why; empty where it counts."""
+    residual_before: _HexOrNone = ""
+    """Where deltas carry error feedback: what its worker committed to of the residual in it, empty if none was; see
+    `diffusion_at_home.audit.residual`."""
+    residual_after: _HexOrNone = ""
+    """The same of what its encoding left."""
+    shown_sha256: _HexOrNone = ""
+    """Of what was shown of both, after the rest was fixed: a blob (`diffusion_at_home.audit.shown`), empty if nothing was."""
+    shown_bytes: _Count = 0
 
 
 class RoundPage(_Public):

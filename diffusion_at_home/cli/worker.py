@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 
 from diffusion_at_home.cli import service
 from diffusion_at_home.cli.output import emit, one_line
+from diffusion_at_home.cli.worker_control import add_to
+from diffusion_at_home.cli.worker_options import Config, Json, Overrides, StateDir, worker_settings
 
 if TYPE_CHECKING:
     from diffusion_at_home.receipt import Line as ReceiptLine
@@ -16,15 +19,6 @@ if TYPE_CHECKING:
     from worker.settings import WorkerSettings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Train for a run on this machine.")
-
-Config = Annotated[Path | None, typer.Option("--config", help="File of settings instead of the default one.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated.")
-]
-StateDir = Annotated[
-    Path | None, typer.Option("--state-dir", help="Folder for everything this worker keeps, its downloads included.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
 
 RunUrl = Annotated[str | None, typer.Argument(metavar="URL", help="A run's address.")]
 RunFile = Annotated[Path | None, typer.Option("--config", help="A run's config instead of its address.")]
@@ -47,7 +41,7 @@ def join(
     """Be admitted to the run at URL and remember it. `dah worker run` then works for it."""
     from worker.joining import join_run
 
-    settings = _settings(config, overrides, state_dir)
+    settings = worker_settings(config, overrides, state_dir)
     joined = join_run(settings, urls, lambda: _hardware(settings), _say_busy)
     emit(joined.model_dump(mode="json"), as_json)
 
@@ -69,14 +63,15 @@ def run(
     from worker.joining import workplace
     from worker.state_folder import StateFolder
 
-    settings = _settings(config, overrides, state_dir)
+    settings = worker_settings(config, overrides, state_dir)
     folder = StateFolder(settings.state_dir)
     place = workplace(folder, urls or ())
 
     from worker.daemon import run_worker  # torch
     from worker.loop import Goal
 
-    status = run_worker(settings, folder, place, Goal(leases=leases, images=images))
+    again = partial(worker_settings, config, overrides, state_dir)
+    status = run_worker(settings, folder, place, Goal(leases=leases, images=images), again)
     emit(status.model_dump(mode="json"), as_json)
 
 
@@ -97,7 +92,7 @@ def plan(
     from worker.memory.command import Imagined, plan_command
     from worker.memory.planning import this_machine
 
-    settings = _settings(None, None, None)
+    settings = worker_settings(None, None, None)
     here = this_machine(open_device(settings), num_devices(settings), settings)
     made, found = plan_command(source, here, Imagined(vram, ram, devices), try_all=try_all)
     if as_json:
@@ -132,7 +127,7 @@ def bench(
 ) -> None:
     """How fast this machine trains a run, and in how much memory. Checks that it computes right; downloads no data."""
     source = _source(url, run_config)
-    settings = _settings(None, overrides, None)
+    settings = worker_settings(None, overrides, None)
     from rich.console import Console
 
     from worker.bench import bench as measure  # torch
@@ -147,19 +142,6 @@ def bench(
 
 
 @app.command()
-def status(
-    config: Config = None, overrides: Overrides = None, state_dir: StateDir = None, as_json: Json = False
-) -> None:
-    """What the worker on this machine does, and why."""
-    from worker.progress import read_status
-    from worker.state_folder import StateFolder
-
-    folder = StateFolder(_settings(config, overrides, state_dir).state_dir)
-    found = read_status(folder.status)
-    emit({"running": folder.in_use, **found.model_dump(mode="json")}, as_json)
-
-
-@app.command()
 def doctor(
     url: Annotated[
         str | None, typer.Argument(metavar="URL", help="The run's address; the last joined one if left out.")
@@ -170,7 +152,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Whether this machine is fit to work, and if not, what to do. Trains nothing, joins nothing."""
-    settings = _settings(config, overrides, state_dir)
+    settings = worker_settings(config, overrides, state_dir)
     from diffusion_at_home.cli.diagnosis import draw
     from worker.doctor.report import diagnose  # torch
 
@@ -183,6 +165,7 @@ def doctor(
 
 
 app.add_typer(service.app, name="service")
+add_to(app)
 
 receipts_app = typer.Typer(add_completion=False, help="What runs have received of this worker, signed by them.")
 app.add_typer(receipts_app, name="receipts")
@@ -205,7 +188,7 @@ def receipts(
     from diffusion_at_home.receipt import read_receipts
     from worker.state_folder import StateFolder
 
-    folder = StateFolder(_settings(config, None, state_dir).state_dir)
+    folder = StateFolder(worker_settings(config, None, state_dir).state_dir)
     found = [(path, line) for path in folder.all_receipts() for line in read_receipts(path)]
     if as_json:
         listed = [_plain_receipt(path, line) for path, line in found]
@@ -297,15 +280,6 @@ def _source(url: str | None, run_config: Path | None) -> Path | str:
     if (url is None) == (run_config is None):
         raise ConfigError("name a run's address or, with --config, its config file, and not both")
     return run_config or str(url)
-
-
-def _settings(config: Path | None, overrides: list[str] | None, state_dir: Path | None) -> WorkerSettings:
-    from worker.settings import load_settings
-
-    folders = []
-    if state_dir is not None:
-        folders = [f"state_dir={state_dir.absolute()}", f"cache_dir={state_dir.absolute() / 'cache'}"]
-    return load_settings(config, [*folders, *(overrides or ())])
 
 
 def _say_busy(why: str, seconds: float) -> None:

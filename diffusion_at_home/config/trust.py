@@ -43,6 +43,9 @@ class AuditSection(Section):
     """Contributions of a worker that are all recomputed, until so many in a row have agreed."""
     least_share: Fraction = 0.02
     """Of the contributions of a worker that has agreed for long."""
+    shown_leaves: Annotated[int, Field(ge=0, le=16, strict=True)] = 8
+    """Parts of its residual, of 4,096 numbers each, that a worker shows with each contribution where deltas carry error feedback.
+    With 0 nobody can tell what it trained."""
     strikes: Positive = 2
     """Contributions that disagreed, in all, at which a worker is banned."""
 

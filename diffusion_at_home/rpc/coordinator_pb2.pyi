@@ -29,6 +29,7 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_BUSY: _ClassVar[Refusal]
     REFUSAL_BANNED: _ClassVar[Refusal]
     REFUSAL_NOT_INVITED: _ClassVar[Refusal]
+    REFUSAL_WRONG_RESIDUAL: _ClassVar[Refusal]
     REFUSAL_UNCHANGED: _ClassVar[Refusal]
     REFUSAL_COPIED: _ClassVar[Refusal]
     REFUSAL_OUTLIER: _ClassVar[Refusal]
@@ -53,6 +54,7 @@ REFUSAL_DUPLICATE: Refusal
 REFUSAL_BUSY: Refusal
 REFUSAL_BANNED: Refusal
 REFUSAL_NOT_INVITED: Refusal
+REFUSAL_WRONG_RESIDUAL: Refusal
 REFUSAL_UNCHANGED: Refusal
 REFUSAL_COPIED: Refusal
 REFUSAL_OUTLIER: Refusal
@@ -283,15 +285,17 @@ class SubmitOffsetReply(_message.Message):
     def __init__(self, received_bytes: _Optional[int] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
-    __slots__ = ("header", "chunk")
+    __slots__ = ("header", "chunk", "shown")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
     header: SubmitHeader
     chunk: bytes
-    def __init__(self, header: _Optional[_Union[SubmitHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    shown: ShownLeaf
+    def __init__(self, header: _Optional[_Union[SubmitHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ..., shown: _Optional[_Union[ShownLeaf, _Mapping]] = ...) -> None: ...
 
 class SubmitHeader(_message.Message):
-    __slots__ = ("protocol_version", "lease_id", "sha256", "size_bytes", "offset", "images", "train_ms", "mean_loss", "signature")
+    __slots__ = ("protocol_version", "lease_id", "sha256", "size_bytes", "offset", "images", "train_ms", "mean_loss", "signature", "residual_before", "residual_after")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -301,6 +305,8 @@ class SubmitHeader(_message.Message):
     TRAIN_MS_FIELD_NUMBER: _ClassVar[int]
     MEAN_LOSS_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    RESIDUAL_AFTER_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     lease_id: int
     sha256: str
@@ -310,19 +316,49 @@ class SubmitHeader(_message.Message):
     train_ms: int
     mean_loss: float
     signature: bytes
-    def __init__(self, protocol_version: _Optional[int] = ..., lease_id: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset: _Optional[int] = ..., images: _Optional[int] = ..., train_ms: _Optional[int] = ..., mean_loss: _Optional[float] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    residual_before: bytes
+    residual_after: bytes
+    def __init__(self, protocol_version: _Optional[int] = ..., lease_id: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset: _Optional[int] = ..., images: _Optional[int] = ..., train_ms: _Optional[int] = ..., mean_loss: _Optional[float] = ..., signature: _Optional[bytes] = ..., residual_before: _Optional[bytes] = ..., residual_after: _Optional[bytes] = ...) -> None: ...
+
+class ShownLeaf(_message.Message):
+    __slots__ = ("index", "before", "before_proof", "after", "after_proof")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_PROOF_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    AFTER_PROOF_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    before: bytes
+    before_proof: _containers.RepeatedScalarFieldContainer[bytes]
+    after: bytes
+    after_proof: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, index: _Optional[int] = ..., before: _Optional[bytes] = ..., before_proof: _Optional[_Iterable[bytes]] = ..., after: _Optional[bytes] = ..., after_proof: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class ShownResidual(_message.Message):
+    __slots__ = ("leaves",)
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    leaves: _containers.RepeatedCompositeFieldContainer[ShownLeaf]
+    def __init__(self, leaves: _Optional[_Iterable[_Union[ShownLeaf, _Mapping]]] = ...) -> None: ...
+
+class ResidualChallenge(_message.Message):
+    __slots__ = ("leaves",)
+    LEAVES_FIELD_NUMBER: _ClassVar[int]
+    leaves: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, leaves: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SubmitReply(_message.Message):
-    __slots__ = ("contribution_id", "images", "round", "signature")
+    __slots__ = ("contribution_id", "images", "round", "signature", "challenge")
     CONTRIBUTION_ID_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     contribution_id: int
     images: int
     round: int
     signature: bytes
-    def __init__(self, contribution_id: _Optional[int] = ..., images: _Optional[int] = ..., round: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
+    challenge: ResidualChallenge
+    def __init__(self, contribution_id: _Optional[int] = ..., images: _Optional[int] = ..., round: _Optional[int] = ..., signature: _Optional[bytes] = ..., challenge: _Optional[_Union[ResidualChallenge, _Mapping]] = ...) -> None: ...
 
 class ReleaseRequest(_message.Message):
     __slots__ = ("protocol_version", "lease_id", "reason")

@@ -100,7 +100,8 @@ class CoordinatorServicer(object):
 
     def Submit(self, request_iterator, context):
         """Hands in a contribution: one header, then chunks. The reply is the receipt: what it names is durable and counts
-        exactly once. Repeating a finished Submit answers the same receipt.
+        exactly once. Repeating a finished Submit answers the same receipt. Where deltas carry error feedback, the first reply is a
+        challenge instead, and the receipt is for a second Submit that begins behind the last byte and shows what was asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

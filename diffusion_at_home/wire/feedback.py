@@ -22,13 +22,17 @@ def encode_with_feedback(codec: Codec, vector: Tensor, residual: Tensor, decay: 
 
     The residual is complete after the last chunk. Raises `ValueError` as the codec, and then the residual is of no use.
     """
-    coder = chunk_codec(codec)
     chunks, lefts = torch.split(vector, CHUNK_ELEMENTS), torch.split(residual, CHUNK_ELEMENTS)
 
     def encode(index: int) -> bytes:
-        left = lefts[index].mul_(decay).add_(chunks[index])
-        encoded = coder.encode(left)
-        coder.add_to(memoryview(encoded), left, -1.0)
-        return encoded
+        return encode_left(codec, lefts[index].mul_(decay).add_(chunks[index]))
 
     yield from in_order(encode, len(chunks))
+
+
+def encode_left(codec: Codec, left: Tensor) -> bytes:
+    """Encode a chunk of what there is to send, fp32 (m,); it becomes what that leaves out. Raises `ValueError` as the codec."""
+    coder = chunk_codec(codec)
+    encoded = coder.encode(left)
+    coder.add_to(memoryview(encoded), left, -1.0)
+    return encoded

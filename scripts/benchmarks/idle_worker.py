@@ -24,6 +24,7 @@ from worker.state_folder import StateFolder
 from worker.step.plan import StepPlan
 from worker.step.stepper import Drawn
 from worker.steppers import TrainingSite
+from worker.stop import on_signals
 
 
 class Idle:
@@ -61,5 +62,5 @@ if __name__ == "__main__":
     folder = StateFolder(root)
     root.mkdir(parents=True, exist_ok=True)
     daemon = Daemon(settings, folder, _idle)
-    with daemon.stop.on_signals():
+    with on_signals(daemon.permission.stop):
         daemon.run(workplace(folder, [url]), Goal())

@@ -50,4 +50,4 @@ def work_here(
 def _watch(daemon: Daemon, stop_when: Callable[[Status], bool], over: threading.Event) -> None:
     while not over.wait(0.05):
         if stop_when(daemon.progress.status):
-            daemon.stop.request()
+            daemon.permission.stop()

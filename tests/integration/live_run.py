@@ -200,7 +200,8 @@ class Volunteer:
         }
         header = pb.SubmitHeader(**(honest | {"signature": b""} | lies))
         if not header.signature:
-            handed = Handed(self.run_id, header.lease_id, header.sha256, header.images)
+            residuals = header.residual_before.hex(), header.residual_after.hex()
+            handed = Handed(self.run_id, header.lease_id, header.sha256, header.images, *residuals)
             header.signature = self.identity.sign_contribution(handed)
         return header
 

@@ -52,7 +52,9 @@ def test_a_sound_machine_logs_that_it_passed_and_works(tmp_path: Path) -> None:
     settings = settings_in(tmp_path)
     folder = StateFolder(settings.state_dir)
     with serving(tiny_run_folder(tmp_path)) as run:
-        status = run_worker(settings, folder, workplace(folder, [run.url]), Goal(leases=1, images=None))
+        status = run_worker(
+            settings, folder, workplace(folder, [run.url]), Goal(leases=1, images=None), lambda: settings
+        )
     assert status.leases_done == 1
     events = [json.loads(line) for line in folder.log.read_text().splitlines()]
     names = [event["event"] for event in events]

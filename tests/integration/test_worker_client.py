@@ -41,7 +41,7 @@ from worker.sender import Sender
 from worker.session import Introduction, Session, Untold
 from worker.settings import WorkerSettings
 from worker.state_folder import StateFolder
-from worker.stop import Interrupted
+from worker.stop import Interrupted, StopSignal
 from worker.trainer import Trained
 from worker.trust import Trust
 
@@ -210,12 +210,12 @@ def test_receipt_that_cannot_be_is_none(
 ) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
     contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
-    place.coordinator.receipt, stop = receipt, threading.Event()
+    place.coordinator.receipt, stop = receipt, StopSignal()
 
     @contextmanager
     def give_up(why: RetryCall) -> Iterator[None]:
         assert "receipt is out of bounds" in str(why)
-        stop.set()
+        stop.request()
         yield
 
     patience = Patience(Backoff(60, 60), give_up)
@@ -232,7 +232,7 @@ def test_a_cut_submit_resumes_where_the_coordinator_has_it(place: Place, session
     contribution = outbox.put(LeaseId(5), Trained(torch.randn(2000), 64, 1.5, 0.25), Codec.FP32)
     encoded = outbox.vector(contribution).read_bytes()
     sender = sender_of(session, outbox, tmp_path, Patience(Backoff(1, 1), no_wait))
-    receipt = sender.send(contribution, threading.Event()).receipt.received
+    receipt = sender.send(contribution, StopSignal()).receipt.received
     assert (receipt.images, receipt.round) == (64, 3)
     assert coordinator.offsets == [0, 3000]
     assert coordinator.arrived == encoded
@@ -248,13 +248,13 @@ def signed(received: Received) -> dict[str, str]:
 def test_receipt_that_the_run_has_not_signed_is_none(place: Place, session: Session, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
     contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
-    stop = threading.Event()
+    stop = StopSignal()
     place.coordinator.forges = True
 
     @contextmanager
     def give_up(why: RetryCall) -> Iterator[None]:
         assert str(why) == "the coordinator's receipt is not signed by the run's key"
-        stop.set()
+        stop.request()
         yield
 
     with pytest.raises(Interrupted):
@@ -269,7 +269,7 @@ def test_a_refused_contribution_leaves_the_outbox(place: Place, session: Session
     place.coordinator.refusal = pb.Refusal.REFUSAL_ROUND_CLOSED
     sender = sender_of(session, outbox, tmp_path, Patience(Backoff(1, 1), no_wait))
     with pytest.raises(LeaseLost):
-        sender.send(contribution, threading.Event())
+        sender.send(contribution, StopSignal())
     assert outbox.recover() == []
 
 
@@ -278,8 +278,8 @@ def test_what_could_not_be_sent_before_the_stop_stays_in_the_outbox(
 ) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
     contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
-    stop = threading.Event()
-    stop.set()
+    stop = StopSignal()
+    stop.request()
     place.server.stop(None).wait()
     sender = sender_of(session, outbox, tmp_path, Patience(Backoff(1, 1), no_wait))
     with pytest.raises(Interrupted):

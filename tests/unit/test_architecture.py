@@ -84,6 +84,7 @@ OWNERS = {
     "structlog": ("diffusion_at_home/events.py",),
     "tenacity": ("coordinator/alerts/messenger.py", "diffusion_at_home/checkpoint/download.py"),
     "tokenizers": ("diffusion_at_home/model/text.py", "diffusion_at_home/model/chosen_tokenizer.py"),
+    "tomlkit": ("worker/control/settings_file.py",),
     "transformers": (
         "diffusion_at_home/model/",
         "diffusion_at_home/checkpoint/single_file.py",

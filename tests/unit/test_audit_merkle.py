@@ -25,12 +25,12 @@ def naive_root(chunks: list[bytes]) -> bytes:
 
 @given(chunk_lists)
 def test_the_root_is_the_rfc_s(chunks: list[bytes]) -> None:
-    assert MerkleTree(chunks).root == naive_root(chunks)
+    assert MerkleTree.of(chunks).root == naive_root(chunks)
 
 
 @given(chunk_lists, st.data())
 def test_every_chunk_can_be_shown_at_its_place(chunks: list[bytes], data: st.DataObject) -> None:
-    tree, index = MerkleTree(chunks), data.draw(st.integers(0, len(chunks) - 1))
+    tree, index = MerkleTree.of(chunks), data.draw(st.integers(0, len(chunks) - 1))
     proof = tree.proof(index)
     assert len(proof) <= len(chunks).bit_length()
     assert is_included(chunks[index], index=index, num_chunks=len(chunks), proof=proof, root=tree.root)
@@ -38,7 +38,7 @@ def test_every_chunk_can_be_shown_at_its_place(chunks: list[bytes], data: st.Dat
 
 @given(chunk_lists, st.data())
 def test_no_other_chunk_place_number_or_proof_will_do(chunks: list[bytes], data: st.DataObject) -> None:
-    tree, index = MerkleTree(chunks), data.draw(st.integers(0, len(chunks) - 1))
+    tree, index = MerkleTree.of(chunks), data.draw(st.integers(0, len(chunks) - 1))
     proof, root = tree.proof(index), tree.root
     assert not is_included(chunks[index] + b"x", index=index, num_chunks=len(chunks), proof=proof, root=root)
     other = data.draw(st.integers(-1, len(chunks) + 1).filter(lambda place: place != index))
@@ -51,11 +51,11 @@ def test_no_other_chunk_place_number_or_proof_will_do(chunks: list[bytes], data:
 
 def test_an_inner_node_is_no_chunk() -> None:
     chunks = [b"a", b"b", b"c", b"d"]
-    tree = MerkleTree(chunks)
-    left = MerkleTree(chunks[:2]).root + MerkleTree(chunks[2:]).root
+    tree = MerkleTree.of(chunks)
+    left = MerkleTree.of(chunks[:2]).root + MerkleTree.of(chunks[2:]).root
     assert not is_included(left, index=0, num_chunks=1, proof=(), root=tree.root)
 
 
 @pytest.mark.parametrize("num_chunks", [1, 2, 3, 64, 65])
 def test_trees_of_other_sizes_have_other_roots(num_chunks: int) -> None:
-    assert MerkleTree([b""] * num_chunks).root != MerkleTree([b""] * (num_chunks + 1)).root
+    assert MerkleTree.of([b""] * num_chunks).root != MerkleTree.of([b""] * (num_chunks + 1)).root

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from coordinator.dispatcher import IdleReason, Order
-from coordinator.records import LeaseState
+from coordinator.hand_in import Work
+from coordinator.records import Contribution, Lease, LeaseState
 from coordinator.refused import Refused
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
 from tests.unit.desk import ANNA, BERT, CARL, Desk, work
@@ -283,3 +285,24 @@ def test_caller_that_hangs_up_does_not_stop_a_change_half_way(desk: Desk) -> Non
     desk.run(hang_up())
     assert len(desk.ledger.contributions(1)) == 1
     assert desk.dispatcher.progress.accepted_images == 16
+
+
+def test_one_of_two_deltas_with_the_same_residual_counts_even_at_once(late_desk: Desk) -> None:
+    def committed(lease: Lease, before: str, after: str) -> Work:
+        return replace(work(lease), residual_before=before * 64, residual_after=after * 64)
+
+    async def at_once(*works: Work) -> list[Contribution | BaseException]:
+        accept = late_desk.dispatcher.accept
+        return await asyncio.gather(*(accept(one) for one in works), return_exceptions=True)
+
+    late_desk.run(at_once(committed(late_desk.lease(ANNA), "", "1")))
+    late = late_desk.lease(ANNA)
+    late_desk.close()
+    late_desk.open(2)
+    found = late_desk.run(at_once(committed(late, "1", "2"), committed(late_desk.lease(ANNA), "1", "3")))
+    counted, refused = found
+    assert isinstance(counted, Contribution)
+    assert isinstance(refused, Refused)
+    assert refused.refusal == Refusal.REFUSAL_WRONG_RESIDUAL
+    assert late_desk.ledger.newest_residual(ANNA) == "2" * 64
+    assert late_desk.ledger.newest_residual(BERT) == ""

@@ -20,6 +20,7 @@ from tests.unit.desk import ANNA, BERT, SHA, a_round, a_version, a_worker, new_l
 from tests.unit.one_change import accept, grant
 
 POOL = DataPool(DataCursor(0, 0, 0))
+SHOWN = ("cd" * 32, "ef" * 32, "12" * 32, 500)
 RANGES = (ShardRange(epoch=0, shard=1, start=0, count=10), ShardRange(epoch=0, shard=0, start=4, count=6))
 
 
@@ -33,7 +34,9 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def hand_in(ledger: Ledger, *, base: int = 0, round_number: int = 1) -> LeaseId:
     lease = grant(ledger, Lease(LeaseId(0), ANNA, base, RANGES, 7, 16, 1e-3, LeaseState.ACTIVE, 1), POOL)
-    given = Contribution(0, lease.lease_id, ANNA, round_number, RANGES[0], SHA, 100, 10, 10.0, 0.5, 1000, 1, "ab" * 64)
+    given = Contribution(
+        0, lease.lease_id, ANNA, round_number, RANGES[0], SHA, 100, 10, 10.0, 0.5, 1000, 1, "ab" * 64, *SHOWN
+    )
     accept(ledger, given, POOL)
     return lease.lease_id
 
@@ -43,7 +46,9 @@ def test_a_contribution_is_told_with_its_lease_its_key_and_its_verdict(ledger: L
     ledger.add_verdicts([Verdict(left_out, ANNA, 1, 0.0, 0.0, 2.0, -0.5, Fault.OPPOSED)])
     key = a_worker(ANNA).public_key
     first, second = ledger.handed_in(1, 0, 10)
-    assert first == HandedIn(counted, 1, ANNA, key, 0, RANGES, 7, 1e-3, 10, SHA, 100, "ab" * 64, 10.0, Fault.NONE)
+    assert first == HandedIn(
+        counted, 1, ANNA, key, 0, RANGES, 7, 1e-3, 10, SHA, 100, "ab" * 64, 10.0, Fault.NONE, *SHOWN
+    )
     assert (second.lease_id, second.weight, second.fault) == (left_out, 0.0, Fault.OPPOSED)
     assert ledger.handed_in_for(left_out) == second
 

@@ -5,6 +5,7 @@ import pytest
 
 from diffusion_at_home.clock import ManualClock
 from diffusion_at_home.errors import ConfigError, Unreachable
+from worker.conditions.hindrance import Hindrance, IdleReason
 from worker.live_line import render
 from worker.progress import Progress, Status, WorkerState, read_status
 
@@ -63,6 +64,17 @@ def test_refusals_are_counted_by_name(path: Path) -> None:
 def test_no_worker_yet_is_said_in_one_sentence(path: Path) -> None:
     with pytest.raises(ConfigError, match="start one with dah worker run"):
         read_status(path)
+
+
+def test_a_rest_is_named_and_forgotten_when_work_goes_on(path: Path) -> None:
+    progress = Progress(path, ManualClock())
+    until = datetime(2026, 11, 28, 14, tzinfo=UTC)
+    progress.rest(Hindrance(IdleReason.PAUSED_FOR, "you have paused it until 14:00", until))
+    status = read_status(path)
+    assert (status.state, status.idle_reason, status.until) == (WorkerState.PAUSED, IdleReason.PAUSED_FOR, until)
+    assert render(status).plain == "paused: you have paused it until 14:00  0 images handed in"
+    progress.enter(WorkerState.STARTING, "looking for a run")
+    assert (read_status(path).idle_reason, read_status(path).until) == (None, None)
 
 
 def test_the_line_says_state_reason_and_numbers() -> None:

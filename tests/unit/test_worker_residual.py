@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusion_at_home.audit.residual import Commitment, Terms, check_shown, num_leaves
 from diffusion_at_home.config.run import Codec, CodecSection
+from diffusion_at_home.errors import LeaseLost, RetryCall
 from diffusion_at_home.wire.codecs import chunk_codec
 from diffusion_at_home.wire.layout import Layout, Slot
 from diffusion_at_home.wire.vector import CHUNK_ELEMENTS, VectorReader
 from worker.grant import LeaseId
-from worker.outbox import Outbox
+from worker.outbox import WRONG_RESIDUAL, Contribution, Outbox
 from worker.residual import Residual
 from worker.trainer import Trained
 
@@ -28,11 +30,15 @@ def delta(seed: int) -> Tensor:
 
 def said(outbox: Outbox, lease: int, value: Tensor) -> Tensor:
     """What the other side reads of a lease's delta, which counts."""
-    put = outbox.put(LeaseId(lease), Trained(value, 1, 1.0, 0.0), LOSSY.delta)
+    handed_in = put(outbox, lease, value)
     found = torch.zeros(SIZE)
-    VectorReader(memoryview(outbox.vector(put).read_bytes()), LOSSY.delta, SIZE).add_to(found)
-    outbox.remove(put)
+    VectorReader(memoryview(outbox.vector(handed_in).read_bytes()), LOSSY.delta, SIZE).add_to(found)
+    outbox.received(handed_in)
     return found
+
+
+def put(outbox: Outbox, lease: int, value: Tensor) -> Contribution:
+    return outbox.put(LeaseId(lease), Trained(value, 1, 1.0, 0.0), LOSSY.delta)
 
 
 def rounded(value: Tensor) -> Tensor:
@@ -93,13 +99,24 @@ def test_it_is_dropped_once_its_base_lies_too_far_back(tmp_path: Path, later: in
     assert torch.equal(said(Outbox(tmp_path / "outbox", residual), 1, delta(1)), expected)
 
 
-def test_what_is_refused_is_said_again(tmp_path: Path) -> None:
-    residual = Residual(tmp_path / "residual", CodecSection(delta=Codec.INT8, feedback=1.0), LAYOUT)
+def test_what_is_refused_is_as_if_it_had_never_been(tmp_path: Path) -> None:
+    """Its data goes to others, who say it."""
+    residual = Residual(tmp_path / "residual", LOSSY, LAYOUT)
     outbox = Outbox(tmp_path / "outbox", residual)
-    put = outbox.put(LeaseId(0), Trained(delta(0), 1, 1.0, 0.0), Codec.INT8)
-    outbox.refused(put)
+    said(outbox, 0, delta(0))
+    outbox.refused(put(outbox, 1, delta(1)), LeaseLost("too late", "round_closed"))
     assert outbox.recover() == []
-    assert torch.allclose(said(outbox, 1, torch.zeros(SIZE)), rounded(delta(0)), atol=1e-6)
+    assert torch.equal(said(outbox, 2, delta(2)), naive([delta(0), delta(2)], 0.5)[1])
+
+
+def test_what_the_run_calls_wrong_is_dropped(tmp_path: Path) -> None:
+    """It was restored from a backup, and does not know the last contribution."""
+    outbox = Outbox(tmp_path / "outbox", Residual(tmp_path / "residual", LOSSY, LAYOUT))
+    said(outbox, 0, delta(0))
+    outbox.refused(put(outbox, 1, delta(1)), LeaseLost("another one", WRONG_RESIDUAL))
+    third = put(outbox, 2, delta(2))
+    assert third.residual_before == ""
+    assert outbox.show(third, [0])[0].before == b""
 
 
 @pytest.mark.parametrize("damage", ["rubbish", "another layout", "cut"])
@@ -129,19 +146,66 @@ def test_one_flipped_bit_drops_it(tmp_path: Path) -> None:
     assert torch.equal(said(Outbox(tmp_path / "outbox", again), 1, delta(1)), rounded(delta(1)))
 
 
-def test_what_went_bad_on_the_disk_is_not_said_again(tmp_path: Path) -> None:
-    residual = Residual(tmp_path / "residual", CodecSection(delta=Codec.FP32, feedback=1.0), LAYOUT)
+# -- what is committed to, and shown -----------------------------------------------------------------------------------
+
+
+def fits(outbox: Outbox, contribution: Contribution, value: Tensor) -> None:
+    """It is committed to, shown and implied as it is."""
+    every = range(num_leaves(SIZE))
+    roots = Commitment.from_hex(contribution.residual_before, contribution.residual_after)
+    sent = VectorReader(memoryview(outbox.vector(contribution).read_bytes()), LOSSY.delta, SIZE)
+    terms = Terms(SIZE, LOSSY.delta, LOSSY.feedback, roots)
+    implied = check_shown(outbox.show(contribution, every), every, sent, terms)
+    assert torch.allclose(torch.cat(implied), value, atol=1e-5)
+
+
+def test_each_contribution_is_committed_to_what_the_last_one_left_and_can_show_it(tmp_path: Path) -> None:
+    outbox, last = Outbox(tmp_path / "outbox", Residual(tmp_path / "residual", LOSSY, LAYOUT)), ""
+    for lease in range(3):
+        contribution = put(outbox, lease, delta(lease))
+        assert contribution.residual_before == last
+        fits(outbox, contribution, delta(lease))
+        last = contribution.residual_after
+        outbox.received(contribution)
+
+
+def test_a_restart_between_handing_in_and_showing_shows_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "residual"
+    residual = Residual(path, LOSSY, LAYOUT)
     outbox = Outbox(tmp_path / "outbox", residual)
-    put = outbox.put(LeaseId(0), Trained(delta(0), 1, 1.0, 0.0), Codec.FP32)
-    data = outbox.vector(put).read_bytes()
-    outbox.vector(put).write_bytes(data[:-4] + b"\x00\x00\x80\x7f")  # an infinity
-    outbox.refused(put)
-    assert torch.equal(said_exactly(outbox, residual, delta(1)), delta(1))
+    said(outbox, 0, delta(0))
+    handed_in = put(outbox, 1, delta(1))
+    residual.close()
+    again = Outbox(tmp_path / "outbox", Residual(path, LOSSY, LAYOUT))
+    assert again.recover() == [handed_in]
+    fits(again, handed_in, delta(1))
+    again.received(handed_in)
+    assert torch.equal(said(again, 2, delta(2)), naive([delta(0), delta(1), delta(2)], 0.5)[2])
 
 
-def said_exactly(outbox: Outbox, residual: Residual, value: Tensor) -> Tensor:
-    residual.starts_from(1)
-    put = outbox.put(LeaseId(1), Trained(value, 1, 1.0, 0.0), Codec.FP32)
-    found = torch.zeros(SIZE)
-    VectorReader(memoryview(outbox.vector(put).read_bytes()), Codec.FP32, SIZE).add_to(found)
-    return found
+def test_a_process_that_died_leaves_nothing_to_show_and_the_next_begins_with_none(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox", Residual(tmp_path / "residual", LOSSY, LAYOUT))
+    said(outbox, 0, delta(0))
+    handed_in = put(outbox, 1, delta(1))
+    again = Outbox(tmp_path / "outbox", Residual(tmp_path / "residual", LOSSY, LAYOUT))
+    with pytest.raises(LeaseLost, match="lost with the last process"):
+        again.show(handed_in, [0])
+    again.received(handed_in)  # or the run had it already
+    assert put(again, 2, delta(2)).residual_before == ""
+
+
+def test_leaves_that_there_are_none_of_are_not_shown(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox", Residual(tmp_path / "residual", LOSSY, LAYOUT))
+    handed_in = put(outbox, 0, delta(0))
+    for index in (num_leaves(SIZE), 2**64 - 1):
+        with pytest.raises(RetryCall):
+            outbox.show(handed_in, [index])
+
+
+def test_the_trainer_may_use_the_delta_s_memory_again_once_there_is_a_receipt(tmp_path: Path) -> None:
+    outbox, value = Outbox(tmp_path / "outbox", Residual(tmp_path / "residual", LOSSY, LAYOUT)), delta(0)
+    for lease in range(3):
+        handed_in = outbox.put(LeaseId(lease), Trained(value, 1, 1.0, 0.0), LOSSY.delta)
+        outbox.received(handed_in)
+        value.copy_(delta(lease + 1))
+    assert torch.equal(said(outbox, 3, value), naive([delta(seed) for seed in range(4)], 0.5)[3])

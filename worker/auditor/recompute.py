@@ -7,7 +7,7 @@ against their sha256, weights against their digest. Writes nothing but caches.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from diffusion_at_home.audit.agreement import Agreement, agreement
 from diffusion_at_home.audit.records import LeaseRecord, StepKind, StepRecord, VersionRecord
+from diffusion_at_home.audit.residual import Commitment, Misfit, ShownLeaf, Terms, check_shown, leaf_of, num_leaves
+from diffusion_at_home.audit.shown import MAX_SHOWN_BYTES, read_shown
 from diffusion_at_home.audit.tolerances import tolerances
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.errors import LeaseLost
@@ -60,6 +62,7 @@ class Recomputer:
         self.parts = parts
         self._interrupt = interrupt
         self._delta_codec = parts.spec.config.codec.delta
+        self._feedback = parts.spec.config.codec.feedback
 
     def check(self, record: LeaseRecord, base: VersionRecord | None) -> Finding:
         """Recompute `record` from `base`, its base version, unless it is void, or cannot be.
@@ -79,6 +82,8 @@ class Recomputer:
             found = self._compare(record, trained.delta)
         except LeaseLost as lost:
             return Finding(record, Outcome.UNCHECKED, str(lost))
+        except Misfit as misfit:
+            return Finding(record, Outcome.DISAGREES, f"what was shown of its residual does not fit ({misfit})")
         except DecodeError as error:
             return Finding(record, Outcome.DISAGREES, f"what was handed in cannot be read ({error})")
         return judged(record, found, self._full_steps(record))
@@ -118,7 +123,14 @@ class Recomputer:
         key = bytes.fromhex(record.public_key)
         if worker_id(key) != record.worker_id:
             return "its worker's id is not that of the public key"
-        handed = Handed(self.parts.spec.run_id, record.lease_id, record.sha256, record.images)
+        handed = Handed(
+            run_id=self.parts.spec.run_id,
+            lease_id=record.lease_id,
+            sha256=record.sha256,
+            images=record.images,
+            residual_before=record.residual_before,
+            residual_after=record.residual_after,
+        )
         if record.signature and not contribution_is_signed(key, handed, bytes.fromhex(record.signature)):
             return "its worker did not sign it"
         leased = sum(part.count for part in record.ranges)
@@ -130,8 +142,12 @@ class Recomputer:
         """Why it cannot be recomputed; empty if it can."""
         if not record.signature:
             return "it was handed in without a signature, so nobody's word stands behind it"
-        if self.parts.spec.config.codec.feedback:
-            return "error feedback makes it depend on what its worker left out before, which is not public"
+        if self._feedback and not record.shown_sha256:
+            return "error feedback makes it depend on what its worker left out before, of which nothing was shown"
+        if record.shown_bytes > MAX_SHOWN_BYTES:
+            return (
+                f"{record.shown_bytes} bytes are said to have been shown of its residual, which is more than ever are"
+            )
         if record.codec is not self._delta_codec:
             return f"it is said to travel as {record.codec}, the run's deltas as {self._delta_codec}"
         lowest, highest = size_bounds(record.codec, self.parts.layout.num_elements)
@@ -184,14 +200,38 @@ class Recomputer:
         return steps - warming + warming * (warming + 1) / 2 / (inner.warmup_steps + 1)
 
     def _compare(self, record: LeaseRecord, recomputed: Tensor) -> Agreement:
-        blob = BlobRef(record.sha256, record.size_bytes)
-        with self.parts.blobs.open(blob, self._interrupt) as view:
-            return compare(VectorReader(view, record.codec, len(recomputed)), record.codec, recomputed)
+        with self.parts.blobs.open(BlobRef(record.sha256, record.size_bytes), self._interrupt) as view:
+            claimed = VectorReader(view, record.codec, len(recomputed))
+            if not self._feedback:
+                return compare(claimed, record.codec, recomputed)
+            shown = self._shown(record)
+            commitment = Commitment.from_hex(record.residual_before, record.residual_after)
+            return compare_shown(
+                shown, claimed, Terms(len(recomputed), record.codec, self._feedback, commitment), recomputed
+            )
+
+    def _shown(self, record: LeaseRecord) -> list[ShownLeaf]:
+        """Raises `LeaseLost` if it is gone, or fewer than the run asks for, which nobody's worker has to answer for."""
+        with self.parts.blobs.open(BlobRef(record.shown_sha256, record.shown_bytes), self._interrupt) as view:
+            shown = read_shown(view)
+        asked = min(self.parts.spec.config.audit.shown_leaves, num_leaves(self.parts.layout.num_elements))
+        if len({leaf.index for leaf in shown}) < max(asked, 1):
+            raise LeaseLost(f"fewer than {asked} parts of its residual were shown", "not_shown")
+        return shown
 
 
 def compare(claimed: VectorReader, codec: Codec, recomputed: Tensor) -> Agreement:
     """What was handed in with the recomputed delta, fp32 (n,), as it would have travelled. Raises `DecodeError`."""
     return agreement(_pairs(claimed, codec, recomputed))
+
+
+def compare_shown(shown: Sequence[ShownLeaf], claimed: VectorReader, terms: Terms, recomputed: Tensor) -> Agreement:
+    """What follows from the leaves that were shown with the recomputed delta, fp32 (n,). Raises `Misfit`, `DecodeError`."""
+    indices = [leaf.index for leaf in shown]
+    if any(index >= num_leaves(terms.num_elements) for index in indices):
+        raise Misfit("a leaf that no residual of this run has")
+    implied = check_shown(shown, indices, claimed, terms)
+    return agreement((delta, leaf_of(recomputed, index)) for delta, index in zip(implied, indices, strict=True))
 
 
 def _pairs(claimed: VectorReader, codec: Codec, recomputed: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

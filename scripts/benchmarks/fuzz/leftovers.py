@@ -13,7 +13,7 @@ import torch
 from benchmarks.fuzz.mutation import mutate_bytes, mutate_document
 from benchmarks.fuzz.target import Read, Target, WronglyAccepted
 from diffusion_at_home.config.run import Codec, CodecSection
-from diffusion_at_home.errors import ConfigError, DataError
+from diffusion_at_home.errors import ConfigError, DataError, LeaseLost
 from diffusion_at_home.identity import Identity
 from diffusion_at_home.rpc.coordinator_pb2 import SubmitHeader
 from diffusion_at_home.wire.layout import Layout, Slot
@@ -48,7 +48,9 @@ def _delta() -> torch.Tensor:
 def _residual(path: Path) -> Target:
     before = Residual(path, _SECTION, _LAYOUT)
     before.starts_from(7)
-    list(before.encode(_delta(), Codec.SPARSE))
+    list(before.encode(LeaseId(2), _delta(), Codec.SPARSE))
+    before.received(LeaseId(2))
+    list(before.encode(LeaseId(3), _delta(), Codec.SPARSE))
     before.close()
     whole = path.read_bytes()
     untouched = _encoded(path)
@@ -70,7 +72,7 @@ def _encoded(path: Path) -> bytes:
     """What the next delta comes to: the residual is added to it."""
     residual = Residual(path, _SECTION, _LAYOUT)
     residual.starts_from(8)
-    return b"".join(residual.encode(_delta(), Codec.SPARSE))
+    return b"".join(residual.encode(LeaseId(4), _delta(), Codec.SPARSE))
 
 
 def _outbox(folder: Path) -> Target:
@@ -109,7 +111,7 @@ def _recover(outbox: Outbox) -> None:
             mean_loss=contribution.mean_loss,
         ).SerializeToString()
         outbox.vector(contribution).read_bytes()
-        outbox.refused(contribution)
+        outbox.refused(contribution, LeaseLost("refused", "round_closed"))
 
 
 def _embeddings(path: Path) -> Target:

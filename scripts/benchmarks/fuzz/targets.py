@@ -9,6 +9,7 @@ from benchmarks.fuzz.checkpoints import checkpoints
 from benchmarks.fuzz.documents import documents
 from benchmarks.fuzz.leftovers import leftovers
 from benchmarks.fuzz.messages import messages
+from benchmarks.fuzz.residuals import residuals
 from benchmarks.fuzz.shards import shards
 from benchmarks.fuzz.target import Target
 from benchmarks.fuzz.vectors import vectors
@@ -28,6 +29,7 @@ def all_targets(scratch: Path, opened: ExitStack) -> list[Target]:
         *documents(scratch, spec, (REPOSITORY / "configs" / "digits.toml").read_text(encoding="utf-8")),
         *checkpoints(scratch, spec),
         *messages(scratch, spec.config, opened),
+        *residuals(),
         *leftovers(scratch),
     ]
 

@@ -40,6 +40,7 @@ _RUN: Final = (
     f"round.images={_WORKERS * _BATCH}",
     "round.quorum=1.0",
     "round.max_seconds=600.0",
+    "audit.shown_leaves=0",  # these volunteers have no residual
 )
 _FLEET: Final = FleetSettings(workers=_WORKERS, speed=Spread(median=0.0), deltas=16)
 
