@@ -8,24 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from diffusion_at_home.cli.output import emit
+from diffusion_at_home.cli.worker_options import Config, Json, StateDir, worker_settings
 
 if TYPE_CHECKING:
     from worker.service.user_manager import UserManager
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Run the worker as a service of your own (systemd).")
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
-
 
 @app.command()
 def install(
-    config: Annotated[
-        Path | None, typer.Option("--config", help="File of settings instead of the default one.")
-    ] = None,
-    state_dir: Annotated[
-        Path | None,
-        typer.Option("--state-dir", help="Folder for everything this worker keeps, its downloads included."),
-    ] = None,
+    config: Config = None,
+    state_dir: StateDir = None,
     print_only: Annotated[bool, typer.Option("--print", help="Print the unit, and do nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -35,14 +29,12 @@ def install(
     run without one.
     """
     from diffusion_at_home.errors import storage_errors
-    from worker.service.unit import Sandbox, command_line, installation, unit_text
-    from worker.settings import default_settings_file, load_settings
+    from worker.service.unit import Sandbox, command_line, installation, settings_place, unit_text
+    from worker.settings import default_settings_file
 
-    overrides = []
-    if state_dir is not None:
-        overrides = [f"state_dir={state_dir.absolute()}", f"cache_dir={state_dir.absolute() / 'cache'}"]
-    settings = load_settings(config, overrides)
-    readable = (*installation(Path.home()), (config or default_settings_file()).absolute().parent)
+    settings = worker_settings(config, None, state_dir)
+    settings_at = settings_place((config or default_settings_file()).absolute(), Path.home())
+    readable = (*installation(Path.home()), settings_at)
     sandbox = Sandbox(settings.state_dir.absolute(), settings.cache_dir.absolute(), readable)
     command = command_line(config, state_dir)
     if print_only:
@@ -52,8 +44,9 @@ def install(
     manager = _manager()
     answers = manager.is_there()
     isolated = manager.can_isolate() if answers else True
-    with storage_errors(sandbox.cache):
-        sandbox.cache.mkdir(parents=True, exist_ok=True)  # a unit binds only what is there
+    for folder in (sandbox.cache, settings_at.parent if settings_at.is_file() else settings_at):
+        with storage_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)  # a unit binds only what is there when it starts
     manager.write(unit_text(command, sandbox, isolate=isolated))
     if answers:
         manager.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from functools import cache
@@ -9,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import typer
+import yaml
 from typer.exceptions import TyperException
 
 from diffusion_at_home.cli import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+COMPOSED = tuple(yaml.safe_load((REPOSITORY / "compose.yaml").read_text(encoding="utf-8"))["services"])
+"""Services of compose.yaml, whose entry is `dah`."""
 
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*")
 """What the reader fills in; a 1 is a number, a word and a path."""
@@ -66,9 +71,10 @@ def dah_arguments(words: list[str]) -> list[str] | None:
         words = words[1:]
     if Path(words[0]).name == "dah":
         return words[1:]
-    if words[:3] == ["docker", "compose", "run"]:
-        rest = [word for word in words[3:] if not word.startswith("-")]
-        return rest[1:]  # the service's name
+    if words[:2] == ["docker", "compose"] and words[2] in {"run", "exec"}:
+        service, *rest = itertools.dropwhile(lambda word: word.startswith("-"), words[3:])
+        assert service in COMPOSED, f"compose.yaml has no service {service}"
+        return rest if words[2] == "run" else dah_arguments(rest)
     return None
 
 

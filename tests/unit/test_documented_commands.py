@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,19 @@ def test_comments_pipes_and_assignments_are_not_arguments() -> None:
         "join",
         "A",
     ]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here to read the unit")
+def test_systemd_understands_the_coordinators_unit(tmp_path: Path) -> None:
+    (unit,) = [block for block in fenced(REPOSITORY / "docs/operators.md", "ini") if "[Service]" in block]
+    (command,) = re.findall(r"^ExecStart=/opt/dah/bin/dah (.*)$", unit, re.MULTILINE)
+    assert fault_of(command.split()) is None
+    file = tmp_path / "diffusion-at-home-coordinator.service"
+    file.write_text(unit.replace("/opt/dah/bin/dah", sys.executable))
+    done = subprocess.run(["systemd-analyze", "verify", file], capture_output=True, text=True, check=False)
+    assert [
+        line for line in done.stderr.splitlines() if file.name in line
+    ] == []  # it reads other units of this machine, too
 
 
 def test_links_between_documents_lead_somewhere() -> None:

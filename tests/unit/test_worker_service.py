@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_at_home.errors import ConfigError, HardwareError, RetryCall, ShutOut, StorageError, VersionMismatch
-from worker.service.unit import NO_RESTART, Sandbox, command_line, installation, unit_text
+from worker.service.unit import NO_RESTART, Sandbox, command_line, installation, settings_place, unit_text
 from worker.service.user_manager import UNIT, UserManager
 
 SANDBOX = Sandbox(Path("/home/ada/state"), Path("/home/ada/cache"), (Path("/home/ada/venv"),))
@@ -77,6 +77,13 @@ def test_what_this_python_imports_from_stays_visible() -> None:
     wanted = Path(sys.base_prefix)
     assert any(place == wanted or place in wanted.parents for place in visible)
     assert installation(Path("/nobody/lives/here")) == ()
+
+
+def test_settings_that_lie_in_the_home_itself_do_not_show_all_of_it() -> None:
+    home = Path("/home/ada")
+    assert settings_place(home / ".config/dah/worker.toml", home) == home / ".config/dah"
+    assert settings_place(home / "worker.toml", home) == home / "worker.toml"
+    assert settings_place(Path("/home/worker.toml"), home) == Path("/home/worker.toml")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here to read the unit")

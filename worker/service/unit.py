@@ -50,6 +50,12 @@ def installation(home: Path) -> tuple[Path, ...]:
     return tuple(sorted(place for place in below if below.isdisjoint(place.parents)))
 
 
+def settings_place(settings: Path, home: Path) -> Path:
+    """What has to stay visible of the file `settings`: its folder, in which a new one may replace it; but never all of a home."""
+    folder = settings.parent
+    return settings if folder == home or folder in home.parents else folder
+
+
 def command_line(config: Path | None, state_dir: Path | None) -> tuple[str, ...]:
     """`dah worker run` of this installation. -P: nothing is imported from where it happens to be started."""
     options = [("--config", config), ("--state-dir", state_dir)]
