@@ -25,14 +25,20 @@ class Tolerances:
     """Weights of either kind."""
 
 
-def tolerances(codec: Codec, learning_rate: float = 1e-3, full_steps: float = 24.0) -> Tolerances:
-    """For deltas that travel by `codec`, both sides encoded.
+def tolerances(
+    codec: Codec, learning_rate: float = 1e-3, full_steps: float = 24.0, *, sampled: bool = False
+) -> Tolerances:
+    """For deltas that travel by `codec`, both sides encoded; or for a few leaves of them, as they were before (`sampled`).
 
     Random rounding adds noise, beside which a lease is the shorter the lower its learning rate and the fewer its steps: the
     square of the ratio, measured at 1e-3, is taken to grow as these shrink. `full_steps` counts each step by its share of the
-    rate, in the warm-up of a lease.
+    rate, in the warm-up of a lease. A few leaves may lie where weights are large beside what a step changes.
     """
-    noisier = max(1.0, _MEASURED_RATE / max(learning_rate, 1e-12)) * max(1.0, _MEASURED_STEPS / max(full_steps, 1e-3))
+    noisier = (
+        (_SAMPLED if sampled else 1.0)
+        * max(1.0, _MEASURED_RATE / max(learning_rate, 1e-12))
+        * max(1.0, _MEASURED_STEPS / max(full_steps, 1e-3))
+    )
     loose = Tolerance(
         least_cosine=(1 + noisier * (_LOOSE.least_cosine**-2 - 1)) ** -0.5,
         most_stretch=(1 + noisier * (_LOOSE.most_stretch**2 - 1)) ** 0.5,
@@ -43,6 +49,9 @@ def tolerances(codec: Codec, learning_rate: float = 1e-3, full_steps: float = 24
 _LOOSE: Final = Tolerance(least_cosine=0.85, most_stretch=1.15)
 _CLOSE: Final = Tolerance(least_cosine=0.995, most_stretch=1.02)
 _CLOSE_INT4: Final = Tolerance(least_cosine=0.993, most_stretch=1.02)
+
+_SAMPLED: Final = 3.0
+"""Square of how much noisier a tenth of a small model is than the whole, at worst."""
 
 _MEASURED_RATE: Final = 1e-3
 _MEASURED_STEPS: Final = 2.0

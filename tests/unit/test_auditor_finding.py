@@ -68,3 +68,14 @@ def test_whoever_rounds_at_random_judges_nobody() -> None:
     require_exact_weights(StepPlan(WeightKind.SPLIT))
     with pytest.raises(HardwareError, match="--device cpu"):
         require_exact_weights(StepPlan(WeightKind.STOCHASTIC, checkpointing=True))
+
+
+def test_a_few_leaves_have_to_be_farther_off_before_anybody_is_accused() -> None:
+    cosine = tolerances(Codec.SPARSE).loose.least_cosine - 0.05
+    whole, shown = (RECORD.model_copy(update={"residual_after": root}) for root in ("", "1" * 64))
+    assert judged(whole, Agreement(cosine, 1.0, exact=False), 24.0).outcome is Outcome.DISAGREES
+    found = judged(shown, Agreement(cosine, 1.0, exact=False), 24.0)
+    assert found.outcome is Outcome.UNCHECKED
+    assert "in the parts that were shown" in found.why
+    for agreement in (Agreement(0.6, 1.0, exact=False), Agreement(1.0, 1.5, exact=False), Agreement(0.9, 0.6, False)):
+        assert judged(shown, agreement, 24.0).outcome is Outcome.DISAGREES

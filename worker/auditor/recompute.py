@@ -242,10 +242,12 @@ def _pairs(claimed: VectorReader, codec: Codec, recomputed: Tensor) -> Iterator[
 
 def judged(record: LeaseRecord, found: Agreement, full_steps: float) -> Finding:
     """What the figures of a lease of `full_steps` mean (see `tolerances`)."""
-    allowed = tolerances(record.codec, record.learning_rate, full_steps)
-    figures = f"cosine {found.cosine:.4f}, {found.length_ratio:.3f} times as long as what is recomputed here"
+    is_sampled = bool(record.residual_after)
+    allowed = tolerances(record.codec, record.learning_rate, full_steps, sampled=is_sampled)
+    where = ", in the parts that were shown" if is_sampled else ""
+    figures = f"cosine {found.cosine:.4f}, {found.length_ratio:.3f} times as long as what is recomputed here{where}"
     if found.exact:
-        return Finding(record, Outcome.AGREES, "the same numbers, bit for bit", found)
+        return Finding(record, Outcome.AGREES, f"the same numbers, bit for bit{where}", found)
     if allowed.close.allows(found):
         return Finding(record, Outcome.AGREES, f"{figures}, which is rounding", found)
     if allowed.loose.allows(found):
