@@ -135,6 +135,11 @@ class Dispatcher:
         return self._idle_reason
 
     @property
+    def is_draining(self) -> bool:
+        """Whether the operator wants nothing more to be granted."""
+        return self._draining
+
+    @property
     def num_waiting(self) -> int:
         """Workers in the line."""
         return len(self._line)

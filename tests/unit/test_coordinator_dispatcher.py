@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.closing import CloseReason
 from coordinator.dispatcher import IdleReason, Order
 from coordinator.records import LeaseState
 from coordinator.refused import Refused
@@ -283,3 +284,33 @@ def test_caller_that_hangs_up_does_not_stop_a_change_half_way(desk: Desk) -> Non
     desk.run(hang_up())
     assert len(desk.ledger.contributions(1)) == 1
     assert desk.dispatcher.progress.accepted_images == 16
+
+
+def test_a_round_that_drains_grants_nothing_and_closes_when_the_last_lease_is_in_or_silent(desk: Desk) -> None:
+    first, second = desk.lease(ANNA), desk.lease(BERT)
+    desk.run(desk.dispatcher.drain(draining=True))
+    assert desk.ask(CARL) is IdleReason.DRAINING
+    desk.accept(first)
+    assert desk.dispatcher.close_reason() is None
+    assert desk.expire_after(TIMEOUT + 1) == 1
+    assert desk.dispatcher.close_reason() is CloseReason.DRAINED
+    desk.run(desk.dispatcher.drain(draining=False))
+    assert desk.lease(CARL).ranges == second.ranges
+
+
+def test_who_asks_for_work_while_it_drains_gives_back_what_it_held(desk: Desk) -> None:
+    desk.lease(ANNA)
+    desk.run(desk.dispatcher.drain(draining=True))
+    assert desk.ask(ANNA) is IdleReason.DRAINING
+    assert desk.ledger.active_leases() == []
+    assert desk.dispatcher.close_reason() is None, "there is nothing to publish"
+
+
+def test_what_came_late_alone_closes_no_round_that_drains(late_desk: Desk) -> None:
+    late, other = late_desk.lease(ANNA), late_desk.lease(BERT)
+    late_desk.accept(other)
+    late_desk.close()
+    late_desk.run(late_desk.dispatcher.drain(draining=True))
+    late_desk.open(2)
+    late_desk.accept(late)
+    assert late_desk.dispatcher.close_reason() is None
