@@ -26,6 +26,7 @@ from coordinator.blobs import BlobStore, allow_many_files, read_spec
 from coordinator.certificate import Certificate, choose_certificate
 from coordinator.checkpoints import Checkpoints
 from coordinator.disk import Disk
+from coordinator.disk_watch import DiskWatch
 from coordinator.dispatcher import Dispatcher
 from coordinator.enrolment import Enrolment
 from coordinator.exporter import Exporter
@@ -140,10 +141,9 @@ class Coordinator:
         receipts = ReceiptSigner.load(folder.receipt_key, spec)
         swept = sweep(folder, ledger=ledger, blobs=blobs, states=states, spec=spec, uploads=uploads)
         self._spec = spec
-        self._tls_folder = folder.tls
+        self._folder = folder
         self._num_parameters = layout.num_elements
         self._ledger = LedgerThread(ledger, self._metrics.problems)
-        self._reader = LedgerThread(Ledger(folder.ledger, read_only=True), self._metrics.problems)  # for the pages
         self._blobs = blobs
         workers, actions = ledger.workers(), ledger.actions()
         enrolment = Enrolment(config.enrolment.mode, workers, actions)
@@ -223,8 +223,9 @@ class Coordinator:
             run_id=spec.run_id, codec=config.codec.delta, versions=self._versions, ledger=self._ledger
         )
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
+        self._quota_bytes = int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB)
         housekeeper = Housekeeper(
-            quota_bytes=int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB),
+            quota_bytes=self._quota_bytes,
             disk=disk,
             spec=spec,
             versions=self._versions,
@@ -291,7 +292,7 @@ class Coordinator:
         await self._rounds.resume()  # before anybody can call
         gc.collect()
         gc.freeze()  # the libraries' million objects are for ever: to look through them takes half a second each time
-        certificate = choose_certificate(server, self._tls_folder)
+        certificate = choose_certificate(server, self._folder.tls)
         listener = bind(server.host, server.http_port, "server.http_port")
         try:
             grpc_servers, grpc_port = self._listen(server, certificate)
@@ -324,12 +325,13 @@ class Coordinator:
         finally:
             self._dispatcher.stop()
             await asyncio.gather(*(grpc_server.stop(_STOP_GRACE_SECONDS) for grpc_server in grpc_servers))
-            site.events.close()
+            site.stop()
             web.should_exit = True
             for name in tasks.keys() - {"web"}:
                 tasks[name].cancel()
             stopping.cancel()
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
+            site.close()
             _log.info("coordinator_stopped", version=self._versions.newest.version)
 
     def close(self) -> None:
@@ -341,7 +343,6 @@ class Coordinator:
         self._intake.close()
         self._round_screening.close()
         self._disk.shutdown(wait=True)
-        self._reader.close()
         self._ledger.close()
 
     @staticmethod
@@ -386,15 +387,22 @@ class Coordinator:
         return servers, port
 
     def _site(self, address: str) -> Site:
+        """The pages, with a connection to the ledger that only reads, so that none of them keeps the run waiting."""
         sources = Sources(
             spec=self._spec,
             address=address,
             num_parameters=self._num_parameters,
-            ledger=self._reader,
-            live=self._live,
+            ledger=LedgerThread(Ledger(self._folder.ledger, read_only=True), self._metrics.problems),
             checkpoints=self._checkpoints,
+            standing=self._registry.standing,
+            admission=self._admission,
+            live=self._live,
+            at_work=self._dispatcher.at_work,
+            waiting=lambda: self._dispatcher.num_waiting,
+            disk=DiskWatch(self._folder.root, self._quota_bytes, SystemClock()),
+            next_round=lambda: self._versions.newest.version + 1,
         )
-        return Site(sources, self._admission, SystemClock())
+        return Site(sources, SystemClock())
 
     def _web_app(self, grpc_port: int, certificate: Certificate | None, site: Site) -> Any:
         info = RunInfo(
