@@ -27,6 +27,7 @@ from coordinator.blobs import BlobStore, allow_many_files, read_spec
 from coordinator.certificate import Certificate, choose_certificate
 from coordinator.checkpoints import Checkpoints
 from coordinator.disk import Disk
+from coordinator.disk_watch import DiskWatch
 from coordinator.dispatcher import Dispatcher
 from coordinator.enrolment import Enrolment
 from coordinator.exporter import Exporter
@@ -147,7 +148,6 @@ class Coordinator:
         self._folder = folder
         self._num_parameters = layout.num_elements
         self._ledger = LedgerThread(ledger, self._metrics.problems)
-        self._reader = LedgerThread(Ledger(folder.ledger, read_only=True), self._metrics.problems)  # for the pages
         workers, actions = ledger.workers(), ledger.actions()
         enrolment = Enrolment(config.enrolment.mode, workers, actions)
         standing = Standing(
@@ -232,9 +232,9 @@ class Coordinator:
             run_id=spec.run_id, codec=config.codec.delta, versions=self._versions, ledger=self._ledger
         )
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
-        quota_bytes = int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB)
+        self._quota_bytes = int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB)
         housekeeper = Housekeeper(
-            quota_bytes=quota_bytes,
+            quota_bytes=self._quota_bytes,
             disk=disk,
             spec=spec,
             versions=self._versions,
@@ -244,7 +244,7 @@ class Coordinator:
         self._storage = StorageWatch(
             folder=folder,
             config=config,
-            quota_bytes=quota_bytes,
+            quota_bytes=self._quota_bytes,
             versions=self._versions,
             ledger=self._ledger,
             problems=self._metrics.problems,
@@ -358,13 +358,14 @@ class Coordinator:
         finally:
             self._dispatcher.stop()
             await asyncio.gather(*(grpc_server.stop(_STOP_GRACE_SECONDS) for grpc_server in grpc_servers))
-            site.events.close()
+            site.stop()
             web.should_exit = True
             for name in tasks.keys() - {"web"}:
                 tasks[name].cancel()
             stopping.cancel()
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
             await self._alerts.close()
+            site.close()
             _log.info("coordinator_stopped", version=self._versions.newest.version)
 
     def close(self) -> None:
@@ -377,7 +378,6 @@ class Coordinator:
         self._intake.close()
         self._round_screening.close()
         self._disk.shutdown(wait=True)
-        self._reader.close()
         self._ledger.close()
 
     @staticmethod
@@ -422,15 +422,22 @@ class Coordinator:
         return servers, port
 
     def _site(self, address: str) -> Site:
+        """The pages, with a connection to the ledger that only reads, so that none of them keeps the run waiting."""
         sources = Sources(
             spec=self._spec,
             address=address,
             num_parameters=self._num_parameters,
-            ledger=self._reader,
-            live=self._live,
+            ledger=LedgerThread(Ledger(self._folder.ledger, read_only=True), self._metrics.problems),
             checkpoints=self._checkpoints,
+            standing=self._registry.standing,
+            admission=self._admission,
+            live=self._live,
+            at_work=self._dispatcher.at_work,
+            waiting=lambda: self._dispatcher.num_waiting,
+            disk=DiskWatch(self._folder.root, self._quota_bytes, SystemClock()),
+            next_round=lambda: self._versions.newest.version + 1,
         )
-        return Site(sources, self._admission, SystemClock())
+        return Site(sources, SystemClock())
 
     def _web_app(self, grpc_port: int, certificate: Certificate | None, site: Site) -> Any:
         info = RunInfo(

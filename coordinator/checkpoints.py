@@ -14,7 +14,7 @@ from coordinator.ledger_thread import LedgerThread
 from coordinator.records import Checkpoint, Judged
 from coordinator.signatures import Signatures
 from diffusion_at_home.checkpoint.listing import CheckpointListing, ListedCheckpoint, ListedJudgement
-from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, load_manifest
+from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME, CheckpointManifest, load_manifest
 from diffusion_at_home.checkpoint.rotation import Rotation
 from diffusion_at_home.runspec import RunSpec
 
@@ -59,6 +59,12 @@ class Checkpoints:
             if checkpoint.name == name:
                 return await asyncio.to_thread(self._signatures.of, checkpoint)
         return None
+
+    async def manifest(self, name: str) -> CheckpointManifest | None:
+        """What checkpoint `name` is made of, or None if there is none that is offered. Raises `IntegrityError`."""
+        if not any(checkpoint.name == name for checkpoint in await self._ledger.run(Ledger.checkpoints)):
+            return None
+        return await asyncio.to_thread(load_manifest, self._folder / name)
 
     def _signed(self, found: Sequence[Checkpoint]) -> tuple[tuple[Rotation, ...], set[str]]:
         signed = {checkpoint.name for checkpoint in found if self._signatures.of(checkpoint) is not None}

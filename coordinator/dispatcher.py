@@ -68,6 +68,20 @@ class Order(StrEnum):
     ABANDON = "abandon"
 
 
+@dataclass(frozen=True, slots=True)
+class AtWork:
+    """A worker that is there, for people."""
+
+    worker: WorkerId
+    images_per_second: float | None
+    """While it trains; None while unknown."""
+    silent_seconds: float
+    """Since it was heard."""
+    lease: Lease | None
+    waits: bool
+    """In line for a lease."""
+
+
 _Answer = Lease | IdleReason
 
 
@@ -135,6 +149,11 @@ class Dispatcher:
         return self._idle_reason
 
     @property
+    def is_draining(self) -> bool:
+        """Whether the operator wants nothing more to be granted."""
+        return self._draining
+
+    @property
     def num_waiting(self) -> int:
         """Workers in the line."""
         return len(self._line)
@@ -159,6 +178,20 @@ class Dispatcher:
     def speed(self, worker: WorkerId) -> float | None:
         """Images a second while it trains, None while unknown."""
         return self._fleet.speed(worker)
+
+    def at_work(self) -> list[AtWork]:
+        """The live workers, and what each has."""
+        held, active, waiting = self._books.held, self._books.active, self._line.workers()
+        return [
+            AtWork(
+                worker=worker,
+                images_per_second=self._fleet.speed(worker),
+                silent_seconds=self._fleet.silent_seconds(worker),
+                lease=active[held[worker]].lease if worker in held else None,
+                waits=worker in waiting,
+            )
+            for worker in self.live_workers()
+        ]
 
     def seconds_to_close(self) -> float | None:
         """Time until the round closes if nothing more comes in; None while that is not known."""

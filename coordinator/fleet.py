@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Set
 from dataclasses import dataclass
 from typing import Final
@@ -62,6 +63,11 @@ class Fleet:
         """Images a second while it trains, None while unknown."""
         pace = self._paces.get(worker)
         return None if pace is None else pace.images_per_second
+
+    def silent_seconds(self, worker: WorkerId) -> float:
+        """Since a worker was heard; one that is not known was never."""
+        heard_at = self._heard.get(worker)
+        return math.inf if heard_at is None else self._clock.now() - heard_at
 
     def learn(self, contribution: Contribution, seconds: float) -> None:
         """From a lease that took `seconds` from grant to receipt."""

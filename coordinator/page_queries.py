@@ -6,7 +6,8 @@ disagreed: as in a checkpoint's list of contributors.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import dataclasses
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,8 +16,11 @@ import sqlalchemy as sa
 from coordinator import tables
 from coordinator.data_pool import DataPool
 from coordinator.ledger_file import LedgerFile
-from coordinator.records import Evaluation, Fault, LeaseState, Version
+from coordinator.records import Action, Evaluation, Fault, LeaseId, LeaseState, Version
 from diffusion_at_home.data.order import ShardRange
+from diffusion_at_home.identity import WorkerId
+
+_DAY_MS: Final = 86_400_000
 
 _AT_ONCE: Final = 500
 """Values in one list of a query: SQLite's limit is a thousand."""
@@ -36,6 +40,52 @@ class Evaluated:
 
     evaluation: Evaluation
     at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """What a worker says of itself, and when it first came. No key, no token."""
+
+    worker_id: WorkerId
+    display_name: str
+    device: str
+    device_name: str
+    num_devices: int
+    memory_bytes: int
+    software_version: str
+    joined_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Of one worker that has any: images credited, in all and in its latest days."""
+
+    worker_id: WorkerId
+    display_name: str
+    images: int
+    month_images: int
+    day_images: int
+    contributions: int
+    last_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """What was credited of one day."""
+
+    day: int
+    """Since 1970, in UTC."""
+    images: int
+    contributions: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOutRow:
+    """A delta that did not count."""
+
+    lease_id: LeaseId
+    round_number: int
+    fault: Fault
 
 
 class PageQueries(LedgerFile):
@@ -89,6 +139,99 @@ class PageQueries(LedgerFile):
         with self._begin() as tx:
             return {str(name): dict(sheets) for name, sheets in tx.execute(sa.select(rows.checkpoint, rows.sheets))}
 
+    # -- who trains it ------------------------------------------------------------------------------------------
+
+    def credits(self, *, month_since_ms: int, day_since_ms: int) -> list[Credit]:
+        """Of all workers that have any."""
+        given, workers = tables.contributions.c, tables.workers.c
+        summed = (
+            sa.select(
+                given.worker_id,
+                sa.func.sum(given.images).label("images"),
+                _images_since(month_since_ms).label("month_images"),
+                _images_since(day_since_ms).label("day_images"),
+                sa.func.count().label("contributions"),
+                sa.func.max(given.accepted_at_ms).label("last_at_ms"),
+            )
+            .where(_credited())
+            .group_by(given.worker_id)
+            .subquery()
+        )
+        query = sa.select(workers.display_name, summed).join(summed, summed.c.worker_id == workers.worker_id)
+        return self._records(Credit, query)
+
+    def worker_row(self, worker: str) -> WorkerRow | None:
+        """A worker that has joined."""
+        return next(iter(self.worker_rows([worker])), None)
+
+    def worker_rows(self, workers: Sequence[str]) -> list[WorkerRow]:
+        """Those of at most `_AT_ONCE` workers that have joined."""
+        return self._records(WorkerRow, _worker_rows().where(tables.workers.c.worker_id.in_(workers)))
+
+    def workers_named(self, name: str, most: int) -> list[WorkerRow]:
+        """At most so many that give this name, the first to come first."""
+        rows = tables.workers.c
+        return self._records(
+            WorkerRow, _worker_rows().where(rows.display_name == name).order_by(rows.joined_at_ms).limit(most)
+        )
+
+    def days_of(self, worker: str) -> list[Day]:
+        """What was credited to a worker, by the day it came in, oldest first."""
+        given = tables.contributions.c
+        day = (given.accepted_at_ms // _DAY_MS).label("day")
+        query = sa.select(day, sa.func.sum(given.images).label("images"), sa.func.count().label("contributions"))
+        return self._records(Day, query.where(_credited(worker)).group_by(day).order_by(day))
+
+    def lease_ends(self, worker: str) -> dict[str, int]:
+        """How many leases of a worker are in each state."""
+        rows = tables.leases.c
+        query = sa.select(rows.state, sa.func.count()).where(rows.worker_id == worker).group_by(rows.state)
+        with self._begin() as tx:
+            return {state.value: int(count) for state, count in tx.execute(query)}
+
+    def left_out_of(self, worker: str) -> dict[Fault, int]:
+        """How many deltas of a worker did not count, by reason."""
+        rows = tables.verdicts.c
+        query = sa.select(rows.fault, sa.func.count()).where(rows.worker_id == worker, rows.fault != Fault.NONE)
+        with self._begin() as tx:
+            return {fault: int(count) for fault, count in tx.execute(query.group_by(rows.fault))}
+
+    def latest_left_out(self, worker: str, most: int) -> list[LeftOutRow]:
+        """The latest of those, the newest first."""
+        rows = tables.verdicts.c
+        query = sa.select(rows.lease_id, rows.round_number, rows.fault)
+        query = query.where(rows.worker_id == worker, rows.fault != Fault.NONE)
+        return self._records(LeftOutRow, query.order_by(rows.lease_id.desc()).limit(most))
+
+    def audits_of(self, worker: str) -> tuple[int, int]:
+        """How many contributions of a worker were recomputed: those that agreed, and those that did not."""
+        rows = tables.audits.c
+        query = sa.select(rows.agrees, sa.func.count()).where(rows.worker_id == worker).group_by(rows.agrees)
+        with self._begin() as tx:
+            counts = {bool(agrees): int(count) for agrees, count in tx.execute(query)}
+        return counts.get(True, 0), counts.get(False, 0)
+
+    # -- what the operator does ---------------------------------------------------------------------------------
+
+    def latest_actions(self, most: int, offset: int, *, subject: str = "") -> list[Action]:
+        """At most so many, the newest first, after the first `offset`; of one `subject`, if that is named."""
+        rows = tables.actions
+        query = sa.select(rows).order_by(rows.c.action_id.desc()).limit(most).offset(offset)
+        return self._records(Action, query.where(rows.c.subject == subject) if subject else query)
+
+    def num_actions(self) -> int:
+        """In all."""
+        return int(self._scalar(sa.select(sa.func.count(tables.actions.c.action_id))))
+
+
+def _worker_rows() -> sa.Select[Any]:
+    return sa.select(*(tables.workers.c[field.name] for field in dataclasses.fields(WorkerRow)))
+
+
+def _images_since(since_ms: int) -> sa.ColumnElement[int]:
+    given = tables.contributions.c
+    return sa.func.sum(sa.case((given.accepted_at_ms >= since_ms, given.images), else_=0))
+
 
 def _undone(tx: sa.Connection) -> list[tuple[int, int]]:
     """Of each rollback the version that it went back to and its own: what lies between was left behind."""
@@ -97,10 +240,14 @@ def _undone(tx: sa.Connection) -> list[tuple[int, int]]:
     return [(int(back), int(version)) for back, version in found]
 
 
-def _credited() -> sa.ColumnElement[bool]:
-    """Of a row of `contributions`."""
-    given = tables.contributions.c
-    left_out = sa.select(tables.verdicts.c.lease_id).where(tables.verdicts.c.fault != Fault.NONE)
-    disagreed = sa.select(tables.audits.c.lease_id).where(~tables.audits.c.agrees)
+def _credited(worker: str | None = None) -> sa.ColumnElement[bool]:
+    """Of a row of `contributions`; of one `worker`'s, if that is named."""
+    given, verdicts, audits = tables.contributions.c, tables.verdicts.c, tables.audits.c
+    left_out = sa.select(verdicts.lease_id).where(verdicts.fault != Fault.NONE)
+    disagreed = sa.select(audits.lease_id).where(~audits.agrees)
     newest: Any = sa.select(sa.func.max(tables.versions.c.version)).scalar_subquery()
-    return sa.and_(given.round_number <= newest, given.lease_id.not_in(left_out), given.lease_id.not_in(disagreed))
+    conditions = [given.round_number <= newest]
+    if worker is not None:
+        left_out, disagreed = left_out.where(verdicts.worker_id == worker), disagreed.where(audits.worker_id == worker)
+        conditions.append(given.worker_id == worker)
+    return sa.and_(*conditions, given.lease_id.not_in(left_out), given.lease_id.not_in(disagreed))

@@ -151,7 +151,8 @@ class CoordinatorService(CoordinatorServicer):
         self._dispatcher.greet(worker, _speed(request.images_per_second), self._registry.num_devices(worker))
         if self._dispatcher.num_waiting >= self._config.server.max_waiting:
             await self._dispatcher.release_all(worker)  # as below
-            return _idle(pb.Idle.REASON_ROUND_FULL, self._admission.waiting.come_back(_ASKS_PER_SECOND))
+            full = IdleReason.DRAINING if self._dispatcher.is_draining else IdleReason.ROUND_FULL
+            return _idle(_IDLE[full], self._admission.waiting.come_back(_ASKS_PER_SECOND))
         if self._standing.rounds_left(worker, self._versions.newest.version + 1):
             await self._dispatcher.release_all(worker)
             return _idle(pb.Idle.REASON_QUARANTINED, self._admission.waiting.spread(_QUARANTINE_RETRY))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from coordinator.dispatcher import Dispatcher
 from coordinator.ledger import Ledger
 from coordinator.metrics import Metrics
 from coordinator.problems import Problem
 from coordinator.records import Checkpoint, Evaluation, FailedJudgement, Judged
-from coordinator.recovery import Recovery
+
+if TYPE_CHECKING:  # it loads torch, which the pages do without
+    from coordinator.recovery import Recovery
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ def post(target: Target, body: bytes) -> None:
             http.stream("POST", target.webhook_url, content=body, headers=_HEADERS) as response,
         ):
             status = response.status_code  # the answer's body is nobody's concern
-    except httpx2.HTTPError as error:
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise ConfigError(f"the webhook's address is none ({type(error).__name__}): give it anew") from None
+    except (httpx2.HTTPError, OSError) as error:
         raise Unreachable(f"the webhook at {target.host} does not answer ({type(error).__name__})") from None
     if 200 <= status < 300:
         return

@@ -16,12 +16,20 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from coordinator.page_queries import Credit
 from coordinator.web.kept import Kept
 from coordinator.web.rendering import Renderer
 from coordinator.web.sources import Sources
+from coordinator.web.views.contributors import contributors, read_credits
 from coordinator.web.views.curve import Curve, read_curve
-from coordinator.web.views.join import read_join
+from coordinator.web.views.downloads import read_checkpoint, read_downloads
+from coordinator.web.views.join import join_view
+from coordinator.web.views.log import read_log
+from coordinator.web.views.machines import read_machines
 from coordinator.web.views.run import read_run
+from coordinator.web.views.status import status_view
+from coordinator.web.views.volunteer import read_volunteer
+from coordinator.web.views.worker import read_worker
 from diffusion_at_home.clock import Clock
 
 API: Final = "/api/v1"
@@ -62,6 +70,7 @@ class Pages:
         self._clock = clock
         self._sources = sources
         self._curve = Kept[str, Curve](lambda _: read_curve(sources.ledger), seconds=5, most=1, clock=clock)
+        self._credits = Kept[str, list[Credit]](lambda _: read_credits(sources), seconds=20, most=1, clock=clock)
 
     def routes(self) -> list[Route]:
         """For the application."""
@@ -76,19 +85,53 @@ class Pages:
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _pages(self) -> Sequence[Page]:
+        sources = self._sources
+
         async def run(asked: Asked) -> Any:  # noqa: ARG001
-            return await read_run(self._sources, await self._curve.get(""))
+            return await read_run(sources, await self._curve.get(""))
 
         async def curve(asked: Asked) -> Any:  # noqa: ARG001
             return await self._curve.get("")
 
+        async def machines(asked: Asked) -> Any:
+            return await read_machines(sources, asked["page"])
+
+        async def contributors_of(asked: Asked) -> Any:
+            return contributors(await self._credits.get(""), asked["period"], asked["find"], asked["page"])
+
+        async def worker(asked: Asked) -> Any:
+            return await read_worker(sources, asked["id"])
+
+        async def volunteer(asked: Asked) -> Any:
+            return await read_volunteer(sources, await self._credits.get(""), asked["name"] or asked["called"])
+
+        async def downloads(asked: Asked) -> Any:
+            return await read_downloads(sources, asked["page"])
+
+        async def checkpoint(asked: Asked) -> Any:
+            return await read_checkpoint(sources, asked["name"])
+
+        async def status(asked: Asked) -> Any:  # noqa: ARG001
+            return status_view(sources)
+
+        async def log(asked: Asked) -> Any:
+            return await read_log(sources, asked["page"])
+
         async def join(asked: Asked) -> Any:  # noqa: ARG001
-            return await read_join(self._sources)
+            return join_view(sources)
 
         return (
             Page("/", "/run", "run", run, seconds=2),
             Page("", "/curve", "", curve, seconds=5),
-            Page("/join", "/join", "join", join, seconds=60),
+            Page("/machines", "/machines", "machines", machines, 2, ("page",)),
+            Page("/contributors", "/contributors", "contributors", contributors_of, 5, ("period", "find", "page")),
+            Page("/workers/{id}", "/workers/{id}", "worker", worker, 5, ("id",)),
+            Page("/volunteers/{name:path}", "/volunteers/{name:path}", "volunteer", volunteer, 5, ("name", "called")),
+            Page("/downloads", "/downloads", "downloads", downloads, 5, ("page",)),
+            Page("/downloads/{name}", "/downloads/{name}", "checkpoint", checkpoint, 5, ("name",)),
+            Page("/status", "/status", "status", status, 2),
+            Page("/log", "/log", "log", log, 5, ("page",)),
+            Page("/join", "/join", "join", join, 60),
         )
 
     def _routes(self, page: Page) -> list[Route]:

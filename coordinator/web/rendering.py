@@ -7,6 +7,7 @@ Templates lie in `templates/`, and in folders of that name beside what has pages
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -15,7 +16,7 @@ import jinja2
 from starlette.responses import HTMLResponse
 
 from coordinator.web import words
-from coordinator.web.static_files import StaticFiles
+from coordinator.web.static_files import static_files
 
 _FOLDER: Final = Path(__file__).parent
 _FRESH: Final = {"Cache-Control": "no-cache"}
@@ -24,35 +25,35 @@ _FRESH: Final = {"Cache-Control": "no-cache"}
 class Renderer:
     """The templates, with what every page of the run says."""
 
-    def __init__(self, static: StaticFiles, *, run: str, title: str, version: str) -> None:
+    def __init__(self, *, run: str, title: str, version: str) -> None:
         """`run` and `title` are the run's, `version` the software's."""
-        self._environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(_FOLDER),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        self._environment.globals.update(
-            static=static.url,
-            run_name=run,
-            run_title=title or run,
-            software_version=version,
-            worker_path=worker_path,
-            volunteer_path=volunteer_path,
-        )
-        filters = (words.number, words.figure, words.percent, words.size, words.duration, words.moment, words.day)
-        self._environment.filters.update({one.__name__: one for one in filters})
-        self._environment.filters.update(counted=words.counted, machine_time=words.machine_time)
+        self._of_the_run = {"run_name": run, "run_title": title or run, "software_version": version}
 
     def text(self, template: str, **values: Any) -> str:
         """The page as text."""
-        return self._environment.get_template(template).render(values)
+        return _environment().get_template(template).render(self._of_the_run | values)
 
     def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
         """The page as an answer that no cache keeps."""
         return HTMLResponse(self.text(template, **values), status_code=status, headers=_FRESH)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """One a process: templates are compiled when they are first needed."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.globals.update(static=static_files().url, worker_path=worker_path, volunteer_path=volunteer_path)
+    filters = (words.number, words.figure, words.percent, words.size, words.duration, words.moment, words.day)
+    environment.filters.update({one.__name__: one for one in filters})
+    environment.filters.update(counted=words.counted, machine_time=words.machine_time)
+    return environment
 
 
 def worker_path(worker_id: str) -> str:
@@ -62,4 +63,4 @@ def worker_path(worker_id: str) -> str:
 
 def volunteer_path(name: str) -> str:
     """Of a volunteer's page; a browser would take a name of dots for a way up."""
-    return f"/volunteers/?name={name}" if name in {".", ".."} else f"/volunteers/{quote(name, safe='')}"
+    return f"/volunteers/?called={name}" if name in {".", ".."} else f"/volunteers/{quote(name, safe='')}"

@@ -10,12 +10,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from coordinator.admission import Admission
 from coordinator.web.live_events import LiveEvents
 from coordinator.web.pages import API, Pages, plain
 from coordinator.web.rendering import Renderer
 from coordinator.web.sources import Sources
-from coordinator.web.static_files import StaticFiles
+from coordinator.web.static_files import static_files
 from coordinator.web.views.live import live_view
 from coordinator.web.views.progress import read_progress
 from diffusion_at_home import __version__
@@ -25,22 +24,29 @@ from diffusion_at_home.clock import Clock
 class Site:
     """Of one run."""
 
-    def __init__(self, sources: Sources, admission: Admission, clock: Clock) -> None:
+    def __init__(self, sources: Sources, clock: Clock) -> None:
         run = sources.spec.config.run
+        doors = sources.admission
         self._sources = sources
-        self._static = StaticFiles()
-        self.renderer = Renderer(self._static, run=run.name, title=run.title, version=__version__)
+        self.renderer = Renderer(run=run.name, title=run.title, version=__version__)
         """For whatever else has pages."""
         self._pages = Pages(sources, self.renderer, clock)
-        self.events = LiveEvents(self._live, addresses=admission.addresses, places_of=admission.listeners_of)
-        """To be closed when the run is no longer served."""
+        self._events = LiveEvents(self._live, addresses=doors.addresses, places_of=doors.listeners_of)
+
+    def stop(self) -> None:
+        """Let go of who listens: the server is about to stop."""
+        self._events.close()
+
+    def close(self) -> None:
+        """Nobody asks any more."""
+        self._sources.ledger.close()
 
     def routes(self) -> list[BaseRoute]:
         """For the application."""
         return [
             *self._pages.routes(),
-            Route(f"{API}/events", self.events, methods=["GET"]),
-            self._static.route,
+            Route(f"{API}/events", self._events, methods=["GET"]),
+            static_files().route,
         ]
 
     def failed(self, request: Request, error: HTTPException) -> Response:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from coordinator.admission import Admission
 from coordinator.checkpoints import Checkpoints
+from coordinator.dispatcher import AtWork
 from coordinator.ledger_thread import LedgerThread
+from coordinator.standing import Standing
 from coordinator.status import LiveStatus
 from diffusion_at_home.runspec import RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DiskNow:
+    """The run's folder, and the disk that it is on."""
+
+    used_bytes: int
+    quota_bytes: int | None
+    """None is no quota."""
+    free_bytes: int
+    """Of the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +36,16 @@ class Sources:
     """Of the model, that are trained."""
     ledger: LedgerThread
     """With a connection that only reads, so that no page keeps the run waiting."""
+    checkpoints: Checkpoints
+    standing: Standing
+    admission: Admission
     live: Callable[[], LiveStatus]
     """What only the running process knows, now."""
-    checkpoints: Checkpoints
+    at_work: Callable[[], Sequence[AtWork]]
+    """The workers that are there, now."""
+    waiting: Callable[[], int]
+    """How many of them stand in line."""
+    disk: Callable[[], DiskNow | None]
+    """As it was when it was last looked at."""
+    next_round: Callable[[], int]
+    """Number of the round after the newest version."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +19,16 @@ _FOLDER: Final = Path(__file__).with_name("static")
 _FOR_EVER: Final = {"Cache-Control": "public, max-age=31536000, immutable"}
 
 
+@cache
+def static_files() -> StaticFiles:
+    """Those of the package."""
+    return StaticFiles(_FOLDER)
+
+
 class StaticFiles:
     """All files below `static/`."""
 
-    def __init__(self, folder: Path = _FOLDER) -> None:
+    def __init__(self, folder: Path) -> None:
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         self._files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
         digest = hashlib.sha256()

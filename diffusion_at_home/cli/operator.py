@@ -103,7 +103,7 @@ def resume(folder: Folder, note: Note = "", as_json: Json = False) -> None:
 def publish(folder: Folder, note: Note = "", as_json: Json = False) -> None:
     """Make a checkpoint of the newest version now, beside the scheduled ones; once for a version."""
     made = _order(folder, lambda orders: orders.publish(note))
-    emit(dataclasses.asdict(made), as_json)
+    emit({**dataclasses.asdict(made), "there_already": bool(made.checkpoint)}, as_json)
 
 
 def note(

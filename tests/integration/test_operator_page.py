@@ -17,6 +17,7 @@ from tests.integration.live_run import LiveRun, Volunteer, encoded, serving, vol
 from tests.unit.tiny_data import tiny_run_folder
 
 QUIET = ("evaluation.every_images=100000", "checkpoint.every_images=100000", "lease.probe_steps=1", "lease.min_steps=1")
+FEW_PICTURES = ("evaluation.draws=1", "evaluation.max_images=4", "checkpoint.sampling_steps=1")
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -70,7 +71,7 @@ def done(folder: RunFolder) -> list[tuple[str, str, str]]:
 
 
 def test_an_operator_logs_in_once_and_does_all_that_the_page_offers(tmp_path: Path) -> None:
-    folder = tiny_run_folder(tmp_path, *QUIET, "round.images=8", "lease.max_steps=1", "evaluation.draws=1")
+    folder = tiny_run_folder(tmp_path, *QUIET, *FEW_PICTURES, "round.images=8", "lease.max_steps=1")
     with serving(folder) as run, volunteers(run, 1) as (anna,), browser(run) as operator:
         link = operator.http.get("/operator/login")
         assert (link.status_code, "operator_login.js" in link.text) == (200, True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.closing import CloseReason
 from coordinator.dispatcher import IdleReason, Order
 from coordinator.hand_in import Work
 from coordinator.records import Contribution, Lease, LeaseState
@@ -306,3 +307,33 @@ def test_one_of_two_deltas_with_the_same_residual_counts_even_at_once(late_desk:
     assert refused.refusal == Refusal.REFUSAL_WRONG_RESIDUAL
     assert late_desk.ledger.newest_residual(ANNA) == "2" * 64
     assert late_desk.ledger.newest_residual(BERT) == ""
+
+
+def test_a_round_that_drains_grants_nothing_and_closes_when_the_last_lease_is_in_or_silent(desk: Desk) -> None:
+    first, second = desk.lease(ANNA), desk.lease(BERT)
+    desk.run(desk.dispatcher.drain(draining=True))
+    assert desk.ask(CARL) is IdleReason.DRAINING
+    desk.accept(first)
+    assert desk.dispatcher.close_reason() is None
+    assert desk.expire_after(TIMEOUT + 1) == 1
+    assert desk.dispatcher.close_reason() is CloseReason.DRAINED
+    desk.run(desk.dispatcher.drain(draining=False))
+    assert desk.lease(CARL).ranges == second.ranges
+
+
+def test_who_asks_for_work_while_it_drains_gives_back_what_it_held(desk: Desk) -> None:
+    desk.lease(ANNA)
+    desk.run(desk.dispatcher.drain(draining=True))
+    assert desk.ask(ANNA) is IdleReason.DRAINING
+    assert desk.ledger.active_leases() == []
+    assert desk.dispatcher.close_reason() is None, "there is nothing to publish"
+
+
+def test_what_came_late_alone_closes_no_round_that_drains(late_desk: Desk) -> None:
+    late, other = late_desk.lease(ANNA), late_desk.lease(BERT)
+    late_desk.accept(other)
+    late_desk.close()
+    late_desk.run(late_desk.dispatcher.drain(draining=True))
+    late_desk.open(2)
+    late_desk.accept(late)
+    assert late_desk.dispatcher.close_reason() is None

@@ -31,7 +31,8 @@ async function refresh() {
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const old of document.querySelectorAll("[data-refresh]")) {
     const fresh = page.getElementById(old.id);
-    if (!fresh || old.contains(document.activeElement)) continue;
+    const slider = old.querySelector("input[type=range]");
+    if (!fresh || old.contains(document.activeElement) || (slider && slider.value !== slider.max)) continue;
     for (const opened of old.querySelectorAll("details")) {
       const same = fresh.querySelectorAll("details")[[...old.querySelectorAll("details")].indexOf(opened)];
       if (same) same.open = opened.open;

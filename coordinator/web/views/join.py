@@ -26,7 +26,7 @@ class JoinView:
     checkpoint_license: str
 
 
-async def read_join(sources: Sources) -> JoinView:
+def join_view(sources: Sources) -> JoinView:
     """From the run's specification."""
     spec = sources.spec
     return JoinView(

@@ -1,0 +1,357 @@
+"""A run that nobody has trained: rows of its ledger by the hundred thousand, and its pages as a coordinator would serve them.
+
+Everything is drawn from one seed. No torch, no data, no workers: the pages read the ledger, and little else.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import sqlalchemy as sa
+
+from coordinator import tables
+from coordinator.admission import Admission
+from coordinator.checkpoints import Checkpoints
+from coordinator.data_pool import DataPool
+from coordinator.dispatcher import AtWork
+from coordinator.ledger import Ledger
+from coordinator.ledger_thread import LedgerThread
+from coordinator.problems import Problems
+from coordinator.records import ActionKind, Fault, Lease, LeaseId, LeaseState, RoundState, Weights, now_ms
+from coordinator.run_folder import RunFolder
+from coordinator.signatures import Signatures
+from coordinator.standing import Standing
+from coordinator.status import JudgingStatus, LiveStatus, WorkerStatus
+from coordinator.web.site import Site
+from coordinator.web.sources import DiskNow, Sources
+from diffusion_at_home.clock import Clock, SystemClock
+from diffusion_at_home.config.run import RunConfig, ServerSection
+from diffusion_at_home.config.toml import load_toml
+from diffusion_at_home.data.manifest import DataManifest, ShardEntry
+from diffusion_at_home.data.order import DataCursor, ShardRange
+from diffusion_at_home.identity import WorkerId
+from diffusion_at_home.runspec import RunSpec
+
+SHA: Final = "a" * 64
+_SETTINGS: Final = (
+    "run.name='year'",
+    "run.title='A year of pictures'",
+    "run.total_images=2_000_000_000",
+    "data.path='nowhere'",
+    "model.image_size=64",
+    "inner.batch_images=64",
+    "round.images=65536",
+    "ema.half_life_images=100_000",
+    "evaluation.every_images=65536",
+    "checkpoint.every_images=5_000_000",
+    "checkpoint.grid_prompts=['a red fox in the snow', 'a lighthouse at dusk']",
+)
+_EPOCH_SECONDS: Final = 1200
+_CHUNK: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much there is."""
+
+    workers: int
+    rounds: int
+    contributions: int
+    live: int
+    """Workers that are there."""
+    shards: int = 2000
+    checkpoints: int = 300
+    actions: int = 500
+    names: Sequence[str] = field(default=())
+    """Of the first workers; the others have names of their own, or none."""
+
+
+YEAR: Final = Extent(workers=10_000, rounds=26_000, contributions=300_000, live=2_000)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeUp:
+    """What was made."""
+
+    folder: RunFolder
+    spec: RunSpec
+    extent: Extent
+
+
+def make(root: Path, extent: Extent, *overrides: str, seed: int = 0) -> MadeUp:
+    """The run in `root`, which must not be there."""
+    folder = RunFolder(root)
+    root.mkdir(parents=True)
+    folder.checkpoints.mkdir()
+    spec = _spec(extent, overrides)
+    pool = DataPool(DataCursor(epoch=3, position=extent.shards // 2, offset=7), (ShardRange(3, 0, 0, 5),))
+    Ledger.create(folder.ledger, run_id=spec.run_id, spec_sha256=SHA, pool=pool).close()
+    engine = sa.create_engine(f"sqlite:///{folder.ledger}")
+    with engine.begin() as tx:
+        for table, rows in _rows(extent, random.Random(seed)):  # noqa: S311 -- no secret
+            for start in range(0, len(rows), _CHUNK):
+                tx.execute(sa.insert(table), rows[start : start + _CHUNK])
+    engine.dispose()
+    return MadeUp(folder, spec, extent)
+
+
+@contextmanager
+def site_of(made: MadeUp, clock: Clock | None = None) -> Iterator[Site]:
+    """Its pages, as a coordinator would have them."""
+    problems = Problems()
+    with closing(LedgerThread(Ledger(made.folder.ledger), problems)) as writer:
+        site = Site(_sources(made, writer, problems), clock or SystemClock())
+        try:
+            yield site
+        finally:
+            site.stop()
+            site.close()
+
+
+def worker_id(number: int) -> WorkerId:
+    """Of a worker by its number from 0 on."""
+    return WorkerId(f"{number:016x}")
+
+
+def _sources(made: MadeUp, writer: LedgerThread, problems: Problems) -> Sources:
+    clock = SystemClock()
+    admission = Admission.of(ServerSection(), clock, random.Random(0), lambda: 0.0)  # noqa: S311 -- no secret
+    signatures = Signatures(folder=made.folder, release_key="", problems=problems)
+    reader = LedgerThread(Ledger(made.folder.ledger, read_only=True), problems)
+    live = [_at_work(number, made.extent) for number in range(made.extent.live)]
+    return Sources(
+        spec=made.spec,
+        address=f"https://run.example:8400/#{'5e' * 32}",
+        num_parameters=860_000_000,
+        ledger=reader,
+        checkpoints=Checkpoints(folder=made.folder.checkpoints, spec=made.spec, ledger=writer, signatures=signatures),
+        standing=Standing(made.spec.config.screening, {}),
+        admission=admission,
+        live=lambda: _live(made.extent, live, problems),
+        at_work=lambda: live,
+        waiting=lambda: made.extent.live // 3,
+        disk=lambda: DiskNow(310_000_000_000, 500_000_000_000, 420_000_000_000),
+        next_round=lambda: made.extent.rounds + 1,
+    )
+
+
+def _live(extent: Extent, live: Sequence[AtWork], problems: Problems) -> LiveStatus:
+    return LiveStatus(
+        round_number=extent.rounds + 1,
+        target_images=65_536,
+        accepted_images=31_744,
+        leased_images=20_480,
+        seconds_to_close=432.0,
+        complete=False,
+        workers=tuple(WorkerStatus(one.worker, one.worker, one.images_per_second) for one in live),
+        refusals={"REFUSAL_ROUND_CLOSED": 12, "REFUSAL_BUSY": 3},
+        problems=problems.present(),
+        judging=JudgingStatus(None, None, 0, ""),
+        recovery=cast("Any", SimpleNamespace(at_ms=now_ms() - 86_400_000)),
+        actions=0,
+    )
+
+
+def _at_work(number: int, extent: Extent) -> AtWork:
+    busy = number % 3 != 0
+    worker = worker_id(number)
+    ranges = (ShardRange(3, number % extent.shards, 0, 4),)
+    lease = Lease(LeaseId(number), worker, extent.rounds, ranges, 7, 512, 1e-3, LeaseState.ACTIVE, now_ms())
+    return AtWork(worker, 2.0 + number % 40, float(number % 50), lease if busy else None, waits=not busy)
+
+
+def _spec(extent: Extent, overrides: Sequence[str]) -> RunSpec:
+    config = load_toml(None, RunConfig, [*_SETTINGS, *overrides])
+    shards = tuple(
+        ShardEntry(
+            name=f"train-{number}.tar",
+            sha256=f"{number:064x}",
+            size_bytes=5_000_000,
+            num_samples=1000,
+            width=64,
+            height=64,
+        )
+        for number in range(extent.shards + 1)
+    )
+    data = DataManifest(name="made-up", source="nowhere", license="CC0-1.0", train=shards[1:], held_out=shards[:1])
+    return RunSpec(run_id="year-00000000", config=config, data=data, tokenizer="{}", receipt_key="a" * 64)
+
+
+_Rows = list[dict[str, Any]]
+
+
+def _rows(extent: Extent, chance: random.Random) -> Iterator[tuple[sa.Table, _Rows]]:
+    """What to insert, in the order in which one thing refers to another."""
+    now = now_ms()
+    begun = now - extent.rounds * _EPOCH_SECONDS * 1000
+    rounds = range(1, extent.rounds + 2)
+    yield tables.workers, [_worker(number, extent, begun) for number in range(extent.workers)]
+    yield tables.rounds, [_round(number, extent, begun) for number in rounds]
+    given = [_given(number, extent, begun, chance) for number in range(extent.contributions)]
+    yield tables.leases, [_lease(one) for one in given]
+    yield tables.contributions, given
+    yield tables.verdicts, [_verdict(one, chance) for one in given]
+    yield tables.audits, [_audit(one, chance) for one in given if chance.random() < 0.01]
+    yield tables.versions, [_version(number, begun) for number in range(extent.rounds + 1)]
+    yield (
+        tables.evaluations,
+        [_evaluation(number, weights, chance) for number in range(extent.rounds + 1) for weights in Weights],
+    )
+    every = max(1, extent.rounds // max(1, extent.checkpoints))
+    shown = list(range(every, extent.rounds + 1, every))[: extent.checkpoints]
+    yield tables.checkpoints, [_checkpoint(number, begun) for number in shown]
+    yield tables.judgements, [_judgement(number, begun) for number in shown]
+    yield tables.actions, [_action(number, extent, begun) for number in range(1, extent.actions + 1)]
+
+
+def _worker(number: int, extent: Extent, begun: int) -> dict[str, Any]:
+    own = "" if number % 10 == 9 else f"volunteer {number // 2}"
+    return {
+        "worker_id": worker_id(number),
+        "public_key": number.to_bytes(32, "big"),
+        "token_sha256": f"{number:064x}",
+        "signed_at_ms": 1,
+        "display_name": extent.names[number] if number < len(extent.names) else own,
+        "device": "cuda",
+        "device_name": "NVIDIA GeForce RTX 3060",
+        "num_devices": 1 + number % 2,
+        "memory_bytes": 12 * 2**30,
+        "software_version": "0.1.0",
+        "joined_at_ms": begun + number,
+        "invite": "",
+    }
+
+
+def _round(number: int, extent: Extent, begun: int) -> dict[str, Any]:
+    state = RoundState.CLOSED if number <= extent.rounds else RoundState.OPEN
+    opened = begun + number * _EPOCH_SECONDS * 1000
+    return {"number": number, "target_images": 65536, "state": state, "opened_at_ms": opened, "close_reason": "target"}
+
+
+def _given(number: int, extent: Extent, begun: int, chance: random.Random) -> dict[str, Any]:
+    """A contribution; the last ones are of the round that is open, and few workers give much."""
+    round_number = 1 + number * (extent.rounds + 1) // extent.contributions
+    return {
+        "contribution_id": number + 1,
+        "lease_id": number + 1,
+        "worker_id": worker_id(int(extent.workers * chance.random() ** 3)),
+        "round_number": round_number,
+        "first_range": ShardRange(0, number % extent.shards, 0, 64),
+        "sha256": f"{number:064x}",
+        "size_bytes": 15_000_000,
+        "images": 64 * chance.randint(10, 100),
+        "weight": 64.0,
+        "mean_loss": 0.5,
+        "train_ms": 600_000,
+        "accepted_at_ms": begun + round_number * _EPOCH_SECONDS * 1000,
+        "signature": "ab" * 64,
+    }
+
+
+def _lease(given: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "lease_id": given["lease_id"],
+        "worker_id": given["worker_id"],
+        "base_version": given["round_number"] - 1,
+        "ranges": (given["first_range"],),
+        "seed": 7,
+        "quota_images": given["images"],
+        "learning_rate": 1e-3,
+        "state": LeaseState.SUBMITTED,
+        "granted_at_ms": given["accepted_at_ms"] - 600_000,
+    }
+
+
+def _verdict(given: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    faulty = chance.random() < 0.01
+    return {
+        "lease_id": given["lease_id"],
+        "worker_id": given["worker_id"],
+        "round_number": given["round_number"],
+        "weight": 0.0 if faulty else given["weight"],
+        "scale": 1.0,
+        "norm": 1.0,
+        "cosine": 0.5,
+        "fault": chance.choice([Fault.OUTLIER, Fault.COPIED, Fault.OPPOSED]) if faulty else Fault.NONE,
+    }
+
+
+def _audit(given: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    return {
+        "lease_id": given["lease_id"],
+        "worker_id": given["worker_id"],
+        "agrees": chance.random() < 0.95,
+        "cosine": 0.99,
+        "length_ratio": 1.0,
+        "at_ms": given["accepted_at_ms"],
+    }
+
+
+def _version(number: int, begun: int) -> dict[str, Any]:
+    return {
+        "version": number,
+        "images": 65_536 * number,
+        "weights_digest": f"{number:064x}",
+        "update_sha256": f"{number:064x}" if number else "",
+        "update_bytes": 15_000_000,
+        "snapshot_sha256": "",
+        "snapshot_bytes": 0,
+        "published_at_ms": begun + (number + 1) * _EPOCH_SECONDS * 1000,
+        "back_to": None,
+        "action_id": None,
+    }
+
+
+def _evaluation(number: int, weights: Weights, chance: random.Random) -> dict[str, Any]:
+    mean = 0.2 + 1.5 / (1 + number / 50) ** 0.35 + (0.02 * chance.random() if weights is Weights.RAW else 0.0)
+    bins = tuple(mean * factor for factor in (2.2, 1.2, 0.8, 0.5, 0.3))
+    return {"version": number, "weights": weights, "images": 65_536 * number, "mean": mean, "bins": bins}
+
+
+def _checkpoint(number: int, begun: int) -> dict[str, Any]:
+    return {
+        "name": f"year-{65_536 * number:010d}",
+        "version": number,
+        "images": 65_536 * number,
+        "default_weights": Weights.EMA,
+        "held_out_loss": 0.2 + 1.5 / (1 + number / 50) ** 0.35,
+        "size_bytes": 3_400_000_000,
+        "manifest_sha256": f"{number:064x}",
+        "created_at_ms": begun + (number + 1) * _EPOCH_SECONDS * 1000,
+    }
+
+
+def _judgement(number: int, begun: int) -> dict[str, Any]:
+    return {
+        "checkpoint": f"year-{65_536 * number:010d}",
+        "images": 65_536 * number,
+        "encoder_sha256": SHA,
+        "frechet": 30.0,
+        "kernel": 0.02,
+        "retrieval": 0.6,
+        "unseen": 0.4,
+        "result": json.dumps({"seconds": 1.0}),
+        "sheets": {"grid.png": SHA},
+        "judged_at_ms": begun + (number + 1) * _EPOCH_SECONDS * 1000,
+    }
+
+
+def _action(number: int, extent: Extent, begun: int) -> dict[str, Any]:
+    kind = (ActionKind.BAN, ActionKind.UNBAN, ActionKind.DISTRUST, ActionKind.INVITE)[number % 4]
+    subject = SHA if kind is ActionKind.INVITE else worker_id(number % extent.workers)
+    return {
+        "action_id": number,
+        "kind": kind,
+        "subject": subject,
+        "note": f"why it was done, the {number}th time",
+        "at_ms": begun + number * 1000,
+        "uses": 1,
+        "until_ms": 0,
+    }
