@@ -20,6 +20,9 @@ from coordinator.records import Action, Evaluation, Fault, LeaseId, LeaseState, 
 from diffusion_at_home.data.order import ShardRange
 from diffusion_at_home.identity import WorkerId
 
+_NONE: Final = sa.literal_column(f"'{Fault.NONE.value}'", sa.String)
+"""Written out, so that SQLite sees that the index of what was left out will do."""
+
 _DAY_MS: Final = 86_400_000
 
 _AT_ONCE: Final = 500
@@ -192,7 +195,7 @@ class PageQueries(LedgerFile):
     def left_out_of(self, worker: str) -> dict[Fault, int]:
         """How many deltas of a worker did not count, by reason."""
         rows = tables.verdicts.c
-        query = sa.select(rows.fault, sa.func.count()).where(rows.worker_id == worker, rows.fault != Fault.NONE)
+        query = sa.select(rows.fault, sa.func.count()).where(rows.worker_id == worker, rows.fault != _NONE)
         with self._begin() as tx:
             return {fault: int(count) for fault, count in tx.execute(query.group_by(rows.fault))}
 
@@ -200,7 +203,7 @@ class PageQueries(LedgerFile):
         """The latest of those, the newest first."""
         rows = tables.verdicts.c
         query = sa.select(rows.lease_id, rows.round_number, rows.fault)
-        query = query.where(rows.worker_id == worker, rows.fault != Fault.NONE)
+        query = query.where(rows.worker_id == worker, rows.fault != _NONE)
         return self._records(LeftOutRow, query.order_by(rows.lease_id.desc()).limit(most))
 
     def audits_of(self, worker: str) -> tuple[int, int]:
@@ -243,7 +246,7 @@ def _undone(tx: sa.Connection) -> list[tuple[int, int]]:
 def _credited(worker: str | None = None) -> sa.ColumnElement[bool]:
     """Of a row of `contributions`; of one `worker`'s, if that is named."""
     given, verdicts, audits = tables.contributions.c, tables.verdicts.c, tables.audits.c
-    left_out = sa.select(verdicts.lease_id).where(verdicts.fault != Fault.NONE)
+    left_out = sa.select(verdicts.lease_id).where(verdicts.fault != _NONE)
     disagreed = sa.select(audits.lease_id).where(~audits.agrees)
     newest: Any = sa.select(sa.func.max(tables.versions.c.version)).scalar_subquery()
     conditions = [given.round_number <= newest]

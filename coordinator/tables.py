@@ -26,12 +26,13 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 
 from coordinator.records import ActionKind, Fault, LeaseState, RoundState, Weights, Withdrawn
 from diffusion_at_home.data.order import ShardRange
 
-REVISION: Final = "0005"
+REVISION: Final = "0006"
 """The newest one in `coordinator/migrations/versions/`, which is the schema below."""
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
@@ -159,6 +160,7 @@ leases = Table(
     Column("state", _choice(LeaseState), nullable=False),
     Column("granted_at_ms", BigInteger, nullable=False),
     Index("leases_by_state", "state"),
+    Index("leases_of_worker", "worker_id", "state"),
     sqlite_autoincrement=True,  # a lease's number is never used again
 )
 
@@ -184,8 +186,12 @@ contributions = Table(
     Column("shown_bytes", BigInteger, nullable=False, server_default="0"),
     Index("contributions_by_sha256", "sha256"),
     Index("contributions_by_worker", "worker_id"),
+    # All that credit is summed from, so that a sum reads no row.
+    Index("contributions_of_worker", "worker_id", "accepted_at_ms", "round_number", "lease_id", "images"),
     sqlite_autoincrement=True,
 )
+
+_faulty = text("fault != ''")
 
 verdicts = Table(
     "verdicts",
@@ -198,6 +204,7 @@ verdicts = Table(
     Column("norm", Float, nullable=False),
     Column("cosine", Float, nullable=True),
     Column("fault", _choice(Fault), nullable=False),
+    Index("verdicts_left_out", "worker_id", "lease_id", sqlite_where=_faulty, postgresql_where=_faulty),
 )
 
 audits = Table(

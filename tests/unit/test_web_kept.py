@@ -84,6 +84,7 @@ class Listener:
         self.status = 0
         self.text = ""
         self._gone = asyncio.Event()
+        self._heard = asyncio.Event()
         self._stuck = stuck
         self.task = asyncio.ensure_future(events(self._scope(), self._receive, self._send))
 
@@ -107,6 +108,7 @@ class Listener:
             await asyncio.Event().wait()
         self.status = message.get("status", self.status)
         self.text += message.get("body", b"").decode()
+        self._heard.set()
 
     async def leave(self) -> None:
         self._gone.set()
@@ -115,7 +117,8 @@ class Listener:
     async def hears(self, text: str) -> None:
         async with asyncio.timeout(2):
             while text not in self.text:
-                await asyncio.sleep(0.005)
+                self._heard.clear()
+                await self._heard.wait()
 
 
 def told(script: Callable[[LiveEvents, list[str]], Awaitable[None]], *, places: int = 0, **limits: Any) -> None:

@@ -1,0 +1,218 @@
+"""The pages against readers and volunteers who mean harm: nothing runs, nothing private is told, nothing breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import quote, unquote
+
+import pytest
+import sqlalchemy as sa
+from benchmarks.pages.asking import Answer, ask
+from benchmarks.pages.made_up import Extent, MadeUp, make, site_of, worker_id
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from coordinator import tables
+from coordinator.ledger import Ledger
+from coordinator.records import Action, ActionKind
+from coordinator.web.guard import CONTENT_SECURITY_POLICY, Guard
+
+NASTY = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "javascript:alert(1)",
+    "' onmouseover='alert(1)",
+    "{{ 7 * 7 }}{% raw %}",
+    "a/../../b?c=d#e&amp;",
+    "..",
+    "%2e%2e%2f",
+)
+EXTENT = Extent(workers=12, rounds=12, contributions=200, live=9, shards=30, checkpoints=3, actions=8, names=NASTY)
+PAGES = (
+    "/",
+    "/machines",
+    "/contributors",
+    "/contributors?period=day",
+    f"/workers/{worker_id(0)}",
+    "/downloads",
+    "/status",
+    "/log",
+    "/join",
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> MadeUp:
+    run = make(tmp_path_factory.mktemp("site") / "run", EXTENT, f"run.title={json.dumps(NASTY[0] + NASTY[1])}")
+    with closing(Ledger(run.folder.ledger)) as ledger:
+        for number, note in enumerate(NASTY):
+            ledger.add_action(Action(0, ActionKind.BAN, worker_id(number), note, 1))
+        ledger.add_action(Action(0, ActionKind.INVITE, "5ec2e7" * 10, "for Bob's brother", 1, uses=1))
+    return run
+
+
+@pytest.fixture(scope="module")
+def app(made: MadeUp) -> Iterator[ASGIApp]:
+    with site_of(made) as site:
+        yield Guard(Starlette(routes=site.routes(), exception_handlers={HTTPException: site.failed}))
+
+
+def got(app: ASGIApp, path: str, method: str = "GET", **headers: str) -> Answer:
+    return asyncio.run(ask(app, path, method, **headers))
+
+
+class Markup(HTMLParser):
+    """What of a page could run, and where it leads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.scripts: list[dict[str, str | None]] = []
+        self.links: list[str] = []
+        self.dangerous: list[tuple[str, str]] = []
+        self.tags: list[str] = []
+        self.texts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name.startswith("on") or name in {"style", "srcdoc"}:
+                self.dangerous.append((tag, name))
+            if name in {"href", "src", "action", "data-events", "data-chart"}:
+                self.links.append(value or "")
+        if tag == "script":
+            self.scripts.append(dict(attrs))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def every_page(app: ASGIApp) -> Iterator[tuple[str, Answer]]:
+    volunteers = [f"/volunteers/{quote(name, safe='')}" for name in NASTY if name != ".."]
+    for path in (*PAGES, *volunteers, "/volunteers/?called=..", f"/contributors?find={quote(NASTY[1])}", "/nowhere"):
+        yield path, got(app, path)
+
+
+def test_what_volunteers_and_operators_write_is_text_and_nothing_else(app: ASGIApp) -> None:
+    for path, answer in every_page(app):
+        assert answer.status == (404 if path == "/nowhere" else 200), path
+        page = Markup(answer.text)
+        assert page.dangerous == [], path
+        assert not {"iframe", "object", "embed", "base", "style"} & set(page.tags), path
+        assert all(set(script) == {"src", "defer"} for script in page.scripts), path
+        assert "alert(1)" not in "".join(map(str, page.scripts)), path
+        for link in page.links:
+            assert re.match(r"/(?!/)|#main$", link), (path, link)
+    told = "".join(Markup(got(app, "/contributors").text).texts)
+    assert all(name in told for name in NASTY)
+    told = "".join(Markup(got(app, "/log").text).texts)
+    assert all(note in told for note in NASTY)
+
+
+def test_the_link_of_each_name_leads_to_its_page(app: ASGIApp) -> None:
+    links = {link for link in Markup(got(app, "/contributors").text).links if link.startswith("/volunteers/")}
+    names = {"".join(re.findall(r"<h1><bdi>(.*)</bdi></h1>", got(app, link).text)) for link in links}
+    assert len(names) == len(links) >= len(NASTY)
+    assert all("/.." not in unquote(link).removeprefix("/volunteers") or "%2F" in link for link in links)
+
+
+def test_every_answer_has_the_policy_and_none_may_be_framed_or_sniffed(app: ASGIApp) -> None:
+    paths = ["/static/0/style.css", "/api/v1/run", "/api/v1/nothing", "/workers/..%2f..%2fetc%2fpasswd"]
+    for path in (*PAGES, *paths):
+        for method in ("GET", "HEAD", "OPTIONS", "POST", "TRACE"):
+            answer = got(app, path, method)
+            assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY, (method, path)
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["referrer-policy"] == "no-referrer"
+            assert "access-control-allow-origin" not in answer.headers
+            if method not in {"GET", "HEAD"}:
+                assert answer.status in {404, 405}
+    assert "unsafe" not in CONTENT_SECURITY_POLICY
+
+
+def test_nothing_beyond_the_package_and_the_run_can_be_reached(app: ASGIApp) -> None:
+    style = next(link for link in Markup(got(app, "/").text).links if link.endswith("style.css"))
+    assert got(app, style).headers["content-type"].startswith("text/css")
+    folder = style.rpartition("/")[0]
+    for path in (
+        f"{folder}/../templates/base.html",
+        f"{folder}/..%2f..%2fapp.py",
+        f"{folder}//etc/passwd",
+        "/static/%2e%2e/style.css",
+        "/workers/..",
+        "/workers/%00",
+        "/workers/" + "0" * 15,
+        "/workers/" + "F" * 16,
+        "/volunteers/nobody",
+        "/volunteers/",
+        "/volunteers/" + "x" * 100_000,
+        "/downloads/..%2f..%2fledger.sqlite",
+        "/downloads/nothing",
+    ):
+        assert got(app, path).status == 404, path
+
+
+def test_what_is_not_there_is_said_in_words_and_to_programs_in_json(app: ASGIApp) -> None:
+    assert "There is nothing here" in got(app, f"/workers/{'f' * 16}").text
+    answer = got(app, f"/api/v1/workers/{'f' * 16}")
+    assert (answer.status, json.loads(answer.body)) == (404, {"error": "there is nothing of this name"})
+    assert json.loads(got(app, "/api/v1/nothing").body)["error"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["x=" + "y" * 60_000, "page=" + "9" * 5000, "page=-1", "period=%00", "find=%ff%fe", "&".join(["a=b"] * 5000)],
+)
+def test_odd_queries_break_nothing(app: ASGIApp, query: str) -> None:
+    for path in ("/contributors", "/machines", "/log", "/downloads", "/api/v1/contributors"):
+        assert got(app, f"{path}?{query}").status in {200, 404}, path
+
+
+def test_no_page_holds_an_address_a_token_a_key_or_what_an_invitation_says(app: ASGIApp, made: MadeUp) -> None:
+    engine = sa.create_engine(f"sqlite:///{made.folder.ledger}")
+    with engine.connect() as tx:
+        workers = tx.execute(sa.select(tables.workers)).mappings().all()
+        signatures = tx.execute(sa.select(tables.contributions.c.signature)).scalars().all()
+    engine.dispose()
+    secret = (
+        {str(row["token_sha256"]) for row in workers} | {row["public_key"].hex() for row in workers} | set(signatures)
+    )
+    secret |= {"5ec2e7", "Bob", "192.0.2.1", "127.0.0.1"}
+    pages = [*PAGES, *(f"/api/v1{page}" for page in PAGES if page != "/"), "/api/v1/run", "/api/v1/curve"]
+    for path in pages:
+        text = got(app, path).text
+        offered = set(re.findall(r"\b[0-9a-f]{64}\b", text)) if "downloads" in path else set()
+        assert not [word for word in secret if word in text and word not in offered], path
+
+
+def test_every_page_has_its_json_and_both_say_the_same(app: ASGIApp) -> None:
+    shown = got(app, "/contributors").text
+    found: dict[str, Any] = json.loads(got(app, "/api/v1/contributors").body)
+    assert f"<strong>{found['images']:,}</strong> images" in shown
+    for row in found["rows"]:
+        assert f"{row['images']:,}" in shown
+    run = json.loads(got(app, "/api/v1/run").body)
+    assert f"{run['progress']['images']:,}" in got(app, "/").text
+    curve = json.loads(got(app, "/api/v1/curve").body)
+    assert [point["version"] for point in curve["points"]] == list(range(EXTENT.rounds + 1))
+    assert curve["evaluated"] == EXTENT.rounds + 1
+
+
+def test_pages_say_all_without_a_script_and_have_what_readers_aloud_need(app: ASGIApp) -> None:
+    for path in PAGES:
+        text = got(app, path).text
+        page = Markup(text)
+        assert text.startswith("<!doctype html>")
+        assert '<html lang="en">' in text
+        assert page.tags.count("h1") == page.tags.count("main") == 1, path
+        assert page.tags.count("table") == page.tags.count("caption"), path
+        assert page.links[0].startswith("/static/")
+        assert 'class="skip" href="#main"' in text
+    assert "Held-out loss of 12 versions" in got(app, "/").text
