@@ -54,6 +54,7 @@ OWNERS = {
         "coordinator/alerts/post.py",
         "coordinator/doctor/address.py",
         "diffusion_at_home/checkpoint/download.py",
+        "diffusion_at_home/checkpoint/push.py",
         "diffusion_at_home/demo/",
         "worker/auditor/",
         "worker/blobs.py",
