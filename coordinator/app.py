@@ -467,7 +467,13 @@ class Coordinator:
             addresses=self._admission.addresses,
             clock=SystemClock(),
         )
-        return Desk(folder=self._folder, renderer=site.renderer, live=self._live, entrance=entrance)
+        return Desk(
+            folder=self._folder,
+            renderer=site.renderer,
+            live=self._live,
+            storage=lambda: self._storage.latest,
+            entrance=entrance,
+        )
 
     async def _status(self) -> dict[str, Any]:
         durable = await self._ledger.run(read_status)

@@ -225,10 +225,13 @@ def config_of(folder: RunFolder, ledger: Ledger) -> RunConfig:
 
 
 @contextmanager
-def orders(folder: RunFolder) -> Iterator[Orders]:
-    """To the run in `folder`. Raises `ConfigError`, `IntegrityError`, `StorageError`."""
+def orders(folder: RunFolder, *, read_only: bool = False) -> Iterator[Orders]:
+    """To the run in `folder`; `read_only` is for who asks for their state alone, and keeps nobody waiting.
+
+    Raises `ConfigError`, `IntegrityError`, `StorageError`.
+    """
     folder.check()
-    ledger = Ledger(folder.ledger)
+    ledger = Ledger(folder.ledger, read_only=read_only)
     try:
         yield Orders(folder, ledger)
     finally:

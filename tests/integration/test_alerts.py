@@ -10,13 +10,15 @@ from threading import Event
 import pytest
 
 from coordinator.alerts.command import set_alerts
+from coordinator.orders import orders
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.errors import ConfigError
 from tests.integration.live_run import encoded, serving, volunteers
 from tests.unit.tiny_data import tiny_run_folder
 from tests.unit.webhook import Webhook, webhook
 
-ONE_ROUND = ("run.total_images=8", "round.images=8", "evaluation.draws=1", "evaluation.max_images=4")
+ROUNDS = ("round.images=8", "lease.max_steps=1", "lease.min_steps=1", "lease.probe_steps=1")
+QUIET = ("evaluation.every_images=100000", "checkpoint.every_images=100000")
 PATIENCE_SECONDS = 60.0
 
 
@@ -27,8 +29,8 @@ def told(hook: Webhook, kind: str) -> None:
         Event().wait(0.05)
 
 
-def test_a_webhook_that_is_set_while_the_run_is_served_hears_of_problems_and_of_the_end(tmp_path: Path) -> None:
-    folder = tiny_run_folder(tmp_path, *ONE_ROUND, "checkpoint.sampling_steps=1", "lease.probe_steps=1")
+def test_a_webhook_that_is_set_while_the_run_is_served_hears_of_problems_and_of_going_back(tmp_path: Path) -> None:
+    folder = tiny_run_folder(tmp_path, *ROUNDS, *QUIET)
     secret = tmp_path / "url"
     with webhook() as hook, serving(folder) as run:
         secret.write_text(hook.url)
@@ -39,11 +41,15 @@ def test_a_webhook_that_is_set_while_the_run_is_served_hears_of_problems_and_of_
         run.get("/checkpoints.json")
         told(hook, "problem")
         with volunteers(run, 1) as (anna,):
-            anna.submit(anna.lease(), encoded(run, 0.001))
-            told(hook, "complete")
+            for number in (1, 2):
+                anna.submit(anna.lease(), encoded(run, 0.001))
+                run.wait_for_version(number)
+        with orders(folder) as given:
+            given.rollback(1, "it draws noise")
+        told(hook, "rollback")
         public = [run.get(page).text for page in ("/run.json", "/status.json", "/metrics")]
         public += [path.read_bytes().decode(errors="replace") for path in folder.blobs.iterdir()]
-        assert not any("secret-path" in text for text in public)
+    assert not any("secret-path" in text for text in public)
     assert hook.bodies[0]["run"].startswith("tiny-")
 
 

@@ -20,7 +20,8 @@ from tests.unit.tiny_data import tiny_run_folder
 QUIET = ("evaluation.every_images=100000", "checkpoint.every_images=100000", "lease.probe_steps=1", "lease.min_steps=1")
 SMALL = ("round.images=32", "lease.max_steps=1")
 FEW_PICTURES = ("evaluation.draws=1", "evaluation.max_images=4", "checkpoint.sampling_steps=1")
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 150.0
+"""For exports, which give way to all that runs beside them."""
 
 
 def tell(folder: RunFolder, order: Callable[[Orders], object]) -> int:
@@ -83,7 +84,7 @@ def test_who_waits_for_work_is_told_at_once(tmp_path: Path) -> None:
         assert waiting.result().idle.reason == pb.Idle.REASON_DRAINING
 
 
-def test_a_checkpoint_is_made_by_order_once_for_a_version(tmp_path: Path) -> None:
+def test_a_checkpoint_is_made_by_order_once_for_a_version_also_of_one_given_while_nobody_served(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *FEW_PICTURES, *QUIET, "round.images=8", "lease.max_steps=1")
     with serving(folder) as run, volunteers(run, 1) as (anna,):
         anna.submit(anna.lease(), encoded(run, 0.001))
@@ -96,6 +97,11 @@ def test_a_checkpoint_is_made_by_order_once_for_a_version(tmp_path: Path) -> Non
             again = given.publish("")
             assert (again.number, again.checkpoint) == (0, made["name"])
             assert len(given.state()["actions"]) == 1
+        anna.submit(anna.lease(), encoded(run, 0.001))
+        run.wait_for_version(2)
+    tell(folder, lambda o: o.publish("while nobody serves"))
+    with serving(folder) as run:
+        soon(lambda: [one["version"] for one in run.status()["checkpoints"]] == [1, 2])
 
 
 def test_orders_that_would_come_to_nothing_are_refused_and_a_note_only_stands_there(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from coordinator.login import LOGIN_PATH, redeem
 from coordinator.orders import orders
 from coordinator.run_folder import RunFolder
 from coordinator.status import LiveStatus
+from coordinator.storage_forecast import Storage
 from coordinator.web.operator.acts import act
 from coordinator.web.operator.entrance import Entrance
 from coordinator.web.operator.forms import Refusal, check_origin, read_form
@@ -43,11 +44,13 @@ class Desk:
         folder: RunFolder,
         renderer: Renderer,
         live: Callable[[], LiveStatus],
+        storage: Callable[[], Storage | None],
         entrance: Entrance,
     ) -> None:
         self._folder = folder
         self._renderer = renderer
         self._live = live
+        self._storage = storage
         self._entrance = entrance
 
     def routes(self) -> Sequence[BaseRoute]:
@@ -91,7 +94,7 @@ class Desk:
         if session is None:
             return RedirectResponse(LOGIN_PATH, status_code=303)
         state = await asyncio.to_thread(self._state)
-        live = self._live()
+        live, storage = self._live(), self._storage()
         return self._renderer.page(
             "operator/templates/desk.html",
             here=DESK_PATH,
@@ -105,6 +108,7 @@ class Desk:
             round_number=live.round_number,
             version=state["version"],
             complete=live.complete,
+            storage="" if storage is None else storage.sentence,
         )
 
     async def _act(self, request: Request) -> Response:
@@ -135,7 +139,7 @@ class Desk:
             return act(given, form)
 
     def _state(self) -> dict[str, Any]:
-        with orders(self._folder) as given:
+        with orders(self._folder, read_only=True) as given:
             return given.state()
 
     def _login_page(self, sentence: str, status: int = 200) -> Response:
