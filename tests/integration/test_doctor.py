@@ -39,6 +39,7 @@ from diffusion_at_home.errors import (
 )
 from diffusion_at_home.runinfo import RunInfo
 from diffusion_at_home.runspec import RunSpec
+from diffusion_at_home.upgrade import upgrade_here
 from diffusion_at_home.wire.vector import size_bounds
 from tests.integration.command_line import Answer, dah
 from tests.integration.live_run import LiveRun, num_parameters, serving
@@ -290,7 +291,7 @@ def test_a_coordinator_that_drips_is_a_problem_within_its_time(site: Site) -> No
 @pytest.mark.parametrize(
     ("change", "kind", "advice"),
     [
-        ({"protocol_version": PROTOCOL_VERSION + 1}, VersionMismatch, "upgrade this software"),
+        ({"protocol_version": PROTOCOL_VERSION + 1}, VersionMismatch, f"upgrade this software with `{upgrade_here()}`"),
         ({"run_id": "?"}, ConfigError, "check the address"),
     ],
 )

@@ -224,6 +224,31 @@ def test_what_is_malformed_is_refused_before_it_is_kept(hand: Hand) -> None:
     assert hand.answer(grant, contribution, leaves).contribution_id
 
 
+def test_who_is_killed_before_it_has_shown_loses_that_lease_and_goes_on_with_none(hand: Hand, tmp_path: Path) -> None:
+    hand.hand_in(hand.volunteer.lease())
+    grant = hand.volunteer.lease()
+    lost = hand.encode(grant, 1)
+    asked = hand.submit(grant, lost).challenge.leaves
+    again = Hand(hand.volunteer, tmp_path)  # without a word from the process before
+    assert again.outbox.recover() == [lost]
+    assert again.submit(grant, lost, offset=lost.size_bytes).challenge.leaves == asked
+    with pytest.raises(LeaseLost) as given_up:
+        again.outbox.show(lost, asked)
+    again.outbox.refused(lost, given_up.value)
+    assert again.hand_in(again.volunteer.lease(), 2).residual_before == ""  # which gives the former lease back
+
+
+def test_who_is_killed_after_it_has_shown_has_its_receipt_and_goes_on_with_none(hand: Hand, tmp_path: Path) -> None:
+    grant = hand.volunteer.lease()
+    counted = hand.encode(grant)
+    asked = hand.submit(grant, counted).challenge.leaves
+    receipt = hand.answer(grant, counted, hand.outbox.show(counted, asked))
+    again = Hand(hand.volunteer, tmp_path)
+    assert again.submit(grant, counted) == receipt
+    again.outbox.received(counted)
+    assert again.hand_in(again.volunteer.lease(), 1).residual_before == ""
+
+
 def test_a_coordinator_that_was_restarted_asks_for_others(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *RUN)
     with serving(folder) as run, volunteers(run, 1) as (volunteer,):

@@ -11,7 +11,7 @@ import torch
 
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.clock import SystemClock
-from diffusion_at_home.config.run import Codec
+from diffusion_at_home.config.run import Codec, CodecSection
 from diffusion_at_home.errors import (
     Busy,
     ConfigError,
@@ -27,6 +27,7 @@ from diffusion_at_home.receipt import Receipt, Received, read_receipts
 from diffusion_at_home.refusals import MEANINGS, short_name
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.signing_key import public_bytes
+from diffusion_at_home.wire.layout import Layout, Slot
 from tests.integration.scripted_coordinator import RUN_ID, RUN_KEY, Place, RunPage, Scripted, serving, serving_page
 from tests.unit.tiny_run import no_limit, no_residual
 from worker.backoff import Backoff
@@ -37,6 +38,7 @@ from worker.joining import join_run, workplace
 from worker.outbox import Outbox
 from worker.patience import Patience
 from worker.receipts import Receipts
+from worker.residual import Residual
 from worker.sender import Sender
 from worker.session import Introduction, Session, Untold
 from worker.settings import WorkerSettings
@@ -222,6 +224,34 @@ def test_receipt_that_cannot_be_is_none(
     sender = sender_of(session, outbox, tmp_path, patience)
     with pytest.raises(Interrupted):
         sender.send(contribution, stop)
+    assert outbox.recover() == [contribution]
+
+
+@pytest.mark.parametrize(
+    ("leaves", "sentence"),
+    [
+        ([0], "asks for other parts of a residual than it did just now"),
+        ([0, 2**40], "parts that no residual of this run has"),
+        (list(range(17)), "asks for more than 16 leaves"),
+    ],
+)
+def test_a_coordinator_that_asks_for_too_much_of_a_residual_gets_little(
+    place: Place, session: Session, tmp_path: Path, leaves: list[int], sentence: str
+) -> None:
+    layout = Layout((Slot("weight", (100,), 0, 100),))
+    residual = Residual(tmp_path / "residual", CodecSection(delta=Codec.SPARSE, feedback=0.5), layout)
+    outbox = Outbox(tmp_path / "outbox", residual)
+    contribution = outbox.put(LeaseId(5), Trained(torch.randn(100), 64, 1.5, 0.25), Codec.SPARSE)
+    place.coordinator.receipt, stop = pb.SubmitReply(challenge=pb.ResidualChallenge(leaves=leaves)), threading.Event()
+
+    @contextmanager
+    def give_up(why: RetryCall) -> Iterator[None]:
+        assert sentence in str(why)
+        stop.set()
+        yield
+
+    with pytest.raises(Interrupted):
+        sender_of(session, outbox, tmp_path, Patience(Backoff(60, 60), give_up)).send(contribution, stop)
     assert outbox.recover() == [contribution]
 
 
