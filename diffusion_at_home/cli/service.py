@@ -23,10 +23,10 @@ def install(
     print_only: Annotated[bool, typer.Option("--print", help="Print the unit, and do nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a hardened unit that runs `dah worker run` of this installation, and start it.
+    """Write a hardened unit that runs this worker, and start it.
 
-    Join a run first. Installed again, the unit is written anew. It starts with your session; `loginctl enable-linger` lets it
-    run without one.
+    It runs `dah worker run` of this installation. Join a run first. Installed again, the unit is written anew. It starts with
+    your session; `loginctl enable-linger` lets it run without one.
     """
     from diffusion_at_home.errors import storage_errors
     from worker.service.unit import Sandbox, command_line, installation, settings_place, unit_text
