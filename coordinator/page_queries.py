@@ -20,7 +20,7 @@ from coordinator.records import Action, Evaluation, Fault, LeaseId, LeaseState, 
 from diffusion_at_home.data.order import ShardRange
 from diffusion_at_home.identity import WorkerId
 
-_NONE: Final = sa.literal_column(f"'{Fault.NONE.value}'", sa.String)
+_NONE: Final[sa.ColumnElement[str]] = sa.literal_column(f"'{Fault.NONE.value}'")
 """Written out, so that SQLite sees that the index of what was left out will do."""
 
 _DAY_MS: Final = 86_400_000

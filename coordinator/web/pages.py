@@ -1,10 +1,12 @@
 """The run's pages, each with its JSON: one view is read for both, kept for a moment, and shown to all who ask meanwhile.
 
-Only names that a page knows are taken from a query; whatever else it holds is passed over, so that it makes no page anew.
+Only names that a page knows are taken from a query; whatever else it holds is passed over, so that it makes no page anew. Who
+reads one takes one of the places for downloads, and loses it by taking nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import math
@@ -17,6 +19,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from coordinator.page_queries import Credit
+from coordinator.web.downloads import Downloads
 from coordinator.web.kept import Kept
 from coordinator.web.rendering import Renderer
 from coordinator.web.sources import Sources
@@ -30,13 +33,17 @@ from coordinator.web.views.run import read_run
 from coordinator.web.views.status import status_view
 from coordinator.web.views.volunteer import read_volunteer
 from coordinator.web.views.worker import read_worker
+from diffusion_at_home import events
 from diffusion_at_home.clock import Clock
+from diffusion_at_home.errors import DahError
 
 API: Final = "/api/v1"
 _KEPT_PAGES: Final = 64
 _FRESH: Final = {"Cache-Control": "no-cache"}
 _LONGEST: Final = 200
 """Characters of anything that is asked for: longer ones are of nobody."""
+
+_log = events.logger("coordinator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,12 @@ class Pages:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _unreadable(self, request: Request, error: DahError) -> Response:
+        _log.error("page_failed", path=request.url.path, error=str(error))
+        if request.url.path.startswith(f"{API}/"):
+            return JSONResponse({"error": "this cannot be read now"}, status_code=503)
+        return self._renderer.page("templates/unreadable.html", status=503, here="")
+
     def _pages(self) -> Sequence[Page]:
         sources = self._sources
 
@@ -97,7 +110,8 @@ class Pages:
             return await read_machines(sources, asked["page"])
 
         async def contributors_of(asked: Asked) -> Any:
-            return contributors(await self._credits.get(""), asked["period"], asked["find"], asked["page"])
+            credited = await self._credits.get("")
+            return await asyncio.to_thread(contributors, credited, asked["period"], asked["find"], asked["page"])
 
         async def worker(asked: Asked) -> Any:
             return await read_worker(sources, asked["id"])
@@ -151,12 +165,15 @@ class Pages:
             async def endpoint(request: Request) -> Response:
                 asked = {**request.query_params, **request.path_params}
                 key = tuple(asked.get(name, "") for name in page.names)
-                found = None if any(len(value) > _LONGEST for value in key) else await kept.get(key)
+                try:
+                    found = None if any(len(value) > _LONGEST for value in key) else await kept.get(key)
+                except DahError as error:  # the disk, or the ledger, which the problems name
+                    return self._unreadable(request, error)
                 if found is None:
                     return self.not_found(request)
                 return Response(found, media_type=media_type, headers=_FRESH)
 
-            return Route(path, endpoint, methods=["GET"])
+            return Route(path, Downloads(endpoint, self._sources.admission), methods=["GET"])
 
         routes = [route(f"{API}{page.api}", make_json, "application/json")]
         return [*routes, route(page.path, make_html, HTMLResponse.media_type or "text/html")] if page.path else routes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -11,18 +12,24 @@ from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import quote, unquote
 
+import gen_api_docs
 import pytest
 import sqlalchemy as sa
 from benchmarks.pages.asking import Answer, ask
-from benchmarks.pages.made_up import Extent, MadeUp, make, site_of, worker_id
+from benchmarks.pages.made_up import Extent, MadeUp, make, site_of, sources_of, worker_id
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from coordinator import tables
 from coordinator.ledger import Ledger
+from coordinator.ledger_thread import LedgerThread
+from coordinator.problems import Problems
 from coordinator.records import Action, ActionKind
 from coordinator.web.guard import CONTENT_SECURITY_POLICY, Guard
+from coordinator.web.site import Site
+from diffusion_at_home.clock import SystemClock
+from diffusion_at_home.errors import StorageError
 
 NASTY = (
     "<script>alert(1)</script>",
@@ -216,3 +223,34 @@ def test_pages_say_all_without_a_script_and_have_what_readers_aloud_need(app: AS
         assert page.links[0].startswith("/static/")
         assert 'class="skip" href="#main"' in text
     assert "Held-out loss of 12 versions" in got(app, "/").text
+
+
+def test_the_document_of_the_json_is_what_the_records_say(made: MadeUp) -> None:
+    document = gen_api_docs.DOCUMENT.read_text(encoding="utf-8")
+    assert document == gen_api_docs.text(), "run scripts/gen_api_docs.py"
+    with site_of(made) as site:
+        served = [route.path for route in site.routes() if route.path.startswith("/api/")]
+    assert served
+    assert not [path for path in served if f"`{path.replace(':path', '')}`" not in document]
+
+
+class FullDisk(LedgerThread):
+    """A ledger that cannot be read."""
+
+    async def run(self, method: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        raise StorageError("the ledger cannot be used: free some space or check the disk")
+
+
+def test_a_ledger_that_cannot_be_read_is_said_in_words(made: MadeUp) -> None:
+    problems = Problems()
+    with closing(LedgerThread(Ledger(made.folder.ledger), problems)) as writer:
+        sources = sources_of(made, writer, problems)
+        sources.ledger.close()
+        broken = FullDisk(Ledger(made.folder.ledger, read_only=True), problems)
+        site = Site(dataclasses.replace(sources, ledger=broken), SystemClock())
+        app = Guard(Starlette(routes=site.routes(), exception_handlers={HTTPException: site.failed}))
+        answer = got(app, "/log")
+        assert (answer.status, "cannot be read now" in answer.text) == (503, True)
+        assert got(app, "/api/v1/log").status == 503
+        assert got(app, "/join").status == 200
+        site.close()

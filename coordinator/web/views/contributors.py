@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -36,6 +36,7 @@ class Contributor:
     worker_id: str
     """Of the only worker; empty where there are several."""
     workers: int
+    """That have any images in this time."""
     images: int
     share: float
     """Of all that is credited in this time."""
@@ -72,42 +73,67 @@ def contributors(credited: Sequence[Credit], period: str, find: str, page: str) 
     chosen = Period(period) if period in set(Period) else Period.ALL
     ranked = _ranked(credited, chosen)
     wanted = find.strip().casefold()
-    found = [one for one in ranked if wanted in one.name.casefold() or wanted == one.worker_id] if wanted else ranked
-    paging, rows = page_of(found, page)
+    found = [one for one in ranked if one.is_called(wanted)] if wanted else ranked
+    paging, shown = page_of(found, page)
+    total = sum(one.images for one in ranked)
     return ContributorsView(
         period=chosen,
         find=find.strip(),
-        images=sum(one.images for one in ranked),
+        images=total,
         contributors=len(ranked),
         paging=paging,
-        rows=tuple(rows),
+        rows=tuple(_row(one, total) for one in shown),
     )
 
 
 def images_in(credit: Credit, period: Period) -> int:
     """What is credited of that time."""
-    return {Period.DAY: credit.day_images, Period.MONTH: credit.month_images, Period.ALL: credit.images}[period]
+    match period:
+        case Period.DAY:
+            return credit.day_images
+        case Period.MONTH:
+            return credit.month_images
+        case Period.ALL:
+            return credit.images
 
 
-def _ranked(credited: Iterable[Credit], period: Period) -> list[Contributor]:
-    by_name: dict[tuple[str, str], list[Credit]] = {}
+@dataclass(slots=True)
+class _Named:
+    """All credit of one name, or of one worker without a name."""
+
+    key: tuple[str, str]
+    """The name, or the worker."""
+    images: int = 0
+    rank: int = 0
+    theirs: list[Credit] = field(default_factory=list)
+
+    def is_called(self, wanted: str) -> bool:
+        """Whether `wanted`, without capitals, is part of the name, or one of the workers."""
+        return wanted in self.key[0].casefold() or any(one.worker_id == wanted for one in self.theirs)
+
+
+def _ranked(credited: Iterable[Credit], period: Period) -> list[_Named]:
+    by_name: dict[tuple[str, str], _Named] = {}
     for credit in credited:
-        by_name.setdefault((credit.display_name, "" if credit.display_name else credit.worker_id), []).append(credit)
-    sums = [(sum(images_in(one, period) for one in theirs), key, theirs) for key, theirs in by_name.items()]
-    counted = sorted(
-        ((images, key, theirs) for images, key, theirs in sums if images), key=lambda one: (-one[0], one[1])
+        if images := images_in(credit, period):
+            key = (credit.display_name, "" if credit.display_name else credit.worker_id)
+            named = by_name.setdefault(key, _Named(key))
+            named.images += images
+            named.theirs.append(credit)
+    ranked = sorted(by_name.values(), key=lambda one: (-one.images, one.key))
+    for rank, named in enumerate(ranked, 1):
+        named.rank = rank
+    return ranked
+
+
+def _row(one: _Named, total: int) -> Contributor:
+    return Contributor(
+        rank=one.rank,
+        name=one.key[0],
+        worker_id=one.theirs[0].worker_id if len(one.theirs) == 1 else "",
+        workers=len(one.theirs),
+        images=one.images,
+        share=one.images / total,
+        contributions=sum(credit.contributions for credit in one.theirs),
+        last_at_ms=max(credit.last_at_ms for credit in one.theirs),
     )
-    total = sum(images for images, _, _ in counted)
-    return [
-        Contributor(
-            rank=rank,
-            name=name,
-            worker_id=theirs[0].worker_id if len(theirs) == 1 else "",
-            workers=len(theirs),
-            images=images,
-            share=images / total,
-            contributions=sum(one.contributions for one in theirs),
-            last_at_ms=max(one.last_at_ms for one in theirs),
-        )
-        for rank, (images, (name, _), theirs) in enumerate(counted, 1)
-    ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ def site_of(made: MadeUp, clock: Clock | None = None) -> Iterator[Site]:
     """Its pages, as a coordinator would have them."""
     problems = Problems()
     with closing(LedgerThread(Ledger(made.folder.ledger), problems)) as writer:
-        site = Site(_sources(made, writer, problems), clock or SystemClock())
+        site = Site(sources_of(made, writer, problems), clock or SystemClock())
         try:
             yield site
         finally:
@@ -120,7 +121,8 @@ def worker_id(number: int) -> WorkerId:
     return WorkerId(f"{number:016x}")
 
 
-def _sources(made: MadeUp, writer: LedgerThread, problems: Problems) -> Sources:
+def sources_of(made: MadeUp, writer: LedgerThread, problems: Problems) -> Sources:
+    """Where its pages have their facts from."""
     clock = SystemClock()
     admission = Admission.of(ServerSection(), clock, random.Random(0), lambda: 0.0)  # noqa: S311 -- no secret
     signatures = Signatures(folder=made.folder, release_key="", problems=problems)
@@ -148,7 +150,7 @@ def _live(extent: Extent, live: Sequence[AtWork], problems: Problems) -> LiveSta
         target_images=65_536,
         accepted_images=31_744,
         leased_images=20_480,
-        seconds_to_close=432.0,
+        seconds_to_close=500.0 - time.monotonic() % 500,
         complete=False,
         workers=tuple(WorkerStatus(one.worker, one.worker, one.images_per_second) for one in live),
         refusals={"REFUSAL_ROUND_CLOSED": 12, "REFUSAL_BUSY": 3},
