@@ -28,6 +28,7 @@ from coordinator.web.guard import Guard
 from coordinator.web.lease_pages import lease_routes
 from coordinator.web.line_test import LineTest
 from coordinator.web.operator.desk import Desk
+from coordinator.web.pages import plain
 from coordinator.web.site import Site
 from diffusion_at_home.checkpoint.manifest import SIGNATURE_NAME
 from diffusion_at_home.linetest import LINE_TEST_PATH
@@ -71,7 +72,7 @@ def web_app(
         return Response(info.model_dump_json(), media_type="application/json")
 
     async def status_json(request: Request) -> Response:  # noqa: ARG001
-        return JSONResponse(await status())
+        return JSONResponse(plain(await status()))
 
     async def healthz(request: Request) -> Response:  # noqa: ARG001
         return PlainTextResponse("ok\n")
