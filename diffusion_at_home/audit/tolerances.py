@@ -51,7 +51,7 @@ _CLOSE: Final = Tolerance(least_cosine=0.995, most_stretch=1.02)
 _CLOSE_INT4: Final = Tolerance(least_cosine=0.993, most_stretch=1.02)
 
 _SAMPLED: Final = 3.0
-"""Square of how much noisier a tenth of a small model is than the whole, at worst."""
+"""Square of how much noisier a tenth of a small model is than the whole, and a little more: docs/benchmarks.md."""
 
 _MEASURED_RATE: Final = 1e-3
 _MEASURED_STEPS: Final = 2.0
