@@ -51,6 +51,7 @@ class WorkerRow:
 
     worker_id: WorkerId
     display_name: str
+    team: str
     device: str
     device_name: str
     num_devices: int
@@ -65,6 +66,7 @@ class Credit:
 
     worker_id: WorkerId
     display_name: str
+    team: str
     images: int
     month_images: int
     day_images: int
@@ -160,7 +162,9 @@ class PageQueries(LedgerFile):
             .group_by(given.worker_id)
             .subquery()
         )
-        query = sa.select(workers.display_name, summed).join(summed, summed.c.worker_id == workers.worker_id)
+        query = sa.select(workers.display_name, workers.team, summed).join(
+            summed, summed.c.worker_id == workers.worker_id
+        )
         return self._records(Credit, query)
 
     def worker_row(self, worker: str) -> WorkerRow | None:

@@ -63,6 +63,8 @@ class Worker:
     """First Join."""
     invite: str = ""
     """The invitation it first came with, by its sha256 (hex); empty without one."""
+    team: str = ""
+    """That it says it is of; empty of none."""
 
 
 @dataclass(frozen=True, slots=True)

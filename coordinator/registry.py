@@ -75,6 +75,7 @@ class Registry:
             software_version=request.software_version,
             joined_at_ms=now_ms(),
             invite=hash_code(request.invite),
+            team=request.team,
         )
         await self._batches.do(record)
         return record.worker_id, token
@@ -176,6 +177,7 @@ def _check_fields(request: JoinRequest) -> None:
         f"display_name must be printable and at most {_MAX_NAME} characters": not _is_line(
             request.display_name, _MAX_NAME
         ),
+        f"team must be printable and at most {_MAX_NAME} characters": not _is_line(request.team, _MAX_NAME),
         "hardware.device must be cpu or cuda": hardware.device not in _DEVICES,
         f"hardware.device_name must be printable and at most {_MAX_DEVICE_NAME} characters": not _is_line(
             hardware.device_name, _MAX_DEVICE_NAME

@@ -122,6 +122,7 @@ workers = Table(
     Column("software_version", String(32), nullable=False),
     Column("joined_at_ms", BigInteger, nullable=False),
     Column("invite", String(64), nullable=False, server_default=""),
+    Column("team", String(64), nullable=False, server_default=""),
 )
 
 actions = Table(

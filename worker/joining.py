@@ -108,7 +108,7 @@ def join_run(
             client=client,
             run_id=found.info.run_id,
             folder=folder,
-            introduction=Introduction(settings.display_name, hardware(), invite_among(urls)),
+            introduction=Introduction(settings.display_name, hardware(), invite_among(urls), settings.team),
             line=Untold(),
         )
         patiently(lambda: session.open(never))

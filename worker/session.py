@@ -80,6 +80,7 @@ class Introduction:
     hardware: Hardware
     invite: str = ""
     """Code of an invitation."""
+    team: str = ""
 
 
 class Session:
@@ -232,6 +233,7 @@ class Session:
                 display_name=self._introduction.display_name,
                 hardware=self._introduction.hardware,
                 invite=self._introduction.invite,
+                team=self._introduction.team,
                 software_version=__version__,
             ),
             cue,

@@ -91,6 +91,8 @@ class WorkerSettings(Section):
 
     display_name: Annotated[str, Field(max_length=64)] = ""
     """Name shown to people on the run's pages (at most 64 characters); empty shows the worker's id."""
+    team: Annotated[str, Field(max_length=64)] = ""
+    """Team whose images yours are added to on the run's pages (at most 64 characters); empty is none."""
     device: Device = Device.AUTO
     """auto (CUDA where there is one), cpu or cuda."""
     precision: Precision = Precision.AUTO

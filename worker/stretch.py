@@ -99,7 +99,9 @@ class Stretch:
             client=line.client,
             run_id=info.run_id,
             folder=self._folder,
-            introduction=Introduction(settings.display_name, describe(compute, self._devices), place.invite),
+            introduction=Introduction(
+                settings.display_name, describe(compute, self._devices), place.invite, settings.team
+            ),
             line=line,
         )
         open_session = session.reopen if self._knows(info.run_id) else session.open

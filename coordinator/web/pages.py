@@ -111,7 +111,9 @@ class Pages:
 
         async def contributors_of(asked: Asked) -> Any:
             credited = await self._credits.get("")
-            return await asyncio.to_thread(contributors, credited, asked["period"], asked["find"], asked["page"])
+            return await asyncio.to_thread(
+                contributors, credited, asked["period"], asked["by"], asked["find"], asked["page"]
+            )
 
         async def worker(asked: Asked) -> Any:
             return await read_worker(sources, asked["id"])
@@ -138,7 +140,9 @@ class Pages:
             Page("/", "/run", "run", run, seconds=2),
             Page("", "/curve", "", curve, seconds=5),
             Page("/machines", "/machines", "machines", machines, 2, ("page",)),
-            Page("/contributors", "/contributors", "contributors", contributors_of, 5, ("period", "find", "page")),
+            Page(
+                "/contributors", "/contributors", "contributors", contributors_of, 5, ("period", "by", "find", "page")
+            ),
             Page("/workers/{id}", "/workers/{id}", "worker", worker, 5, ("id",)),
             Page("/volunteers/{name:path}", "/volunteers/{name:path}", "volunteer", volunteer, 5, ("name", "called")),
             Page("/downloads", "/downloads", "downloads", downloads, 5, ("page",)),

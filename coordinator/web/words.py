@@ -8,6 +8,9 @@ from typing import Final
 
 UNKNOWN: Final = "–"
 
+_TIED: Final = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit."""
+
 _MINUTE: Final = 60
 _HOUR: Final = 60 * _MINUTE
 _DAY: Final = 24 * _HOUR
@@ -55,7 +58,7 @@ def duration(seconds: float | None) -> str:
         return UNKNOWN
     whole = max(0, round(seconds))
     if whole < _MINUTE:
-        return f"{whole} s"
+        return f"{whole}{_TIED}s"
     for unit, length, smaller, smaller_length in (
         ("y", _YEAR, "d", _DAY),
         ("d", _DAY, "h", _HOUR),
@@ -64,7 +67,8 @@ def duration(seconds: float | None) -> str:
     ):
         if whole >= length:
             rest = whole % length // smaller_length
-            return f"{whole // length:,} {unit} {rest} {smaller}" if rest else f"{whole // length:,} {unit}"
+            larger = f"{whole // length:,}{_TIED}{unit}"
+            return f"{larger} {rest}{_TIED}{smaller}" if rest else larger
     raise AssertionError(whole)
 
 

@@ -61,7 +61,7 @@ REFUSAL_OUTLIER: Refusal
 REFUSAL_OPPOSED: Refusal
 
 class JoinRequest(_message.Message):
-    __slots__ = ("protocol_version", "public_key", "signed_at_ms", "signature", "display_name", "hardware", "software_version", "invite")
+    __slots__ = ("protocol_version", "public_key", "signed_at_ms", "signature", "display_name", "hardware", "software_version", "invite", "team")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_KEY_FIELD_NUMBER: _ClassVar[int]
     SIGNED_AT_MS_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class JoinRequest(_message.Message):
     HARDWARE_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
     INVITE_FIELD_NUMBER: _ClassVar[int]
+    TEAM_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     public_key: bytes
     signed_at_ms: int
@@ -78,7 +79,8 @@ class JoinRequest(_message.Message):
     hardware: Hardware
     software_version: str
     invite: str
-    def __init__(self, protocol_version: _Optional[int] = ..., public_key: _Optional[bytes] = ..., signed_at_ms: _Optional[int] = ..., signature: _Optional[bytes] = ..., display_name: _Optional[str] = ..., hardware: _Optional[_Union[Hardware, _Mapping]] = ..., software_version: _Optional[str] = ..., invite: _Optional[str] = ...) -> None: ...
+    team: str
+    def __init__(self, protocol_version: _Optional[int] = ..., public_key: _Optional[bytes] = ..., signed_at_ms: _Optional[int] = ..., signature: _Optional[bytes] = ..., display_name: _Optional[str] = ..., hardware: _Optional[_Union[Hardware, _Mapping]] = ..., software_version: _Optional[str] = ..., invite: _Optional[str] = ..., team: _Optional[str] = ...) -> None: ...
 
 class Hardware(_message.Message):
     __slots__ = ("device", "device_name", "num_devices", "memory_bytes")

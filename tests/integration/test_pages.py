@@ -46,6 +46,7 @@ def test_pages_say_what_the_ledger_has_and_what_moves_reaches_an_open_page(run: 
     with volunteers(run, 2) as crew:
         updates = live_updates(run)
         assert next(updates)["version"] == 0
+        crew[0].token = crew[0].stub.Join(crew[0].join_request(team="the tide"), timeout=DEADLINE_SECONDS).session_token
         one_round(run, crew, 1)
         one_round(run, crew, 2)
         moved = next(update for update in updates if update["version"] >= 2)
@@ -63,6 +64,8 @@ def test_pages_say_what_the_ledger_has_and_what_moves_reaches_an_open_page(run: 
     for worker, images in credited.items():
         assert run.get(f"/api/v1/workers/{worker}").json()["images"] == images
         assert f"<dd>{images:,}</dd>" in run.get(f"/workers/{worker}").text
+    (team,) = run.get("/api/v1/contributors?by=team").json()["rows"]
+    assert (team["name"], team["images"]) == ("the tide", credited[crew[0].identity.worker_id])
     assert run.address in run.get("/join").text
 
 

@@ -164,6 +164,8 @@ def test_other_protocol_version_is_refused_before_anything_else(door: Door, vers
         {"signature": b"s" * 63},
         {"display_name": "x" * 65},
         {"display_name": "two\nlines"},
+        {"team": "x" * 65},
+        {"team": "two\nlines"},
         {"software_version": "x" * 33},
         {"hardware": {"device": "tpu"}},
         {"hardware": {"device_name": "x" * 129}},

@@ -40,7 +40,9 @@ class Rows:
             faults = {row["lease_id"]: row["fault"] for row in raw.execute("SELECT * FROM verdicts")}
             disagree = {row["lease_id"] for row in raw.execute("SELECT * FROM audits") if not row["agrees"]}
             newest = max(row["version"] for row in raw.execute("SELECT * FROM versions"))
-            self.names = {row["worker_id"]: row["display_name"] for row in raw.execute("SELECT * FROM workers")}
+            workers = raw.execute("SELECT * FROM workers").fetchall()
+            self.names = {row["worker_id"]: row["display_name"] for row in workers}
+            self.teams = {row["worker_id"]: row["team"] for row in workers}
         self.faults = faults
         self.counts = [
             one
@@ -68,7 +70,7 @@ def test_credit_equals_the_rows_one_by_one(made: MadeUp, ledger: Ledger) -> None
 def test_the_page_of_contributors_adds_up_to_the_same(made: MadeUp, ledger: Ledger) -> None:
     rows = Rows(made.folder.ledger)
     credited = ledger.credits(month_since_ms=0, day_since_ms=2**60)
-    view = contributors(credited, "all", "", "")
+    view = contributors(credited, "all", "name", "", "")
     by_name: Counter[str] = Counter()
     for one in rows.counts:
         by_name[rows.names[one["worker_id"]] or one["worker_id"]] += one["images"]
@@ -76,16 +78,28 @@ def test_the_page_of_contributors_adds_up_to_the_same(made: MadeUp, ledger: Ledg
     assert {row.name or row.worker_id: row.images for row in view.rows} == dict(by_name)
     assert [row.images for row in view.rows] == sorted(by_name.values(), reverse=True)
     assert [row.rank for row in view.rows] == list(range(1, len(by_name) + 1))
-    assert contributors(credited, "month", "", "").images == view.images
-    assert contributors(credited, "day", "", "").rows == ()
-    assert contributors(credited, "nonsense", "", "x").period is Period.ALL
+    assert contributors(credited, "month", "name", "", "").images == view.images
+    assert contributors(credited, "day", "name", "", "").rows == ()
+    assert contributors(credited, "nonsense", "name", "", "x").period is Period.ALL
+
+
+def test_teams_add_up_to_the_rows_of_their_workers(made: MadeUp, ledger: Ledger) -> None:
+    rows = Rows(made.folder.ledger)
+    credited = ledger.credits(month_since_ms=0, day_since_ms=0)
+    by_team: Counter[str] = Counter()
+    for one in rows.counts:
+        by_team[rows.teams[one["worker_id"]]] += one["images"]
+    del by_team[""]  # of none
+    view = contributors(credited, "all", "team", "", "")
+    assert {row.name: row.images for row in view.rows} == dict(by_team) != {}
+    assert view.images == sum(by_team.values())
 
 
 def test_one_is_found_by_part_of_a_name_and_by_its_id(ledger: Ledger) -> None:
     credited = ledger.credits(month_since_ms=0, day_since_ms=0)
-    found = contributors(credited, "all", "VOLUNTEER 1", "")
+    found = contributors(credited, "all", "name", "VOLUNTEER 1", "")
     assert {row.name for row in found.rows} == {row.name for row in found.rows if "volunteer 1" in row.name} != set()
-    (nameless,) = contributors(credited, "all", worker_id(9), "").rows
+    (nameless,) = contributors(credited, "all", "name", worker_id(9), "").rows
     assert (nameless.name, nameless.worker_id) == ("", worker_id(9))
 
 

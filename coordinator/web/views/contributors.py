@@ -1,4 +1,4 @@
-"""Who trained it: images credited by the names that volunteers give, in the last day, the last month, and in all."""
+"""Who trained it: images credited by the names or teams that volunteers give, of a day, of a month, and in all."""
 
 from __future__ import annotations
 
@@ -26,9 +26,18 @@ class Period(StrEnum):
     ALL = "all"
 
 
+class By(StrEnum):
+    """What is counted together."""
+
+    NAME = "name"
+    """All workers of one name; without a name, one worker."""
+    TEAM = "team"
+    """All workers of one team; who is of none is not counted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contributor:
-    """All workers that give one name; without a name, one worker."""
+    """All workers that give one name, or one team; without a name, one worker."""
 
     rank: int
     name: str
@@ -50,6 +59,7 @@ class ContributorsView:
     """One page of them, those with the most images first."""
 
     period: Period
+    by: By
     find: str
     """Part of a name that was asked for."""
     images: int
@@ -68,16 +78,21 @@ async def read_credits(sources: Sources) -> list[Credit]:
     )
 
 
-def contributors(credited: Sequence[Credit], period: str, find: str, page: str) -> ContributorsView:
-    """Page number `page` of those whose name has `find` in it, ranked among all; an unknown `period` is all of the time."""
+def contributors(credited: Sequence[Credit], period: str, by: str, find: str, page: str) -> ContributorsView:
+    """Page number `page` of those whose name has `find` in it, ranked among all.
+
+    An unknown `period` is all of the time, and an unknown `by` counts by name.
+    """
     chosen = Period(period) if period in set(Period) else Period.ALL
-    ranked = _ranked(credited, chosen)
+    together = By.TEAM if by == By.TEAM else By.NAME
+    ranked = _ranked(credited, chosen, together)
     wanted = find.strip().casefold()
     found = [one for one in ranked if one.is_called(wanted)] if wanted else ranked
     paging, shown = page_of(found, page)
     total = sum(one.images for one in ranked)
     return ContributorsView(
         period=chosen,
+        by=together,
         find=find.strip(),
         images=total,
         contributors=len(ranked),
@@ -102,7 +117,7 @@ class _Named:
     """All credit of one name, or of one worker without a name."""
 
     key: tuple[str, str]
-    """The name, or the worker."""
+    """The name or the team, or the worker."""
     images: int = 0
     rank: int = 0
     theirs: list[Credit] = field(default_factory=list)
@@ -112,11 +127,13 @@ class _Named:
         return wanted in self.key[0].casefold() or any(one.worker_id == wanted for one in self.theirs)
 
 
-def _ranked(credited: Iterable[Credit], period: Period) -> list[_Named]:
+def _ranked(credited: Iterable[Credit], period: Period, by: By) -> list[_Named]:
     by_name: dict[tuple[str, str], _Named] = {}
     for credit in credited:
-        if images := images_in(credit, period):
-            key = (credit.display_name, "" if credit.display_name else credit.worker_id)
+        images = images_in(credit, period)
+        if images and (by is By.NAME or credit.team):
+            name = credit.display_name if by is By.NAME else credit.team
+            key = (name, "" if name else credit.worker_id)
             named = by_name.setdefault(key, _Named(key))
             named.images += images
             named.theirs.append(credit)

@@ -85,6 +85,7 @@ REFUSAL_WORDS: Final = {
     "duplicate": "handed in twice",
     "busy": "too many at once: asked to come back later",
     "banned": "the worker is banned",
+    "wrong_residual": "a delta whose error feedback does not fit what its worker kept",
     "not_invited": "without an invitation that is good",
 }
 """By the short name of a refusal, for people."""

@@ -20,13 +20,14 @@ _ID: Final = re.compile(r"[0-9a-f]{16}")
 _LATEST: Final = 20
 _SHOWN_DAYS: Final = 90
 
-FAULT_WORDS: Final[dict[Fault, str]] = {
+FAULT_WORDS: Final[dict[str, str]] = {
     Fault.NOT_FINITE: "a number in it was infinite or none, so it was refused when it came",
     Fault.UNCHANGED: LEFT_OUT[Refusal.REFUSAL_UNCHANGED],
     Fault.COPIED: LEFT_OUT[Refusal.REFUSAL_COPIED],
     Fault.OUTLIER: LEFT_OUT[Refusal.REFUSAL_OUTLIER],
     Fault.OPPOSED: LEFT_OUT[Refusal.REFUSAL_OPPOSED],
     Fault.BANNED: "the worker was banned before the round was computed",
+    "misfit": "what it showed of its error feedback did not fit, so it was refused when it came",
 }
 """Why a delta did not count, for people."""
 
@@ -67,7 +68,8 @@ class WorkerView:
 
     worker_id: str
     name: str
-    """Never trusted, and not proven."""
+    """Never trusted, and not proven, as the team."""
+    team: str
     device: str
     memory_bytes: int
     software_version: str
@@ -117,6 +119,7 @@ async def read_worker(sources: Sources, worker: str) -> WorkerView | None:
     return WorkerView(
         worker_id=row.worker_id,
         name=row.display_name,
+        team=row.team,
         device=device_words(row),
         memory_bytes=row.memory_bytes,
         software_version=row.software_version,
@@ -128,11 +131,11 @@ async def read_worker(sources: Sources, worker: str) -> WorkerView | None:
         shown_days=tuple(every_day(days, now_ms() // DAY_MS, _SHOWN_DAYS)),
         leases=_counts(await ledger.run(PageQueries.lease_ends, worker)),
         left_out=tuple(
-            Count(fault.value, FAULT_WORDS[fault], count)
+            Count(fault.value, fault_words(fault), count)
             for fault, count in (await ledger.run(PageQueries.left_out_of, worker)).items()
         ),
         latest_left_out=tuple(
-            LeftOut(one.lease_id, one.round_number, one.fault.value, FAULT_WORDS[one.fault])
+            LeftOut(one.lease_id, one.round_number, one.fault.value, fault_words(one.fault))
             for one in await ledger.run(PageQueries.latest_left_out, worker, _LATEST)
         ),
         audits_agreed=agreed,
@@ -145,6 +148,11 @@ async def read_worker(sources: Sources, worker: str) -> WorkerView | None:
         actions=_entries(await ledger.run(PageQueries.latest_actions, _LATEST, 0, subject=worker)),
         now=read_machine(sources, row),
     )
+
+
+def fault_words(fault: Fault) -> str:
+    """Why, for people."""
+    return FAULT_WORDS.get(fault.value, fault.value.replace("_", " "))
 
 
 def every_day(days: Sequence[Day], today: int, most: int) -> list[Day]:

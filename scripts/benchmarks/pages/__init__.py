@@ -24,7 +24,7 @@ from benchmarks.pages.made_up import YEAR, Extent, make, site_of, worker_id
 from coordinator.web.guard import Guard
 
 _QUICK: Final = Extent(workers=1000, rounds=2600, contributions=20_000, live=200)
-_REPEATS: Final = 5
+_REPEATS: Final = 3
 _LINKED: Final = re.compile(r'(?:href|src)="(/static/[^"]+)"')
 
 PAGES: Final = {

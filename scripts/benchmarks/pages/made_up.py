@@ -54,7 +54,6 @@ _SETTINGS: Final = (
     "checkpoint.every_images=5_000_000",
     "checkpoint.grid_prompts=['a red fox in the snow', 'a lighthouse at dusk']",
 )
-_EPOCH_SECONDS: Final = 1200
 _CHUNK: Final = 20_000
 
 
@@ -70,6 +69,8 @@ class Extent:
     shards: int = 2000
     checkpoints: int = 300
     actions: int = 500
+    round_images: int = 65_536
+    round_seconds: int = 1200
     names: Sequence[str] = field(default=())
     """Of the first workers; the others have names of their own, or none."""
 
@@ -147,9 +148,9 @@ def sources_of(made: MadeUp, writer: LedgerThread, problems: Problems) -> Source
 def _live(extent: Extent, live: Sequence[AtWork], problems: Problems) -> LiveStatus:
     return LiveStatus(
         round_number=extent.rounds + 1,
-        target_images=65_536,
-        accepted_images=31_744,
-        leased_images=20_480,
+        target_images=extent.round_images,
+        accepted_images=extent.round_images // 2,
+        leased_images=extent.round_images // 4,
         seconds_to_close=500.0 - time.monotonic() % 500,
         complete=False,
         workers=tuple(WorkerStatus(one.worker, one.worker, one.images_per_second) for one in live),
@@ -192,7 +193,7 @@ _Rows = list[dict[str, Any]]
 def _rows(extent: Extent, chance: random.Random) -> Iterator[tuple[sa.Table, _Rows]]:
     """What to insert, in the order in which one thing refers to another."""
     now = now_ms()
-    begun = now - extent.rounds * _EPOCH_SECONDS * 1000
+    begun = now - extent.rounds * extent.round_seconds * 1000
     rounds = range(1, extent.rounds + 2)
     yield tables.workers, [_worker(number, extent, begun) for number in range(extent.workers)]
     yield tables.rounds, [_round(number, extent, begun) for number in rounds]
@@ -201,15 +202,15 @@ def _rows(extent: Extent, chance: random.Random) -> Iterator[tuple[sa.Table, _Ro
     yield tables.contributions, given
     yield tables.verdicts, [_verdict(one, chance) for one in given]
     yield tables.audits, [_audit(one, chance) for one in given if chance.random() < 0.01]
-    yield tables.versions, [_version(number, begun) for number in range(extent.rounds + 1)]
+    yield tables.versions, [_version(number, extent, begun) for number in range(extent.rounds + 1)]
     yield (
         tables.evaluations,
-        [_evaluation(number, weights, chance) for number in range(extent.rounds + 1) for weights in Weights],
+        [_evaluation(number, extent, weights, chance) for number in range(extent.rounds + 1) for weights in Weights],
     )
     every = max(1, extent.rounds // max(1, extent.checkpoints))
     shown = list(range(every, extent.rounds + 1, every))[: extent.checkpoints]
-    yield tables.checkpoints, [_checkpoint(number, begun) for number in shown]
-    yield tables.judgements, [_judgement(number, begun) for number in shown]
+    yield tables.checkpoints, [_checkpoint(number, extent, begun) for number in shown]
+    yield tables.judgements, [_judgement(number, extent, begun) for number in shown]
     yield tables.actions, [_action(number, extent, begun) for number in range(1, extent.actions + 1)]
 
 
@@ -228,13 +229,20 @@ def _worker(number: int, extent: Extent, begun: int) -> dict[str, Any]:
         "software_version": "0.1.0",
         "joined_at_ms": begun + number,
         "invite": "",
+        "team": f"team {number % 7}" if number % 3 else "",
     }
 
 
 def _round(number: int, extent: Extent, begun: int) -> dict[str, Any]:
     state = RoundState.CLOSED if number <= extent.rounds else RoundState.OPEN
-    opened = begun + number * _EPOCH_SECONDS * 1000
-    return {"number": number, "target_images": 65536, "state": state, "opened_at_ms": opened, "close_reason": "target"}
+    opened = begun + number * extent.round_seconds * 1000
+    return {
+        "number": number,
+        "target_images": extent.round_images,
+        "state": state,
+        "opened_at_ms": opened,
+        "close_reason": "target",
+    }
 
 
 def _given(number: int, extent: Extent, begun: int, chance: random.Random) -> dict[str, Any]:
@@ -248,11 +256,11 @@ def _given(number: int, extent: Extent, begun: int, chance: random.Random) -> di
         "first_range": ShardRange(0, number % extent.shards, 0, 64),
         "sha256": f"{number:064x}",
         "size_bytes": 15_000_000,
-        "images": 64 * chance.randint(10, 100),
+        "images": extent.round_images // 64 * chance.randint(1, 10),
         "weight": 64.0,
         "mean_loss": 0.5,
         "train_ms": 600_000,
-        "accepted_at_ms": begun + round_number * _EPOCH_SECONDS * 1000,
+        "accepted_at_ms": begun + round_number * extent.round_seconds * 1000,
         "signature": "ab" * 64,
     }
 
@@ -296,44 +304,44 @@ def _audit(given: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     }
 
 
-def _version(number: int, begun: int) -> dict[str, Any]:
+def _version(number: int, extent: Extent, begun: int) -> dict[str, Any]:
     return {
         "version": number,
-        "images": 65_536 * number,
+        "images": extent.round_images * number,
         "weights_digest": f"{number:064x}",
         "update_sha256": f"{number:064x}" if number else "",
         "update_bytes": 15_000_000,
         "snapshot_sha256": "",
         "snapshot_bytes": 0,
-        "published_at_ms": begun + (number + 1) * _EPOCH_SECONDS * 1000,
+        "published_at_ms": begun + (number + 1) * extent.round_seconds * 1000,
         "back_to": None,
         "action_id": None,
     }
 
 
-def _evaluation(number: int, weights: Weights, chance: random.Random) -> dict[str, Any]:
+def _evaluation(number: int, extent: Extent, weights: Weights, chance: random.Random) -> dict[str, Any]:
     mean = 0.2 + 1.5 / (1 + number / 50) ** 0.35 + (0.02 * chance.random() if weights is Weights.RAW else 0.0)
     bins = tuple(mean * factor for factor in (2.2, 1.2, 0.8, 0.5, 0.3))
-    return {"version": number, "weights": weights, "images": 65_536 * number, "mean": mean, "bins": bins}
+    return {"version": number, "weights": weights, "images": extent.round_images * number, "mean": mean, "bins": bins}
 
 
-def _checkpoint(number: int, begun: int) -> dict[str, Any]:
+def _checkpoint(number: int, extent: Extent, begun: int) -> dict[str, Any]:
     return {
-        "name": f"year-{65_536 * number:010d}",
+        "name": f"year-{extent.round_images * number:010d}",
         "version": number,
-        "images": 65_536 * number,
+        "images": extent.round_images * number,
         "default_weights": Weights.EMA,
         "held_out_loss": 0.2 + 1.5 / (1 + number / 50) ** 0.35,
         "size_bytes": 3_400_000_000,
         "manifest_sha256": f"{number:064x}",
-        "created_at_ms": begun + (number + 1) * _EPOCH_SECONDS * 1000,
+        "created_at_ms": begun + (number + 1) * extent.round_seconds * 1000,
     }
 
 
-def _judgement(number: int, begun: int) -> dict[str, Any]:
+def _judgement(number: int, extent: Extent, begun: int) -> dict[str, Any]:
     return {
-        "checkpoint": f"year-{65_536 * number:010d}",
-        "images": 65_536 * number,
+        "checkpoint": f"year-{extent.round_images * number:010d}",
+        "images": extent.round_images * number,
         "encoder_sha256": SHA,
         "frechet": 30.0,
         "kernel": 0.02,
@@ -341,7 +349,7 @@ def _judgement(number: int, begun: int) -> dict[str, Any]:
         "unseen": 0.4,
         "result": json.dumps({"seconds": 1.0}),
         "sheets": {"grid.png": SHA},
-        "judged_at_ms": begun + (number + 1) * _EPOCH_SECONDS * 1000,
+        "judged_at_ms": begun + (number + 1) * extent.round_seconds * 1000,
     }
 
 
