@@ -429,6 +429,7 @@ class Coordinator:
             num_parameters=self._num_parameters,
             ledger=LedgerThread(Ledger(self._folder.ledger, read_only=True), self._metrics.problems),
             checkpoints=self._checkpoints,
+            judgements=self._judgements,
             standing=self._registry.standing,
             admission=self._admission,
             live=self._live,

@@ -72,6 +72,7 @@ class Credit:
     day_images: int
     contributions: int
     last_at_ms: int
+    """Of its latest contribution to a closed round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,10 @@ class PageQueries(LedgerFile):
     # -- who trains it ------------------------------------------------------------------------------------------
 
     def credits(self, *, month_since_ms: int, day_since_ms: int) -> list[Credit]:
-        """Of all workers that have any."""
+        """Of all workers that have any.
+
+        All that came is summed by an index alone, and the little that is not credited is taken off again.
+        """
         given, workers = tables.contributions.c, tables.workers.c
         summed = (
             sa.select(
@@ -158,14 +162,25 @@ class PageQueries(LedgerFile):
                 sa.func.count().label("contributions"),
                 sa.func.max(given.accepted_at_ms).label("last_at_ms"),
             )
-            .where(_credited())
+            .where(given.round_number <= _newest())
             .group_by(given.worker_id)
             .subquery()
         )
-        query = sa.select(workers.display_name, workers.team, summed).join(
-            summed, summed.c.worker_id == workers.worker_id
-        )
-        return self._records(Credit, query)
+        query = sa.select(workers.display_name, workers.team, summed)
+        query = query.join(summed, summed.c.worker_id == workers.worker_id)
+        off = sa.select(given.worker_id, given.images, given.accepted_at_ms)
+        off = off.where(given.round_number <= _newest(), given.lease_id.in_(_not_credited()))
+        with self._begin() as tx:
+            found = {row["worker_id"]: Credit(**row) for row in tx.execute(query).mappings()}
+            for worker, images, at_ms in tx.execute(off):
+                found[worker] = dataclasses.replace(
+                    found[worker],
+                    images=found[worker].images - images,
+                    month_images=found[worker].month_images - (images if at_ms >= month_since_ms else 0),
+                    day_images=found[worker].day_images - (images if at_ms >= day_since_ms else 0),
+                    contributions=found[worker].contributions - 1,
+                )
+        return [credit for credit in found.values() if credit.contributions]
 
     def worker_row(self, worker: str) -> WorkerRow | None:
         """A worker that has joined."""
@@ -247,14 +262,23 @@ def _undone(tx: sa.Connection) -> list[tuple[int, int]]:
     return [(int(back), int(version)) for back, version in found]
 
 
-def _credited(worker: str | None = None) -> sa.ColumnElement[bool]:
-    """Of a row of `contributions`; of one `worker`'s, if that is named."""
-    given, verdicts, audits = tables.contributions.c, tables.verdicts.c, tables.audits.c
+def _newest() -> Any:
+    return sa.select(sa.func.max(tables.versions.c.version)).scalar_subquery()
+
+
+def _not_credited(worker: str | None = None) -> sa.CompoundSelect[Any]:
+    """Leases whose contributions are not; of one `worker`'s, if that is named."""
+    verdicts, audits = tables.verdicts.c, tables.audits.c
     left_out = sa.select(verdicts.lease_id).where(verdicts.fault != _NONE)
     disagreed = sa.select(audits.lease_id).where(~audits.agrees)
-    newest: Any = sa.select(sa.func.max(tables.versions.c.version)).scalar_subquery()
-    conditions = [given.round_number <= newest]
     if worker is not None:
         left_out, disagreed = left_out.where(verdicts.worker_id == worker), disagreed.where(audits.worker_id == worker)
-        conditions.append(given.worker_id == worker)
-    return sa.and_(*conditions, given.lease_id.not_in(left_out), given.lease_id.not_in(disagreed))
+    return sa.union(left_out, disagreed)
+
+
+def _credited(worker: str) -> sa.ColumnElement[bool]:
+    """Of a row of `contributions`, one of `worker`'s."""
+    given = tables.contributions.c
+    return sa.and_(
+        given.worker_id == worker, given.round_number <= _newest(), given.lease_id.not_in(_not_credited(worker))
+    )

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from coordinator.web.live_events import LiveEvents
 from coordinator.web.pages import API, Pages, plain
+from coordinator.web.previews import Previews
 from coordinator.web.rendering import Renderer
 from coordinator.web.sources import Sources
 from coordinator.web.static_files import static_files
@@ -28,6 +29,7 @@ class Site:
         run = sources.spec.config.run
         doors = sources.admission
         self._sources = sources
+        self._clock = clock
         self.renderer = Renderer(run=run.name, title=run.title, version=__version__)
         """For whatever else has pages."""
         self._pages = Pages(sources, self.renderer, clock)
@@ -46,6 +48,7 @@ class Site:
         return [
             *self._pages.routes(),
             Route(f"{API}/events", self._events, methods=["GET"]),
+            Previews(self._sources, self._clock).route,
             static_files().route,
         ]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from coordinator.admission import Admission
 from coordinator.checkpoints import Checkpoints
 from coordinator.dispatcher import AtWork
+from coordinator.judging.published import Judgements
 from coordinator.ledger_thread import LedgerThread
 from coordinator.standing import Standing
 from coordinator.status import LiveStatus
@@ -37,6 +38,7 @@ class Sources:
     ledger: LedgerThread
     """With a connection that only reads, so that no page keeps the run waiting."""
     checkpoints: Checkpoints
+    judgements: Judgements
     standing: Standing
     admission: Admission
     live: Callable[[], LiveStatus]

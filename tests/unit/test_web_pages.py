@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import closing
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import quote, unquote
@@ -17,6 +18,7 @@ import pytest
 import sqlalchemy as sa
 from benchmarks.pages.asking import Answer, ask
 from benchmarks.pages.made_up import Extent, MadeUp, make, site_of, sources_of, worker_id
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -25,8 +27,9 @@ from coordinator import tables
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.problems import Problems
-from coordinator.records import Action, ActionKind
+from coordinator.records import Action, ActionKind, Withdrawn
 from coordinator.web.guard import CONTENT_SECURITY_POLICY, Guard
+from coordinator.web.previews import MOST_BYTES
 from coordinator.web.site import Site
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.errors import StorageError
@@ -103,7 +106,15 @@ class Markup(HTMLParser):
 
 def every_page(app: ASGIApp) -> Iterator[tuple[str, Answer]]:
     volunteers = [f"/volunteers/{quote(name, safe='')}" for name in NASTY if name != ".."]
-    for path in (*PAGES, *volunteers, "/volunteers/?called=..", f"/contributors?find={quote(NASTY[1])}", "/nowhere"):
+    newest = "/downloads/" + json.loads(got(app, "/api/v1/downloads").body)["latest"]["name"]
+    for path in (
+        *PAGES,
+        newest,
+        *volunteers,
+        "/volunteers/?called=..",
+        f"/contributors?find={quote(NASTY[1])}",
+        "/nowhere",
+    ):
         yield path, got(app, path)
 
 
@@ -254,3 +265,35 @@ def test_a_ledger_that_cannot_be_read_is_said_in_words(made: MadeUp) -> None:
         assert got(app, "/api/v1/log").status == 503
         assert got(app, "/join").status == 200
         site.close()
+
+
+def test_a_large_picture_is_shown_in_few_bytes_and_a_small_one_as_it_is(made: MadeUp, app: ASGIApp) -> None:
+    small, large = (f"year-{EXTENT.round_images * number:010d}" for number in (4, 8))
+    for name, side in ((small, 40), (large, 1200)):
+        folder = made.folder.judgements / name
+        folder.mkdir(parents=True)
+        Image.effect_noise((side, side), 90).save(folder / "grid.png")
+    with closing(Ledger(made.folder.ledger)) as ledger:
+        for name in (small, large):
+            ledger.withdraw(name, Withdrawn.THINNED)
+    answer = got(app, f"/pictures/{small}")
+    assert answer.body == (made.folder.judgements / small / "grid.png").read_bytes()
+    answer = got(app, f"/pictures/{large}")
+    assert (answer.headers["content-type"], answer.headers["content-security-policy"]) == (
+        "image/webp",
+        CONTENT_SECURITY_POLICY,
+    )
+    assert len(answer.body) <= MOST_BYTES < (made.folder.judgements / large / "grid.png").stat().st_size
+    assert f"/judgements/{large}/grid.png" in got(app, "/").text
+    for name in ("nothing", "..%2fledger.sqlite", f"{small}%2f..%2f{large}"):
+        assert got(app, f"/pictures/{name}").status == 404
+
+
+def test_a_checkpoint_says_how_to_fetch_it_without_software_of_ours(app: ASGIApp, made: MadeUp) -> None:
+    text = unescape(got(app, f"/downloads/{made.newest_checkpoint}").text)
+    path = f"/checkpoints/{made.newest_checkpoint}/transformer/diffusion_pytorch_model.safetensors"
+    assert f"curl --fail --remote-name --continue-at - --insecure https://run.example:8400{path}" in text
+    assert "from_pretrained" in text
+    found = json.loads(got(app, f"/api/v1/downloads/{made.newest_checkpoint}").body)
+    assert [file["path"] for file in found["files"]][::2] == [path.split("/", 3)[3], "manifest.json"]
+    assert found["offer"]["manifest_sha256"] == found["files"][-1]["sha256"]

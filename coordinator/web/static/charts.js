@@ -73,7 +73,8 @@ function enhancePictures(section) {
   label.hidden = false;
   slider.addEventListener("input", () => {
     const grid = grids[Number(slider.value)];
-    image.src = image.parentElement.href = grid.href;
+    image.src = grid.dataset.preview;
+    image.parentElement.href = grid.href;
     image.alt = grid.dataset.picture;
     figure.querySelector("output").textContent = grid.textContent;
     slider.setAttribute("aria-valuetext", grid.textContent);

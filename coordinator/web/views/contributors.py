@@ -52,6 +52,7 @@ class Contributor:
     contributions: int
     """In all."""
     last_at_ms: int
+    """Of the latest contribution, counted or not."""
 
 
 @dataclass(frozen=True, slots=True)

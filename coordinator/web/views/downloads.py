@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from coordinator.web.paging import Paging, page_of
+from coordinator.web.previews import preview_url
 from coordinator.web.sources import Sources
 from diffusion_at_home.checkpoint.listing import CheckpointListing, ListedCheckpoint, file_path
 from diffusion_at_home.checkpoint.manifest import MANIFEST_NAME
@@ -82,6 +83,8 @@ class CheckpointView:
     data_license: str
     grid: str | None
     """Where its pictures are."""
+    preview: str | None
+    """The same in fewer bytes."""
     call: str
     """How the pipeline is best called with an example: what stands in its brackets, in Python."""
     contributors: int
@@ -130,6 +133,7 @@ async def read_checkpoint(sources: Sources, name: str) -> CheckpointView | None:
         data_name=manifest.data.name,
         data_license=manifest.data.license,
         grid=file_path(name, "grid.png") if grid else None,
+        preview=preview_url(name) if grid else None,
         call=_call(next(iter(sources.spec.config.checkpoint.grid_prompts), "a picture"), manifest.call),
         contributors=len(manifest.contributors),
         files=(

@@ -9,6 +9,7 @@ from typing import Final
 from coordinator.judging.work import GRID_NAME
 from coordinator.ledger import Ledger
 from coordinator.web import words
+from coordinator.web.previews import preview_url
 from coordinator.web.thinning import thinned
 from diffusion_at_home.checkpoint.listing import file_path
 
@@ -24,6 +25,8 @@ class Picture:
     images: int
     """Trained."""
     url: str
+    preview: str
+    """The same in fewer bytes."""
     told: str
     """What is on it, for who does not see it."""
 
@@ -47,6 +50,7 @@ def read_pictures(ledger: Ledger, prompts: Sequence[str]) -> Pictures:
             checkpoint=checkpoint.name,
             images=checkpoint.images,
             url=_url(checkpoint.name, offered=checkpoint.name in offered),
+            preview=preview_url(checkpoint.name),
             told=_told(checkpoint.images, prompts),
         )
         for checkpoint in ledger.exported()

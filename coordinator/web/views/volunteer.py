@@ -25,7 +25,7 @@ class NamedWorker:
     month_images: int
     day_images: int
     last_at_ms: int | None
-    """Of its latest credited contribution."""
+    """Of its latest contribution; None if none is credited."""
 
 
 @dataclass(frozen=True, slots=True)

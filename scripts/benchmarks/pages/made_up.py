@@ -22,6 +22,7 @@ from coordinator.admission import Admission
 from coordinator.checkpoints import Checkpoints
 from coordinator.data_pool import DataPool
 from coordinator.dispatcher import AtWork
+from coordinator.judging.published import Judgements
 from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.problems import Problems
@@ -32,6 +33,13 @@ from coordinator.standing import Standing
 from coordinator.status import JudgingStatus, LiveStatus, WorkerStatus
 from coordinator.web.site import Site
 from coordinator.web.sources import DiskNow, Sources
+from diffusion_at_home.checkpoint.manifest import (
+    MANIFEST_NAME,
+    CheckpointManifest,
+    Contributor,
+    DataOrigin,
+    FileEntry,
+)
 from diffusion_at_home.clock import Clock, SystemClock
 from diffusion_at_home.config.run import RunConfig, ServerSection
 from diffusion_at_home.config.toml import load_toml
@@ -86,6 +94,11 @@ class MadeUp:
     spec: RunSpec
     extent: Extent
 
+    @property
+    def newest_checkpoint(self) -> str:
+        """The one that has a manifest."""
+        return _name(_exported(self.extent)[-1], self.extent)
+
 
 def make(root: Path, extent: Extent, *overrides: str, seed: int = 0) -> MadeUp:
     """The run in `root`, which must not be there."""
@@ -101,7 +114,10 @@ def make(root: Path, extent: Extent, *overrides: str, seed: int = 0) -> MadeUp:
             for start in range(0, len(rows), _CHUNK):
                 tx.execute(sa.insert(table), rows[start : start + _CHUNK])
     engine.dispose()
-    return MadeUp(folder, spec, extent)
+    made = MadeUp(folder, spec, extent)
+    if extent.checkpoints:
+        _write_manifest(made)
+    return made
 
 
 @contextmanager
@@ -135,6 +151,7 @@ def sources_of(made: MadeUp, writer: LedgerThread, problems: Problems) -> Source
         num_parameters=860_000_000,
         ledger=reader,
         checkpoints=Checkpoints(folder=made.folder.checkpoints, spec=made.spec, ledger=writer, signatures=signatures),
+        judgements=Judgements(folder=made.folder.judgements, run_id=made.spec.run_id, ledger=writer),
         standing=Standing(made.spec.config.screening, {}),
         admission=admission,
         live=lambda: _live(made.extent, live, problems),
@@ -207,11 +224,52 @@ def _rows(extent: Extent, chance: random.Random) -> Iterator[tuple[sa.Table, _Ro
         tables.evaluations,
         [_evaluation(number, extent, weights, chance) for number in range(extent.rounds + 1) for weights in Weights],
     )
-    every = max(1, extent.rounds // max(1, extent.checkpoints))
-    shown = list(range(every, extent.rounds + 1, every))[: extent.checkpoints]
+    shown = _exported(extent)
     yield tables.checkpoints, [_checkpoint(number, extent, begun) for number in shown]
     yield tables.judgements, [_judgement(number, extent, begun) for number in shown]
     yield tables.actions, [_action(number, extent, begun) for number in range(1, extent.actions + 1)]
+
+
+def _exported(extent: Extent) -> list[int]:
+    """Versions that are checkpoints."""
+    every = max(1, extent.rounds // max(1, extent.checkpoints))
+    return list(range(every, extent.rounds + 1, every))[: extent.checkpoints]
+
+
+def _name(version: int, extent: Extent) -> str:
+    return f"year-{extent.round_images * version:010d}"
+
+
+def _write_manifest(made: MadeUp) -> None:
+    """Of the newest checkpoint, whose files nobody has made."""
+    files = {
+        name: FileEntry(sha256=SHA, size_bytes=size)
+        for name, size in (("transformer/diffusion_pytorch_model.safetensors", 3_400_000_000), ("grid.png", 90_000))
+    }
+    manifest = CheckpointManifest(
+        name=made.newest_checkpoint,
+        run_id=made.spec.run_id,
+        run="year",
+        title="A year of pictures",
+        version=_exported(made.extent)[-1],
+        images=made.extent.round_images,
+        weights_digest=SHA,
+        default_weights="ema",
+        held_out_loss={"raw": 0.5, "ema": 0.4},
+        held_out_bins=(0.4,),
+        parameters=860_000_000,
+        license="Apache-2.0",
+        created="2026-01-01T00:00:00+00:00",
+        data=DataOrigin(name="made-up", digest=SHA, source="nowhere", license="CC0-1.0", images=1000),
+        contributors=(Contributor(worker_id=worker_id(0), display_name="Ada", images=100),),
+        config={},
+        software={},
+        call={"num_inference_steps": 24, "guidance_scale": 2.0},
+        files=files,
+    )
+    folder = made.folder.checkpoints / made.newest_checkpoint
+    folder.mkdir()
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json())
 
 
 def _worker(number: int, extent: Extent, begun: int) -> dict[str, Any]:
@@ -327,7 +385,7 @@ def _evaluation(number: int, extent: Extent, weights: Weights, chance: random.Ra
 
 def _checkpoint(number: int, extent: Extent, begun: int) -> dict[str, Any]:
     return {
-        "name": f"year-{extent.round_images * number:010d}",
+        "name": _name(number, extent),
         "version": number,
         "images": extent.round_images * number,
         "default_weights": Weights.EMA,
@@ -340,7 +398,7 @@ def _checkpoint(number: int, extent: Extent, begun: int) -> dict[str, Any]:
 
 def _judgement(number: int, extent: Extent, begun: int) -> dict[str, Any]:
     return {
-        "checkpoint": f"year-{extent.round_images * number:010d}",
+        "checkpoint": _name(number, extent),
         "images": extent.round_images * number,
         "encoder_sha256": SHA,
         "frechet": 30.0,
