@@ -116,7 +116,9 @@ def fill(disk: Path, leave_bytes: int) -> Path:
 
 
 def problems(run: LiveRun) -> list[str]:
-    return [problem["name"] for problem in run.status()["live"]["problems"]]
+    """But for the one that a disk as small as this always has: it will be full soon."""
+    found = [problem["name"] for problem in run.status()["live"]["problems"]]
+    return [name for name in found if name != "storage_soon"]
 
 
 def test_full_disk_is_named_and_training_goes_on_by_itself_once_there_is_space(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from tests.unit.tiny_run import batches, tiny_config, tiny_tokenizer
-from worker.daemon import PlannedTrainer, WorkPlan, this_machine  # with all that a daemon loads
 from worker.device import open_device
 from worker.settings import Device, WorkerSettings
 from worker.steppers import TrainingSite, open_stepper
+from worker.stretch import PlannedTrainer, WorkPlan, this_machine  # with all that a stretch of work loads
 
 
 def main(folder: Path, overrides: Sequence[str]) -> dict[str, int | str]:
