@@ -242,12 +242,12 @@ def test_a_coordinator_that_asks_for_too_much_of_a_residual_gets_little(
     residual = Residual(tmp_path / "residual", CodecSection(delta=Codec.SPARSE, feedback=0.5), layout)
     outbox = Outbox(tmp_path / "outbox", residual)
     contribution = outbox.put(LeaseId(5), Trained(torch.randn(100), 64, 1.5, 0.25), Codec.SPARSE)
-    place.coordinator.receipt, stop = pb.SubmitReply(challenge=pb.ResidualChallenge(leaves=leaves)), threading.Event()
+    place.coordinator.receipt, stop = pb.SubmitReply(challenge=pb.ResidualChallenge(leaves=leaves)), StopSignal()
 
     @contextmanager
     def give_up(why: RetryCall) -> Iterator[None]:
         assert sentence in str(why)
-        stop.set()
+        stop.request()
         yield
 
     with pytest.raises(Interrupted):
