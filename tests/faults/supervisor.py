@@ -93,7 +93,8 @@ def settle(supervisor: Supervisor, folder: RunFolder) -> None:
     """Let the last coordinator end, and another one find what they all left."""
     supervisor.process.terminate()
     supervisor.start()
-    wait_until(lambda: not any(folder.exports.iterdir()), supervisor.process)
+    # Evaluations give way to everything else on this machine.
+    wait_until(lambda: not any(folder.exports.iterdir()), supervisor.process, patience_seconds=150)
     assert supervisor.process.terminate() == 0, supervisor.process.output
     assert_no_orphans(folder)
 

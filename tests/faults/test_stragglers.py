@@ -41,5 +41,7 @@ def test_hung_and_slow_hold_no_round_and_the_slow_one_counts_by_its_size(tmp_pat
     assert set(images) == {Misbehaviour.NONE, Misbehaviour.SLOW}
     slow, honest = images[Misbehaviour.SLOW], images[Misbehaviour.NONE]
     assert len(slow) >= 2, "what the slow one did never counted"
-    assert max(slow.values()) < max(honest.values()) / 4  # of its size
+    # Of its size, once it is known how slow it is.
+    later = [number for round_number, number in slow.items() if round_number > min(slow)]
+    assert max(later) < max(honest.values()) / 4
     assert_every_sample_once(folder)
