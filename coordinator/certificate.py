@@ -6,7 +6,6 @@ names no host and has no end that anybody would meet.
 
 from __future__ import annotations
 
-import os
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from coordinator.secret_file import write_secret
 from diffusion_at_home.config.run import ServerSection, Tls
 from diffusion_at_home.errors import ConfigError, storage_errors
 from diffusion_at_home.tls import CERTIFICATE_NAME, fingerprint, is_loopback
@@ -91,24 +91,13 @@ def _make(folder: Path, chain: Path, key: Path) -> None:
         .sign(private, hashes.SHA256())
     )
     folder.mkdir(mode=0o700, exist_ok=True)
-    _write(
+    write_secret(
         key,
         private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
     )
-    _write(chain, certificate.public_bytes(serialization.Encoding.PEM))  # last: it makes the pair complete
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All or nothing, readable by its owner alone."""
-    temporary = path.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_secret(chain, certificate.public_bytes(serialization.Encoding.PEM))  # last: it makes the pair complete
 
 
 def _checked(certificate: Certificate) -> Certificate:
