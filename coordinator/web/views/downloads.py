@@ -34,7 +34,7 @@ class Offer:
     """Distance to training pictures; None until it is judged, as all that follow."""
     kernel: float | None
     retrieval: float | None
-    """Share of drawn pictures that lead back to their caption's."""
+    """Share of drawn pictures that lead back to the picture of their caption."""
     unseen: float | None
     """The same of captions that are new."""
     is_latest: bool
