@@ -27,7 +27,6 @@ from coordinator.blobs import BlobStore, allow_many_files, read_spec
 from coordinator.certificate import Certificate, choose_certificate
 from coordinator.checkpoints import Checkpoints
 from coordinator.disk import Disk
-from coordinator.disk_watch import DiskWatch
 from coordinator.dispatcher import Dispatcher
 from coordinator.enrolment import Enrolment
 from coordinator.exporter import Exporter
@@ -67,7 +66,7 @@ from coordinator.web.operator.desk import Desk
 from coordinator.web.operator.entrance import Entrance
 from coordinator.web.server import WebServer, bind
 from coordinator.web.site import Site
-from coordinator.web.sources import Sources
+from coordinator.web.sources import Sources, disk_now
 from diffusion_at_home import PROTOCOL_VERSION, __version__, events
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.config.run import ServerSection, Tls
@@ -232,9 +231,9 @@ class Coordinator:
             run_id=spec.run_id, codec=config.codec.delta, versions=self._versions, ledger=self._ledger
         )
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
-        self._quota_bytes = int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB)
+        quota_bytes = int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB)
         housekeeper = Housekeeper(
-            quota_bytes=self._quota_bytes,
+            quota_bytes=quota_bytes,
             disk=disk,
             spec=spec,
             versions=self._versions,
@@ -244,7 +243,7 @@ class Coordinator:
         self._storage = StorageWatch(
             folder=folder,
             config=config,
-            quota_bytes=self._quota_bytes,
+            quota_bytes=quota_bytes,
             versions=self._versions,
             ledger=self._ledger,
             problems=self._metrics.problems,
@@ -435,7 +434,7 @@ class Coordinator:
             live=self._live,
             at_work=self._dispatcher.at_work,
             waiting=lambda: self._dispatcher.num_waiting,
-            disk=DiskWatch(self._folder.root, self._quota_bytes, SystemClock()),
+            disk=lambda: disk_now(self._storage.latest),
             next_round=lambda: self._versions.newest.version + 1,
         )
         return Site(sources, SystemClock())

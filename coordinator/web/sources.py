@@ -12,6 +12,7 @@ from coordinator.judging.published import Judgements
 from coordinator.ledger_thread import LedgerThread
 from coordinator.standing import Standing
 from coordinator.status import LiveStatus
+from coordinator.storage_forecast import Storage
 from diffusion_at_home.runspec import RunSpec
 
 
@@ -51,3 +52,10 @@ class Sources:
     """As it was when it was last looked at."""
     next_round: Callable[[], int]
     """Number of the round after the newest version."""
+
+
+def disk_now(storage: Storage | None) -> DiskNow | None:
+    """What a forecast was made from; None until there is one."""
+    if storage is None:
+        return None
+    return DiskNow(storage.used_bytes, storage.quota_bytes or None, storage.free_bytes)
