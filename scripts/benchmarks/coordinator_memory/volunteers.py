@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.errors import RetryCall
-from diffusion_at_home.identity import Identity
+from diffusion_at_home.identity import Handed, Identity
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.runinfo import RunInfo
 from diffusion_at_home.wire.vector import encode_chunks, write_vector
@@ -117,6 +117,7 @@ class Volunteer:
                 return
 
     def _submit(self, grant: pb.LeaseGrant) -> Iterator[pb.SubmitRequest]:
+        handed = Handed(self._session.run_id, grant.lease_id, self._sha256, grant.quota_images)
         header = pb.SubmitHeader(
             protocol_version=PROTOCOL_VERSION,
             lease_id=grant.lease_id,
@@ -125,7 +126,7 @@ class Volunteer:
             images=grant.quota_images,
             train_ms=1,
             mean_loss=0.5,
-            signature=self._session.signature(grant.lease_id, self._sha256, grant.quota_images),
+            signature=self._session.signature(handed),
         )
         yield pb.SubmitRequest(header=header)
         data = b"".join(self._parts)
