@@ -10,5 +10,6 @@ bin=.venv/bin
 $bin/ruff format --check .
 $bin/ruff check .
 $bin/mypy
+MYPYPATH=scripts $bin/mypy scripts/bench.py scripts/fleet.py scripts/benchmarks
 $bin/python scripts/gen_protos.py --check
 $bin/pytest --quiet --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"
