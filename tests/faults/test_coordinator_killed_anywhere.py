@@ -22,14 +22,17 @@ def test_every_receipt_counts_once_wherever_it_is_killed(tmp_path: Path) -> None
         supervisor = Supervisor(home, folder, tmp_path / "passed")
         run = supervisor.start()
         with traffic(run, 2) as volunteers:
-            for _ in range(KILLS):
-                time.sleep(moments.uniform(0.02, 0.5))
+            kills = 0
+            while kills < KILLS or len(volunteers.receipts) <= KILLS:
+                kills += 1
+                time.sleep(
+                    moments.uniform(0.02, 0.5) * (1 + kills / KILLS)
+                )  # later and later: a slow machine too gets to receipts
                 supervisor.process.kill()
                 supervisor.start()
             run.wait_for_version(run.status()["version"] + 1)
         settle(supervisor, folder)
     assert volunteers.refusals == []
-    assert len(volunteers.receipts) > KILLS
     assert_nothing_is_lost(folder, volunteers.receipts)
 
 
