@@ -28,7 +28,10 @@ class Downloads:
         endpoint: Callable[[Request], Awaitable[Response]],
         admission: Admission,
         longest_silence: timedelta = _LONGEST_SILENCE,
+        on_bytes: Callable[[int], object] = lambda _: None,
     ) -> None:
+        """`on_bytes` is told what was sent."""
+        self._on_bytes = on_bytes
         self._endpoint = endpoint
         self._admission = admission
         self._longest_silence = longest_silence.total_seconds()
@@ -55,7 +58,9 @@ class Downloads:
             nonlocal deadline
             async with asyncio.timeout_at(deadline):
                 await send(message)
-            deadline += len(message.get("body", b"")) / _SLOWEST_BYTES_PER_SECOND
+            num_bytes = len(message.get("body", b""))
+            self._on_bytes(num_bytes)
+            deadline += num_bytes / _SLOWEST_BYTES_PER_SECOND
 
         try:
             await response(scope, receive, in_time)
