@@ -20,6 +20,10 @@ _LONGEST_SILENCE: Final = timedelta(minutes=1)
 """Lead on that pace: a line may pause, and a place is never held for longer by one that takes nothing."""
 
 
+_AROUND_A_HEADER: Final = 4
+"""Its colon, blank and end of line."""
+
+
 class Downloads:
     """An endpoint that sends files, as an ASGI application which counts who is being sent one."""
 
@@ -59,7 +63,8 @@ class Downloads:
             async with asyncio.timeout_at(deadline):
                 await send(message)
             num_bytes = len(message.get("body", b""))
-            self._on_bytes(num_bytes)
+            headers = message.get("headers", ())
+            self._on_bytes(num_bytes + sum(len(name) + len(value) + _AROUND_A_HEADER for name, value in headers))
             deadline += num_bytes / _SLOWEST_BYTES_PER_SECOND
 
         try:
