@@ -28,6 +28,10 @@ from coordinator.certificate import Certificate, choose_certificate
 from coordinator.checkpoints import Checkpoints
 from coordinator.disk import Disk
 from coordinator.dispatcher import Dispatcher
+from coordinator.elsewhere.bucket import Bucket
+from coordinator.elsewhere.keeper import Keeper, Nowhere
+from coordinator.elsewhere.public_files import public_files
+from coordinator.elsewhere.settings import read_elsewhere
 from coordinator.enrolment import Enrolment
 from coordinator.exporter import Exporter
 from coordinator.gate import Gate
@@ -230,6 +234,8 @@ class Coordinator:
         self._leases = PublicLeases(
             run_id=spec.run_id, codec=config.codec.delta, versions=self._versions, ledger=self._ledger
         )
+        self._elsewhere = read_elsewhere(folder.elsewhere)
+        self._keeper = self._open_keeper()
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
         quota_bytes = int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB)
         housekeeper = Housekeeper(
@@ -258,6 +264,7 @@ class Coordinator:
                 housekeeper=housekeeper,
                 ledger=self._ledger,
                 metrics=self._metrics,
+                announce=self._keeper.announce,
             )
         )
         self._operator = Operator(
@@ -347,6 +354,7 @@ class Coordinator:
             "scrubber": asyncio.create_task(self._scrubber.run()),
             "storage": asyncio.create_task(self._storage.run()),
             "alerts": asyncio.create_task(self._alerts.run(url)),
+            "bucket": asyncio.create_task(self._keeper.run()),
         }
         if exit_when_complete:
             tasks["farewell"] = asyncio.create_task(self._farewell(tasks["rounds"]))
@@ -369,6 +377,7 @@ class Coordinator:
 
     def close(self) -> None:
         """Finish what the threads have begun and let go of the files."""
+        self._keeper.close()
         self._scrubber.close()
         self._storage.close()
         self._rounds.close()
@@ -451,6 +460,7 @@ class Coordinator:
             num_parameters=self._num_parameters,
             receipt_key=self._spec.receipt_key,
             certificate="" if certificate is None else certificate.own_pem,
+            mirrors=self._elsewhere.mirrors,
         )
         return web_app(
             info=info,
@@ -459,6 +469,20 @@ class Coordinator:
             shown=Shown(self._checkpoints, self._judgements, self._leases, site, self._desk(site, certificate)),
             metrics=self._metrics,
             admission=self._admission,
+            leads_to=self._keeper.leads_to,
+        )
+
+    def _open_keeper(self) -> Keeper | Nowhere:
+        """Raises `ConfigError` if the store's library is missing."""
+        folder, versions = self._folder, self._versions
+        if not self._elsewhere.bucket:
+            return Nowhere()
+        return Keeper(
+            bucket=Bucket(self._elsewhere, self._spec.run_id),
+            leads_on=self._elsewhere.leads_on,
+            look=lambda: public_files(folder, self._spec, list(versions.history)),
+            blobs=folder.blobs,
+            metrics=self._metrics,
         )
 
     def _desk(self, site: Site, certificate: Certificate | None) -> Desk:

@@ -27,7 +27,8 @@ class Checkpoints:
         self._spec = spec
         self._ledger = ledger
         self._signatures = signatures
-        self._files: dict[str, frozenset[str]] = {}
+        self._files: dict[str, dict[str, str]] = {}
+        """By checkpoint and path, the sha256; the manifest's own is empty."""
 
     async def listing(self) -> CheckpointListing:
         """All of them, oldest first."""
@@ -76,8 +77,13 @@ class Checkpoints:
             found = await self._ledger.run(Ledger.checkpoints)
             if not any(checkpoint.name == name for checkpoint in found):
                 return None
-            self._files[name] = frozenset({*load_manifest(self._folder / name).files, MANIFEST_NAME})
+            files = load_manifest(self._folder / name).files
+            self._files[name] = {MANIFEST_NAME: "", **{path: entry.sha256 for path, entry in files.items()}}
         return self._folder / name / path if path in self._files[name] else None
+
+    def sha256(self, name: str, path: str) -> str:
+        """Of a file that `file` has found; empty of a manifest."""
+        return self._files.get(name, {}).get(path, "")
 
 
 def _listed(checkpoint: Checkpoint, judged: Judged | None, *, signed: bool) -> ListedCheckpoint:

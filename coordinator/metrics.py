@@ -22,6 +22,12 @@ class Metrics:
         self.images = Counter("dah_images", "Images accepted.", registry=self.registry)
         self.contributions = Counter("dah_contributions", "Contributions accepted.", registry=self.registry)
         self.uplink = Counter("dah_uplink_bytes", "Bytes of accepted contributions.", registry=self.registry)
+        self.sent = Counter(
+            "dah_sent_bytes", "Bytes of answers to who wants a file, headers included, by kind.", ["kind"], registry=self.registry
+        )
+        self.redirects = Counter("dah_redirects", "Downloads led on to the bucket.", registry=self.registry)
+        self.bucket_files = Gauge("dah_bucket_files", "Files that are in the bucket.", registry=self.registry)
+        self.bucket_written = Counter("dah_bucket_written_bytes", "Bytes written there.", registry=self.registry)
         self._problems = Gauge("dah_problems", "Problems that are present, by kind.", ["kind"], registry=self.registry)
         self.version = Gauge("dah_version", "Newest published version.", registry=self.registry)
         self.waiting = Gauge("dah_waiting_workers", "Workers that wait for work in a call.", registry=self.registry)

@@ -61,6 +61,7 @@ def parts(folder: RunFolder, ledger: Ledger) -> list[Part]:
         _receipt_key(folder, spec),
         *_put_there(folder, folder.rotations),
         *_put_there(folder, folder.alerts),
+        *_put_there(folder, folder.elsewhere),
         *_checkpoints(folder, ledger),
         *(Part(path, sha256) for path, sha256 in sorted(ledger.judging_files().items())),
         *_sheets(folder, ledger),

@@ -40,6 +40,9 @@ GATE: Final = "gate"
 ALERTS_FAILED: Final = "alerts_failed"
 """The operator's webhook cannot be told anything."""
 
+BUCKET: Final = "bucket"
+"""The object store does not answer, or refuses: bytes come from the coordinator alone."""
+
 _KINDS: Final = (
     STORAGE_FULL,
     STORAGE_SOON,
@@ -47,6 +50,7 @@ _KINDS: Final = (
     JUDGING_FAILED,
     GATE,
     ALERTS_FAILED,
+    BUCKET,
     DAMAGED,
     SIGNATURE_REFUSED,
 )
@@ -60,7 +64,7 @@ class Problem:
 
     name: str
     """Stable, for machines: `storage_full`, `storage_soon`, `quota_exceeded`, `judging_failed`, `gate`,
-    `alerts_failed`, `damaged:<file>`, `signature_refused:<checkpoint or rotations.json>`."""
+    `alerts_failed`, `bucket`, `damaged:<file>`, `signature_refused:<checkpoint or rotations.json>`."""
     sentence: str
     """For people: what is wrong, and what to do."""
     since_ms: int

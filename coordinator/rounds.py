@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,8 @@ class Parts:
     housekeeper: Housekeeper
     ledger: LedgerThread
     metrics: Metrics
+    announce: Callable[[Sequence[str]], Awaitable[None]]
+    """Is told the blobs of a version that is about to be offered, and may wait a moment until others have them, too."""
 
 
 class Rounds:
@@ -64,6 +66,7 @@ class Rounds:
         self._ledger = parts.ledger
         self._metrics = parts.metrics
         self._problems = parts.metrics.problems
+        self._announce = parts.announce
         self._making = asyncio.Lock()
         """Held while the newest state is not the newest version's, or something is made of it."""
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tensors")
@@ -158,6 +161,7 @@ class Rounds:
         await self._settled()
         async with self._making:
             version = await self._until_made(closing)
+            await self._announce([version.update_sha256, version.snapshot_sha256])
             await self._until_stored(lambda: self._ledger.run(Ledger.publish, version))
             self._versions.published(version)
             if version.back_to is not None:
@@ -250,6 +254,7 @@ class Rounds:
     async def _store_snapshot(self) -> None:
         with_snapshot = await self._in_thread(self._versions.settle)
         if with_snapshot is not None:
+            await self._announce([with_snapshot.snapshot_sha256])
             await self._ledger.run(Ledger.set_snapshot, with_snapshot)
             self._versions.snapshot_stored(with_snapshot)
 

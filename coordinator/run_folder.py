@@ -111,6 +111,11 @@ class RunFolder:
         return self.root / "pictures"
 
     @property
+    def elsewhere(self) -> Path:
+        """Where else the run's bytes are; there once the operator has put it there."""
+        return self.root / "elsewhere.toml"
+
+    @property
     def log(self) -> Path:
         """Events as JSON lines."""
         return self.root / "coordinator.log"

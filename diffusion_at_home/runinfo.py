@@ -15,6 +15,9 @@ RUN_INFO_PATH: Final = "/run.json"
 MAX_RUN_INFO_BYTES: Final = 64 * 2**10
 """A longer answer is refused before it is read."""
 
+MOST_MIRRORS: Final = 64
+MOST_MIRROR_CHARACTERS: Final = 300
+
 
 class RunInfo(Section):
     """A run in short.
@@ -44,3 +47,7 @@ class RunInfo(Section):
     """Ed25519 key (hex) with which it signs receipts, as in its specification; empty if the coordinator is too old to say."""
     num_parameters: Annotated[int, Field(ge=0, le=10**13)] = 0
     """Trainable parameters of the model; 0 if the coordinator is too old to say."""
+    mirrors: Annotated[
+        tuple[Annotated[str, Field(max_length=MOST_MIRROR_CHARACTERS)], ...], Field(max_length=MOST_MIRRORS)
+    ] = ()
+    """Where others serve the run's blobs: what stands before /blobs/<sha256>. They are strangers: what comes is hashed."""

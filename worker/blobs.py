@@ -1,8 +1,9 @@
 """Immutable files named by their sha256: kept on disk within a quota, fetched over HTTP, never used unverified.
 
-A download resumes where it broke off, stops at the size known beforehand, and counts only if its digest is right. A
-cached file is hashed whenever it is opened, so one that went bad on disk is fetched again. Files in use stay. What a worker made
-from a blob may lie beside it, and is evicted with it.
+They come from a mirror, from where the run leads on to, or from the run itself, which is asked last. A download resumes where
+it broke off, also elsewhere, stops at the size known beforehand, and counts only if its digest is right. A cached file is
+hashed whenever it is opened, so one that went bad on disk is fetched again. Files in use stay. What a worker made from a blob
+may lie beside it, and is evicted with it.
 """
 
 from __future__ import annotations
@@ -14,32 +15,24 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
 import httpx2
 
-from diffusion_at_home.clock import Clock, SystemClock
 from diffusion_at_home.errors import Busy, LeaseLost, RetryCall, StorageError, Unreachable, storage_errors
-from worker.http_line import limits
+from diffusion_at_home.strangers import FROM_HERE, is_private_place, may_ask
+from worker.mirrors import STORE, Mirrors, Origins, host_of
 from worker.pacer import Pacer
 from worker.patience import Patience
-from worker.run_address import HTTP_BUSY, retry_after
+from worker.receiving import GONE, Place, Receiver, Try
 from worker.stop import Interrupted
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _MAX_WRONG: Final = 3
 """Downloads with a wrong digest before we give up: more than one broken cache on the way is unlikely."""
-
-_HEADERS: Final = timedelta(seconds=30)
-"""Until the first byte of a body."""
-
-_SLOWEST_BYTES_PER_SECOND: Final = 1_000
-_SLOW: Final = timedelta(seconds=60)
-"""A body that is slower than that for so long is taken for one that will never end; what has come stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +49,7 @@ class BlobRef:
 
 
 class BlobPlace(Protocol):
-    """Where blobs are served."""
+    """Where the run serves its blobs."""
 
     @property
     def url(self) -> str:
@@ -65,9 +58,8 @@ class BlobPlace(Protocol):
     def blob_url(self, sha256: str) -> str:
         """Of one blob."""
 
-
-def _nobody() -> RetryCall | None:
-    return None
+    def failed(self) -> RetryCall | None:
+        """A download from there has failed; returns a better reason than its own, if there is one."""
 
 
 class BlobCache:
@@ -160,19 +152,14 @@ class BlobFetcher:
         patience: Patience,
         pacer: Pacer,
         on_bytes: Callable[[int], None] = lambda _: None,
-        on_failure: Callable[[], RetryCall | None] = _nobody,
+        mirrors: Mirrors | None = None,
     ) -> None:
-        """`pacer` limits what arrives; `on_bytes` is told of every piece.
-
-        `on_failure` is told when a download fails, and may know a better reason.
-        """
-        self._on_failure = on_failure
-        self._pacer = pacer
+        """`pacer` limits what arrives; `on_bytes` is told of every piece; `mirrors` are asked before the run."""
+        self._mirrors = mirrors or Mirrors()
+        self._receiver = Receiver(http=http, pacer=pacer, clock=self._mirrors.clock, on_bytes=on_bytes)
         self._address = address
-        self._http = http
         self._cache = cache
         self._patience = patience
-        self._on_bytes = on_bytes
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
 
@@ -210,62 +197,83 @@ class BlobFetcher:
 
     def _download(self, blob: BlobRef, interrupt: threading.Event) -> None:
         self._cache.make_room(blob)
-        part = self._cache.part(blob.sha256)
-        with storage_errors(part.parent), self._cache.pinned(blob.sha256):
-            for _ in range(_MAX_WRONG):
-                self._try_to_receive(blob, part, interrupt)
-                if self._cache.admit(blob):
-                    return
+        one = _Download(blob, self._cache.part(blob.sha256), Origins(), interrupt)
+        with storage_errors(one.part.parent), self._cache.pinned(blob.sha256):
+            if self._from_a_mirror(one) or self._from_the_run(one):
+                for liar in one.origins.liars(self._cache.path(blob.sha256)):
+                    self._mirrors.lied(liar)
+                return
         url = self._address.blob_url(blob.sha256)
         raise LeaseLost(
             f"{url} was wrong {_MAX_WRONG} times: if that stays so, tell the operator of the run", "wrong_blob"
         )
 
-    def _try_to_receive(self, blob: BlobRef, part: Path, interrupt: threading.Event) -> None:
+    def _from_a_mirror(self, one: _Download) -> bool:
+        """Ask each mirror that may have it, once; whether the blob is there."""
+        strangers_are_public = not is_private_place(self._address.url)
+        for base in self._mirrors.to_ask():
+            url = f"{base}/blobs/{one.blob.sha256}"
+            if self._from_a_stranger(one, Place(url, base, is_run=False, public_only=strangers_are_public)):
+                return True
+        return False
+
+    def _from_the_run(self, one: _Download) -> bool:
+        """Ask it, and where it leads on to; whether the blob is there."""
+        for _ in range(_MAX_WRONG):
+            if self._follow_the_run(one) or self._cache.admit(one.blob):
+                return True
+            one.origins.wrong()
+        return False
+
+    def _follow_the_run(self, one: _Download) -> bool:
+        """Have all of it, right or wrong, from the run; or the right one, which is True, from where it leads on to."""
+        url = self._address.blob_url(one.blob.sha256)
+        if not self._mirrors.rests(STORE):
+            leads_to = self._try_to_receive(one, url)
+            if not leads_to:
+                return False
+            if not may_ask(leads_to, said_by=url):
+                self._mirrors.failed(STORE, f"{host_of(leads_to)} is no place to be led to")
+            else:
+                public = not is_private_place(url)
+                if self._from_a_stranger(one, Place(leads_to, STORE, is_run=False, public_only=public)):
+                    return True
+        if self._try_to_receive(one, f"{url}?{FROM_HERE}"):
+            raise Unreachable(f"{self._address.url} leads on from where it was asked not to: tell the run's operator")
+        return False
+
+    def _from_a_stranger(self, one: _Download, place: Place) -> bool:
+        """One try; whoever fails is left. Whether the blob is there."""
         try:
-            self._receive(blob, part, interrupt)
+            if self._receiver.receive(one.at(place)):
+                self._mirrors.failed(place.name, "it leads on to others")
+                return False
+        except Busy as busy:
+            self._mirrors.failed(place.name, str(busy), busy.retry_after)
+            return False
+        except RetryCall as failure:
+            self._mirrors.failed(place.name, str(failure))
+            return False
+        except LeaseLost as lost:
+            if lost.reason != GONE:
+                raise
+            self._mirrors.lacks(place.name)
+            return False
+        if self._cache.admit(one.blob):
+            self._mirrors.served(place.name)
+            return True
+        liar = one.origins.wrong()
+        if liar is not None:
+            self._mirrors.lied(liar)
+        return False
+
+    def _try_to_receive(self, one: _Download, url: str) -> str:
+        try:
+            return self._receiver.receive(one.at(Place(url, self._address.url, is_run=True)))
         except Busy:
             raise
         except RetryCall as failure:
-            raise self._on_failure() or failure from None
-
-    def _receive(self, blob: BlobRef, part: Path, interrupt: threading.Event) -> None:
-        """Append what is missing to `part`, one byte too many at most as the sign of a wrong size."""
-        have = part.stat().st_size if part.exists() else 0
-        if have >= blob.size_bytes:
-            return
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        url = self._address.blob_url(blob.sha256)
-        with self._broken_off(), limits(interrupt=interrupt), ExitStack() as opened:
-            opened.enter_context(self._pacer.transfer(blob.size_bytes - have))
-            with limits(within=_HEADERS):
-                response = opened.enter_context(self._http.stream("GET", url, headers=headers))
-            if response.status_code == 416:  # what we have is more than there is
-                part.write_bytes(b"")
-                return
-            resumed = _resumes_at(response, have)
-            floor = _Floor(SystemClock())
-            with part.open("ab" if resumed else "wb") as file:
-                left = blob.size_bytes - (have if resumed else 0)
-                for data in response.iter_raw(self._pacer.piece_bytes):  # as it comes, if nothing is limited
-                    self._on_bytes(len(data))
-                    self._pacer.passes(len(data))
-                    file.write(data[: left + 1])
-                    left -= len(data)
-                    if left < 0:
-                        return
-                    floor.passes(len(data))
-                    if interrupt.is_set():
-                        raise Interrupted
-        if left > 0:
-            raise Unreachable(f"the download from {self._address.url} ended early")
-
-    @contextmanager
-    def _broken_off(self) -> Iterator[None]:
-        try:
-            yield
-        except (httpx2.RequestError, httpx2.InvalidURL) as error:
-            raise Unreachable(f"the download from {self._address.url} broke off ({type(error).__name__})") from None
+            raise self._address.failed() or failure from None
 
     @contextmanager
     def _exclusively(self, sha256: str, interrupt: threading.Event) -> Iterator[None]:
@@ -287,39 +295,18 @@ class BlobFetcher:
             return True
 
 
-class _Floor:
-    """Takes a body that only drips for a dead one."""
+@dataclass(frozen=True, slots=True)
+class _Download:
+    """One that is under way."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._begun_at = clock.now()
-        self._num_bytes = 0
+    blob: BlobRef
+    part: Path
+    origins: Origins
+    interrupt: threading.Event
 
-    def passes(self, num_bytes: int) -> None:
-        """So much has come. Raises `Unreachable`."""
-        self._num_bytes += num_bytes
-        seconds = self._clock.now() - self._begun_at
-        if seconds < _SLOW.total_seconds():
-            return
-        if self._num_bytes < _SLOWEST_BYTES_PER_SECOND * seconds:
-            raise Unreachable(
-                f"a download only drips ({self._num_bytes / seconds:.0f} bytes a second): connecting anew"
-            )
-        self._begun_at, self._num_bytes = self._clock.now(), 0
-
-
-def _resumes_at(response: httpx2.Response, have: int) -> bool:
-    """Whether the body continues after `have` bytes rather than starting anew; raises if there is no body."""
-    status = response.status_code
-    if status == 206 and have and response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-        return True
-    if status == 200:
-        return False
-    if status in {404, 410}:
-        raise LeaseLost(f"{response.url} is no longer served", "blob_gone")
-    if status in HTTP_BUSY:
-        raise Busy(f"{response.url.host} is busy", retry_after(response.headers))
-    raise RetryCall(f"{response.url} answers with HTTP {status}")
+    def at(self, place: Place) -> Try:
+        """What is asked there."""
+        return Try(place, self.part, self.blob.size_bytes, self.origins, self.interrupt)
 
 
 def _file_sha256(path: Path) -> str:

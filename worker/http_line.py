@@ -22,6 +22,7 @@ import httpcore2
 import httpx2
 
 from diffusion_at_home import __version__
+from diffusion_at_home.strangers import is_public
 from diffusion_at_home.tls import pinned_context
 from worker.proxy import proxy_for
 from worker.stop import Interrupted
@@ -42,6 +43,7 @@ _SLICE_SECONDS: Final = 0.25
 class _Limits:
     interrupts: tuple[threading.Event, ...] = ()
     end: float = math.inf
+    public_only: bool = False
 
     def check(self) -> None:
         """Raise `Interrupted`, or `httpcore2.ReadTimeout` when the time is over."""
@@ -59,12 +61,18 @@ _here = _Here()
 
 
 @contextmanager
-def limits(*, interrupt: threading.Event | None = None, within: timedelta | None = None) -> Iterator[None]:
-    """Within, on this thread, HTTP ends with `Interrupted` when `interrupt` is set and times out after `within`."""
+def limits(
+    *, interrupt: threading.Event | None = None, within: timedelta | None = None, public_only: bool = False
+) -> Iterator[None]:
+    """Within, on this thread, HTTP ends with `Interrupted` when `interrupt` is set and times out after `within`.
+
+    With `public_only` it connects to no address of a network of one's own, wherever a name leads; a proxy may be there, and
+    decides by itself where it connects to.
+    """
     outer = _here.limits
     interrupts = outer.interrupts if interrupt is None else (*outer.interrupts, interrupt)
     end = outer.end if within is None else min(outer.end, time.monotonic() + within.total_seconds())
-    _here.limits = _Limits(interrupts, end)
+    _here.limits = _Limits(interrupts, end, public_only or outer.public_only)
     try:
         yield
     finally:
@@ -105,7 +113,9 @@ class _Routes(httpx2.BaseTransport):
 def _transport(proxy: str | None, pin: str) -> httpx2.HTTPTransport:
     kept = httpx2.Limits(keepalive_expiry=_KEEP_SECONDS)
     transport = httpx2.HTTPTransport(proxy=proxy, limits=kept, verify=pinned_context(pin) if pin else True)
-    transport._pool._network_backend = _Backend()  # httpcore2's documented seam, which httpx2 does not pass on
+    transport._pool._network_backend = _Backend(
+        to_proxy=proxy is not None
+    )  # httpcore2's documented seam, which httpx2 does not pass on
     return transport
 
 
@@ -142,6 +152,9 @@ class _Stream(httpcore2.NetworkStream):
 class _Backend(httpcore2.NetworkBackend):
     """Connects on a thread of its own: looking a host up cannot be interrupted."""
 
+    def __init__(self, *, to_proxy: bool) -> None:
+        self._to_proxy = to_proxy
+
     def connect_tcp(
         self,
         host: str,
@@ -152,7 +165,11 @@ class _Backend(httpcore2.NetworkBackend):
     ) -> httpcore2.NetworkStream:
         attempt = _Attempt(host, port, timeout, local_address, socket_options)
         threading.Thread(target=attempt.run, name="connect", daemon=True).start()
-        return _Stream(attempt.wait())
+        stream = attempt.wait()
+        if _here.limits.public_only and not self._to_proxy and not is_public(stream.get_extra_info("server_addr")[0]):
+            stream.close()  # before a byte is sent
+            raise httpcore2.ConnectError(f"{host} is in a network of this machine's own")
+        return _Stream(stream)
 
 
 class _Attempt:

@@ -65,6 +65,11 @@ class Pacer:
         self._free_at = -math.inf
 
     @property
+    def bytes_per_second(self) -> float:
+        """The rate."""
+        return self._bytes_per_second
+
+    @property
     def piece_bytes(self) -> int | None:
         """How much should pass at once, so that it flows evenly; None does not matter."""
         if math.isinf(self._bytes_per_second):

@@ -13,7 +13,7 @@ import httpx2
 from pydantic import ValidationError
 
 from diffusion_at_home import PROTOCOL_VERSION
-from diffusion_at_home.errors import Busy, ConfigError, IntegrityError, Unreachable, VersionMismatch
+from diffusion_at_home.errors import Busy, ConfigError, IntegrityError, RetryCall, Unreachable, VersionMismatch
 from diffusion_at_home.runinfo import MAX_RUN_INFO_BYTES, RUN_INFO_PATH, RunInfo
 from diffusion_at_home.runspec import MAX_SPEC_BYTES, RunSpec
 from diffusion_at_home.tls import check_pin, is_loopback, pinned_context, split_pin, with_pin
@@ -76,6 +76,10 @@ class RunAddress:
     def blob_url(self, sha256: str) -> str:
         """Where a blob is served."""
         return f"{self.url}/blobs/{sha256}"
+
+    def failed(self) -> RetryCall | None:
+        """See `worker.blobs.BlobPlace`: an address knows no better reason."""
+        return None
 
 
 def pins(addresses: Iterable[RunAddress]) -> dict[str, str]:

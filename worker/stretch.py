@@ -27,6 +27,7 @@ from worker.joining import new_session, remember
 from worker.loop import Goal, Parts, WorkerLoop
 from worker.memory.choice import Machine
 from worker.memory.planning import WorkPlan, this_machine
+from worker.mirrors import Mirrors
 from worker.outbox import Outbox
 from worker.pace import Pace
 from worker.pacer import Meters, Pacer
@@ -119,7 +120,7 @@ class Stretch:
             patience=self._patience,
             pacer=Pacer(settings.down_bytes_per_second, self._clock, self._stop.event.wait, self._lasting.meters.down),
             on_bytes=progress.received,
-            on_failure=line.failed,
+            mirrors=Mirrors(info.mirrors, line.url, self._clock),
         )
         spec = self._fetch_spec(session, blobs, info)
         parts = self._wire(spec, session, blobs, compute, opened)

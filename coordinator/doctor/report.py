@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from coordinator.doctor.address import Visit, check_certificate, check_name, check_ports
+from coordinator.doctor.elsewhere import check_elsewhere
 from coordinator.doctor.machine import (
     check_clock,
     check_disk,
@@ -71,6 +72,7 @@ def _look_around(folder: RunFolder, ledger: Ledger, spec: RunSpec, backup: Path 
     storage = survey(folder, spec.config, history, records, quota)
     return [
         check_backup(backup, spec.run_id, now_ms()),
+        check_elsewhere(folder, spec, history),
         check_disk(storage),
         check_quota(storage),
         check_clock(synchronized=clock_is_synchronized(), now_ms=now_ms(), newest_ms=history[-1].published_at_ms),

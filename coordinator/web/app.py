@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -33,9 +34,19 @@ from coordinator.web.site import Site
 from diffusion_at_home.checkpoint.manifest import SIGNATURE_NAME
 from diffusion_at_home.linetest import LINE_TEST_PATH
 from diffusion_at_home.runinfo import RUN_INFO_PATH, RunInfo
+from diffusion_at_home.strangers import FROM_HERE
 
 _IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
 _CHANGES = {"Cache-Control": "no-cache"}
+
+
+_NEVER_KEPT = {"Cache-Control": "no-store"}
+
+LeadsTo = Callable[[str], Awaitable[str]]
+
+
+async def _nowhere(sha256: str) -> str:  # noqa: ARG001
+    return ""
 
 
 class _File(FileResponse):
@@ -65,8 +76,13 @@ def web_app(
     shown: Shown,
     metrics: Metrics,
     admission: Admission,
+    leads_to: LeadsTo = _nowhere,
 ) -> ASGIApp:
-    """All that one run's address answers."""
+    """All that one run's address answers; `leads_to` is asked where else a file is before it is sent."""
+
+    async def led_on(request: Request, sha256: str) -> Response | None:
+        url = "" if not sha256 or FROM_HERE in request.url.query else await leads_to(sha256)
+        return RedirectResponse(url, HTTPStatus.TEMPORARY_REDIRECT, headers=_NEVER_KEPT) if url else None
 
     async def run_info(request: Request) -> Response:  # noqa: ARG001
         return Response(info.model_dump_json(), media_type="application/json")
@@ -81,6 +97,8 @@ def web_app(
         return Response(metrics.exposition(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def blob(request: Request) -> Response:
+        if led := await led_on(request, request.path_params["sha256"]):
+            return led
         path = blobs.path(request.path_params["sha256"])
         if path is None:
             return PlainTextResponse("no such blob\n", status_code=404)
@@ -96,9 +114,12 @@ def web_app(
         return Response(data, media_type="application/json", headers=_CHANGES)
 
     async def checkpoint_file(request: Request) -> Response:
-        path = await shown.checkpoints.file(request.path_params["name"], request.path_params["path"])
+        name, of = request.path_params["name"], request.path_params["path"]
+        path = await shown.checkpoints.file(name, of)
         if path is None:
             return PlainTextResponse("no such file in a published checkpoint\n", status_code=404)
+        if led := await led_on(request, shown.checkpoints.sha256(name, of)):
+            return led
         return _File(path, headers=_IMMUTABLE)
 
     async def judged(request: Request) -> Response:  # noqa: ARG001
@@ -116,6 +137,10 @@ def web_app(
         assert isinstance(error, HTTPException)
         return shown.site.failed(request, error)
 
+    def sent(kind: str) -> Callable[[int], object]:
+        return metrics.sent.labels(kind=kind).inc
+
+    checkpoint_files = Downloads(checkpoint_file, admission, on_bytes=sent("checkpoint"))
     app = Starlette(
         exception_handlers={HTTPException: failed},
         routes=[
@@ -124,11 +149,11 @@ def web_app(
             Route("/healthz", healthz),
             Route("/metrics", prometheus),
             Route(LINE_TEST_PATH, LineTest(), methods=["GET", "POST"]),
-            Route("/blobs/{sha256}", Downloads(blob, admission), methods=["GET"]),
+            Route("/blobs/{sha256}", Downloads(blob, admission, on_bytes=sent("blob")), methods=["GET"]),
             *lease_routes(shown.leases, admission),
             Route("/checkpoints.json", listing),
             Route(f"/checkpoints/{{name}}/{SIGNATURE_NAME}", signature),
-            Route("/checkpoints/{name}/{path:path}", Downloads(checkpoint_file, admission), methods=["GET"]),
+            Route("/checkpoints/{name}/{path:path}", checkpoint_files, methods=["GET"]),
             Route("/judgements.json", judged),
             Route("/judgements/{file}", Downloads(judgement_file, admission), methods=["GET"]),
             Route("/judgements/{name}/{file}", Downloads(sheet, admission), methods=["GET"]),

@@ -20,6 +20,10 @@ _LONGEST_SILENCE: Final = timedelta(minutes=1)
 """Lead on that pace: a line may pause, and a place is never held for longer by one that takes nothing."""
 
 
+_AROUND_A_HEADER: Final = 4
+"""Its colon, blank and end of line."""
+
+
 class Downloads:
     """An endpoint that sends files, as an ASGI application which counts who is being sent one."""
 
@@ -28,7 +32,10 @@ class Downloads:
         endpoint: Callable[[Request], Awaitable[Response]],
         admission: Admission,
         longest_silence: timedelta = _LONGEST_SILENCE,
+        on_bytes: Callable[[int], object] = lambda _: None,
     ) -> None:
+        """`on_bytes` is told what was sent."""
+        self._on_bytes = on_bytes
         self._endpoint = endpoint
         self._admission = admission
         self._longest_silence = longest_silence.total_seconds()
@@ -55,7 +62,10 @@ class Downloads:
             nonlocal deadline
             async with asyncio.timeout_at(deadline):
                 await send(message)
-            deadline += len(message.get("body", b"")) / _SLOWEST_BYTES_PER_SECOND
+            num_bytes = len(message.get("body", b""))
+            headers = message.get("headers", ())
+            self._on_bytes(num_bytes + sum(len(name) + len(value) + _AROUND_A_HEADER for name, value in headers))
+            deadline += num_bytes / _SLOWEST_BYTES_PER_SECOND
 
         try:
             await response(scope, receive, in_time)

@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "coordinator": "Launch and watch a training run.",
     "worker": "Train for a run on this machine.",
     "checkpoint": "Download, verify and use what a run has made.",
+    "mirror": "Pass a run's bytes on to its volunteers.",
 }
 
 

@@ -214,21 +214,39 @@ class House:
         self.ports = free_ports()
         """Of its coordinators: HTTP, gRPC."""
 
-    def start(self, name: str, *arguments: str, faults: FaultPlan | None = None) -> Process:
-        process = Process(arguments, self.root / f"{name}.out", faults, self._start)
+    def start(
+        self,
+        name: str,
+        *arguments: str,
+        faults: FaultPlan | None = None,
+        environment: Mapping[str, str] = NO_CHANGE,
+    ) -> Process:
+        process = Process(arguments, self.root / f"{name}.out", faults, self._start, environment)
         self._processes.append(process)
         return process
 
-    def begin_coordinator(self, folder: RunFolder, *options: str, faults: FaultPlan | None = None) -> Process:
+    def begin_coordinator(
+        self,
+        folder: RunFolder,
+        *options: str,
+        faults: FaultPlan | None = None,
+        environment: Mapping[str, str] = NO_CHANGE,
+    ) -> Process:
         """One that is not open yet; the next one of this house has the same ports, unless they are changed."""
         folder.address.unlink(missing_ok=True)  # left by one that was killed
         ports = ("--http-port", str(self.ports[0]), "--grpc-port", str(self.ports[1]))
         words = ("coordinator", "run", str(folder.root), *ports, *options, "--json")
-        return self.start("coordinator", *words, faults=faults)
+        return self.start("coordinator", *words, faults=faults, environment=environment)
 
-    def coordinator(self, folder: RunFolder, *options: str, faults: FaultPlan | None = None) -> tuple[Process, LiveRun]:
+    def coordinator(
+        self,
+        folder: RunFolder,
+        *options: str,
+        faults: FaultPlan | None = None,
+        environment: Mapping[str, str] = NO_CHANGE,
+    ) -> tuple[Process, LiveRun]:
         """One that is open."""
-        process = self.begin_coordinator(folder, *options, faults=faults)
+        process = self.begin_coordinator(folder, *options, faults=faults, environment=environment)
         # Its file may be there before the address is in it.
         url = wait_until(lambda: folder.address.read_text() if folder.address.is_file() else None, process)
         return process, LiveRun(url, folder)

@@ -12,8 +12,9 @@ from diffusion_at_home.clock import ManualClock
 from diffusion_at_home.errors import LeaseLost, RetryCall, StorageError, Unreachable
 from tests.unit.tiny_run import no_limit
 from worker.backoff import Backoff
-from worker.blobs import BlobCache, BlobFetcher, BlobRef, _Floor
+from worker.blobs import BlobCache, BlobFetcher, BlobRef
 from worker.patience import Patience
+from worker.receiving import RUN_PACE, Floor
 from worker.run_address import RunAddress
 from worker.stop import Interrupted
 
@@ -167,7 +168,7 @@ def test_what_can_never_fit_is_refused_by_the_setting_to_change(tmp_path: Path) 
 
 def test_body_that_only_drips_is_left_and_one_that_is_slow_is_not() -> None:
     clock = ManualClock()
-    floor = _Floor(clock)
+    floor = Floor(clock, RUN_PACE)
     for _ in range(5):
         clock.advance(60)
         floor.passes(60_000)
@@ -178,17 +179,21 @@ def test_body_that_only_drips_is_left_and_one_that_is_slow_is_not() -> None:
         floor.passes(1)
 
 
+class InAHotel(RunAddress):
+    def failed(self) -> RetryCall:
+        return Unreachable("a hotel wants a login")
+
+
 def test_download_that_fails_has_the_reason_that_the_line_knows_better(cache: BlobCache) -> None:
     def nobody(_: httpx2.Request) -> httpx2.Response:
         raise httpx2.ConnectError("nobody")
 
     blobs = BlobFetcher(
         pacer=no_limit(),
-        address=RunAddress.parse("https://run.example"),
+        address=InAHotel("https://run.example"),
         http=httpx2.Client(transport=httpx2.MockTransport(nobody)),
         cache=cache,
         patience=Patience(Backoff(1, 300), fail_instead_of_waiting),
-        on_failure=lambda: Unreachable("a hotel wants a login"),
     )
     with pytest.raises(Unreachable, match="a hotel wants a login"):
         blobs.fetch(BLOB, NEVER)
