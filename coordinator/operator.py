@@ -50,7 +50,7 @@ class Operator:
     async def take_up(self) -> None:
         """What held when the last process ended; before anybody may call."""
         if self.draining is not None:
-            await self._dispatcher.drain(draining=True)
+            await self._dispatcher.drain(draining=True, note=self.draining.note)
 
     async def run(self) -> None:
         """Look again and again."""
@@ -72,7 +72,12 @@ class Operator:
             self._enrolment.hear(action)
             await self._carry_out(action)
             self.done = action.action_id
-            _log.info("operator_acted", action=action.kind.value, subject=action.subject[:16], note=action.note)
+            _log.info(
+                "operator_acted",
+                action=action.kind.value,
+                subject=action.subject[:16],
+                note=self.draining.note if self.draining else "",
+            )
 
     async def _carry_out(self, action: Action) -> None:
         match action.kind:
@@ -86,7 +91,7 @@ class Operator:
                 self._registry.revoke(WorkerId(action.subject))
             case ActionKind.DRAIN | ActionKind.RESUME:
                 self.draining = after(self.draining, action)
-                await self._dispatcher.drain(draining=self.draining is not None)
+                await self._dispatcher.drain(draining=self.draining is not None, note=action.note)
             case ActionKind.PUBLISH:
                 self._rounds.publish_checkpoint(action)
             case _:

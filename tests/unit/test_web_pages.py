@@ -223,6 +223,14 @@ def test_every_page_has_its_json_and_both_say_the_same(app: ASGIApp) -> None:
     assert curve["evaluated"] == EXTENT.rounds + 1
 
 
+def test_a_worker_is_told_what_was_refused_in_words(app: ASGIApp) -> None:
+    (refused,) = json.loads(got(app, f"/api/v1/workers/{worker_id(3)}").body)["refused"]
+    assert (refused["reason"], refused["calls"]) == ("round_closed", 4)
+    assert refused["sentence"] == "handed in after its round had closed"
+    assert f'<th scope="row">{refused["sentence"]}</th>' in got(app, f"/workers/{worker_id(3)}").text
+    assert "None in the last 30 days." in got(app, f"/workers/{worker_id(1)}").text
+
+
 def test_pages_say_all_without_a_script_and_have_what_readers_aloud_need(app: ASGIApp) -> None:
     for path in PAGES:
         text = got(app, path).text

@@ -91,6 +91,11 @@ REFUSAL_WORDS: Final = {
 """By the short name of a refusal, for people."""
 
 
+def refusal_words(reason: str) -> str:
+    """What the refusal of that short name is, for people."""
+    return REFUSAL_WORDS.get(reason, reason.replace("_", " "))
+
+
 def status_view(sources: Sources) -> StatusView:
     """As of now."""
     live, doors = sources.live(), sources.admission
@@ -109,7 +114,7 @@ def status_view(sources: Sources) -> StatusView:
         ),
         disk=sources.disk(),
         refusals=tuple(
-            Refusals(_short(reason), REFUSAL_WORDS.get(_short(reason), _short(reason).replace("_", " ")), count)
+            Refusals(reason, refusal_words(reason), count)
             for reason, count in sorted(live.refusals.items(), key=lambda one: -one[1])
         ),
     )
@@ -147,7 +152,3 @@ def _judge(judging: JudgingStatus, *, troubled: bool) -> Component:
         since = f", since {words.moment(judging.since_ms)}"
         return Component("Judge", Health.WORKS, f"looks at what {judging.checkpoint} draws{since}")
     return Component("Judge", Health.WORKS, "has judged all that is due")
-
-
-def _short(reason: str) -> str:
-    return reason.removeprefix("REFUSAL_").lower()

@@ -27,6 +27,7 @@ from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.problems import Problems
 from coordinator.records import ActionKind, Fault, Lease, LeaseId, LeaseState, RoundState, Weights, now_ms
+from coordinator.refusal_book import this_day
 from coordinator.run_folder import RunFolder
 from coordinator.signatures import Signatures
 from coordinator.standing import Standing
@@ -171,7 +172,7 @@ def _live(extent: Extent, live: Sequence[AtWork], problems: Problems) -> LiveSta
         seconds_to_close=500.0 - time.monotonic() % 500,
         complete=False,
         workers=tuple(WorkerStatus(one.worker, one.worker, one.images_per_second) for one in live),
-        refusals={"REFUSAL_ROUND_CLOSED": 12, "REFUSAL_BUSY": 3},
+        refusals={"round_closed": 12, "busy": 3},
         problems=problems.present(),
         judging=JudgingStatus(None, None, 0, ""),
         recovery=cast("Any", SimpleNamespace(at_ms=now_ms() - 86_400_000)),
@@ -227,6 +228,7 @@ def _rows(extent: Extent, chance: random.Random) -> Iterator[tuple[sa.Table, _Ro
     shown = _exported(extent)
     yield tables.checkpoints, [_checkpoint(number, extent, begun) for number in shown]
     yield tables.judgements, [_judgement(number, extent, begun) for number in shown]
+    yield tables.refusals, [_refused(number) for number in range(0, extent.workers, 3)]
     yield tables.actions, [_action(number, extent, begun) for number in range(1, extent.actions + 1)]
 
 
@@ -409,6 +411,11 @@ def _judgement(number: int, extent: Extent, begun: int) -> dict[str, Any]:
         "sheets": {"grid.png": SHA},
         "judged_at_ms": begun + (number + 1) * extent.round_seconds * 1000,
     }
+
+
+def _refused(number: int) -> dict[str, Any]:
+    reason = ("busy", "round_closed", "lease_expired")[number % 9 // 3]
+    return {"worker_id": worker_id(number), "day": this_day() - number % 40, "reason": reason, "calls": 1 + number % 9}
 
 
 def _action(number: int, extent: Extent, begun: int) -> dict[str, Any]:
