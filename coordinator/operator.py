@@ -72,12 +72,7 @@ class Operator:
             self._enrolment.hear(action)
             await self._carry_out(action)
             self.done = action.action_id
-            _log.info(
-                "operator_acted",
-                action=action.kind.value,
-                subject=action.subject[:16],
-                note=self.draining.note if self.draining else "",
-            )
+            _log.info("operator_acted", action=action.kind.value, subject=action.subject[:16], note=action.note)
 
     async def _carry_out(self, action: Action) -> None:
         match action.kind:
@@ -91,7 +86,8 @@ class Operator:
                 self._registry.revoke(WorkerId(action.subject))
             case ActionKind.DRAIN | ActionKind.RESUME:
                 self.draining = after(self.draining, action)
-                await self._dispatcher.drain(draining=self.draining is not None, note=action.note)
+                note = self.draining.note if self.draining else ""
+                await self._dispatcher.drain(draining=self.draining is not None, note=note)
             case ActionKind.PUBLISH:
                 self._rounds.publish_checkpoint(action)
             case _:

@@ -102,6 +102,15 @@ class RefusedRow:
     """The latest with any, since 1970, in UTC."""
 
 
+@dataclass(frozen=True, slots=True)
+class TeamRow:
+    """Workers that say they are of one team."""
+
+    workers: int
+    since_ms: int
+    """When the first of them joined."""
+
+
 class PageQueries(LedgerFile):
     """The part of the ledger that is asked for the pages."""
 
@@ -205,12 +214,30 @@ class PageQueries(LedgerFile):
             WorkerRow, _worker_rows().where(rows.display_name == name).order_by(rows.joined_at_ms).limit(most)
         )
 
+    def team(self, name: str) -> TeamRow | None:
+        """Who is of the team of this name; None if nobody is."""
+        rows = tables.workers.c
+        query = sa.select(sa.func.count(), sa.func.min(rows.joined_at_ms)).where(rows.team == name)
+        with self._begin() as tx:
+            workers, since_ms = tx.execute(query).one()
+        return TeamRow(workers, since_ms) if workers else None
+
     def days_of(self, worker: str) -> list[Day]:
         """What was credited to a worker, by the day it came in, oldest first."""
+        return self._days(_credited(worker))
+
+    def days_of_team(self, name: str, since_day: int) -> list[Day]:
+        """What was credited to all workers of a team since that day, oldest first."""
+        given, workers = tables.contributions.c, tables.workers.c
+        theirs = given.worker_id.in_(sa.select(workers.worker_id).where(workers.team == name))
+        counts = sa.and_(given.round_number <= _newest(), given.lease_id.not_in(_not_credited()))
+        return self._days(sa.and_(theirs, given.accepted_at_ms >= since_day * DAY_MS, counts))
+
+    def _days(self, which: sa.ColumnElement[bool]) -> list[Day]:
         given = tables.contributions.c
         day = (given.accepted_at_ms // DAY_MS).label("day")
         query = sa.select(day, sa.func.sum(given.images).label("images"), sa.func.count().label("contributions"))
-        return self._records(Day, query.where(_credited(worker)).group_by(day).order_by(day))
+        return self._records(Day, query.where(which).group_by(day).order_by(day))
 
     def lease_ends(self, worker: str) -> dict[str, int]:
         """How many leases of a worker are in each state."""

@@ -122,12 +122,13 @@ def status_view(sources: Sources) -> StatusView:
 
 def _components(live: LiveStatus) -> tuple[Component, ...]:
     troubled = {problem.kind for problem in live.problems}
+    storage = troubled & {"storage_full", "storage_soon", "quota_exceeded", "damaged"}
     return (
         _rounds(live),
         Component(
             "Storage",
-            Health.TROUBLED if troubled & {"storage_full", "quota_exceeded", "damaged"} else Health.WORKS,
-            "see the problems" if troubled & {"storage_full", "quota_exceeded", "damaged"} else "takes what is written",
+            Health.TROUBLED if storage else Health.WORKS,
+            "see the problems" if storage else "takes what is written",
         ),
         _judge(live.judging, troubled="judging_failed" in troubled),
     )

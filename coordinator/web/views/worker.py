@@ -19,7 +19,8 @@ from diffusion_at_home.rpc.coordinator_pb2 import Refusal
 
 _ID: Final = re.compile(r"[0-9a-f]{16}")
 _LATEST: Final = 20
-_SHOWN_DAYS: Final = 90
+SHOWN_DAYS: Final = 90
+"""Of a history, at most."""
 
 FAULT_WORDS: Final[dict[str, str]] = {
     Fault.NOT_FINITE: "a number in it was infinite or none, so it was refused when it came",
@@ -145,7 +146,7 @@ async def read_worker(sources: Sources, worker: str) -> WorkerView | None:
         contributions=sum(day.contributions for day in days),
         first_at_ms=days[0].day * DAY_MS if days else None,
         days=tuple(days),
-        shown_days=tuple(every_day(days, now_ms() // DAY_MS, _SHOWN_DAYS)),
+        shown_days=tuple(every_day(days, now_ms() // DAY_MS, SHOWN_DAYS)),
         leases=_counts(await ledger.run(PageQueries.lease_ends, worker)),
         left_out=tuple(
             Count(fault.value, fault_words(fault), count)
