@@ -49,6 +49,7 @@ from coordinator.public_leases import PublicLeases
 from coordinator.receipts import ReceiptSigner
 from coordinator.records import now_ms
 from coordinator.recovery import name_what_is_missing, report, set_damaged_aside, sweep
+from coordinator.refusal_book import RefusalBook
 from coordinator.registry import Registry
 from coordinator.round_screening import RoundScreening
 from coordinator.rounds import Parts, Rounds
@@ -151,6 +152,7 @@ class Coordinator:
         self._folder = folder
         self._num_parameters = layout.num_elements
         self._ledger = LedgerThread(ledger, self._metrics.problems)
+        self._refusals = RefusalBook(self._metrics, self._ledger)
         workers, actions = ledger.workers(), ledger.actions()
         enrolment = Enrolment(config.enrolment.mode, workers, actions)
         standing = Standing(
@@ -353,6 +355,7 @@ class Coordinator:
             "judge": asyncio.create_task(self._judge.run()),
             "scrubber": asyncio.create_task(self._scrubber.run()),
             "storage": asyncio.create_task(self._storage.run()),
+            "refusals": asyncio.create_task(self._refusals.run()),
             "alerts": asyncio.create_task(self._alerts.run(url)),
             "bucket": asyncio.create_task(self._keeper.run()),
         }
@@ -373,6 +376,7 @@ class Coordinator:
             await asyncio.gather(*tasks.values(), stopping, return_exceptions=True)
             await self._alerts.close()
             site.close()
+            await self._refusals.store()
             _log.info("coordinator_stopped", version=self._versions.newest.version)
 
     def close(self) -> None:
@@ -412,7 +416,7 @@ class Coordinator:
             dispatcher=self._dispatcher,
             versions=self._versions,
             intake=self._intake,
-            metrics=self._metrics,
+            refusals=self._refusals,
             admission=self._admission,
         )
         with bind(server.host, server.grpc_port, "server.grpc_port") as socket:  # or another's port might be shared

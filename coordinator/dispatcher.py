@@ -130,6 +130,8 @@ class Dispatcher:
         self._live: LiveRound | None = None
         self._idle_reason = IdleReason.CLOSING
         self._draining = False
+        self.drain_note = ""
+        """The operator's words on why nothing is granted."""
         self._line = WaitingLine[_Answer](IdleReason.ROUND_FULL)
         self._told: set[WorkerId] = set()
         self._batches = Batches[_Request, _Result](self._store)
@@ -283,10 +285,10 @@ class Dispatcher:
         """After a restart between two rounds: what missed round `number` may still count in the next."""
         self._set_late(await self._ledger.run(Ledger.missed_leases, number - 1) if self._takes_late else [])
 
-    async def drain(self, *, draining: bool) -> None:
-        """Grant nothing more, and tell so those who wait; or grant again."""
+    async def drain(self, *, draining: bool, note: str = "") -> None:
+        """Grant nothing more, and tell so those who wait, with the operator's `note`; or grant again."""
         async with self._lock:  # a batch that is being stored may still grant
-            self._draining = draining
+            self._draining, self.drain_note = draining, note
             if draining:
                 self._line.send_away(IdleReason.DRAINING)
         self._batches.poke()  # for those in line

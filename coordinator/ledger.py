@@ -39,6 +39,7 @@ from coordinator.records import (
     LeaseId,
     LeaseState,
     Record,
+    RefusedCalls,
     Round,
     RoundState,
     Totals,
@@ -288,6 +289,20 @@ class Ledger(LeaseQueries, PageQueries):
         """Store that one was; once for a lease."""
         with self._begin() as tx:
             tx.execute(upsert(tables.audits).values(dataclasses.asdict(audited)).on_conflict_do_nothing())
+
+    def count_refusals(self, counts: Sequence[RefusedCalls], forget_before: int | None) -> None:
+        """Add to what is counted of refused calls, and forget days before that one, if one is named.
+
+        The one sum that is kept as a sum: a row a call would let anybody fill the disk.
+        """
+        rows = tables.refusals
+        with self._begin() as tx:
+            for counted in counts:
+                statement = upsert(rows).values(dataclasses.asdict(counted))
+                more = {"calls": rows.c.calls + statement.excluded.calls}
+                tx.execute(statement.on_conflict_do_update(index_elements=["worker_id", "day", "reason"], set_=more))
+            if forget_before is not None:
+                tx.execute(sa.delete(rows).where(rows.c.day < forget_before))
 
     # -- blobs --------------------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ class Operator:
     async def take_up(self) -> None:
         """What held when the last process ended; before anybody may call."""
         if self.draining is not None:
-            await self._dispatcher.drain(draining=True)
+            await self._dispatcher.drain(draining=True, note=self.draining.note)
 
     async def run(self) -> None:
         """Look again and again."""
@@ -86,7 +86,8 @@ class Operator:
                 self._registry.revoke(WorkerId(action.subject))
             case ActionKind.DRAIN | ActionKind.RESUME:
                 self.draining = after(self.draining, action)
-                await self._dispatcher.drain(draining=self.draining is not None)
+                note = self.draining.note if self.draining else ""
+                await self._dispatcher.drain(draining=self.draining is not None, note=note)
             case ActionKind.PUBLISH:
                 self._rounds.publish_checkpoint(action)
             case _:

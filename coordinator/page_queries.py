@@ -16,14 +16,12 @@ import sqlalchemy as sa
 from coordinator import tables
 from coordinator.data_pool import DataPool
 from coordinator.ledger_file import LedgerFile
-from coordinator.records import Action, Evaluation, Fault, LeaseId, LeaseState, Version
+from coordinator.records import DAY_MS, Action, Evaluation, Fault, LeaseId, LeaseState, Version
 from diffusion_at_home.data.order import ShardRange
 from diffusion_at_home.identity import WorkerId
 
 _NONE: Final[sa.ColumnElement[str]] = sa.literal_column(f"'{Fault.NONE.value}'")
 """Written out, so that SQLite sees that the index of what was left out will do."""
-
-_DAY_MS: Final = 86_400_000
 
 _AT_ONCE: Final = 500
 """Values in one list of a query: SQLite's limit is a thousand."""
@@ -92,6 +90,25 @@ class LeftOutRow:
     lease_id: LeaseId
     round_number: int
     fault: Fault
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRow:
+    """Calls of a worker that were refused for one reason."""
+
+    reason: str
+    calls: int
+    last_day: int
+    """The latest with any, since 1970, in UTC."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeamRow:
+    """Workers that say they are of one team."""
+
+    workers: int
+    since_ms: int
+    """When the first of them joined."""
 
 
 class PageQueries(LedgerFile):
@@ -197,12 +214,30 @@ class PageQueries(LedgerFile):
             WorkerRow, _worker_rows().where(rows.display_name == name).order_by(rows.joined_at_ms).limit(most)
         )
 
+    def team(self, name: str) -> TeamRow | None:
+        """Who is of the team of this name; None if nobody is."""
+        rows = tables.workers.c
+        query = sa.select(sa.func.count(), sa.func.min(rows.joined_at_ms)).where(rows.team == name)
+        with self._begin() as tx:
+            workers, since_ms = tx.execute(query).one()
+        return TeamRow(workers, since_ms) if workers else None
+
     def days_of(self, worker: str) -> list[Day]:
         """What was credited to a worker, by the day it came in, oldest first."""
+        return self._days(_credited(worker))
+
+    def days_of_team(self, name: str, since_day: int) -> list[Day]:
+        """What was credited to all workers of a team since that day, oldest first."""
+        given, workers = tables.contributions.c, tables.workers.c
+        theirs = given.worker_id.in_(sa.select(workers.worker_id).where(workers.team == name))
+        counts = sa.and_(given.round_number <= _newest(), given.lease_id.not_in(_not_credited()))
+        return self._days(sa.and_(theirs, given.accepted_at_ms >= since_day * DAY_MS, counts))
+
+    def _days(self, which: sa.ColumnElement[bool]) -> list[Day]:
         given = tables.contributions.c
-        day = (given.accepted_at_ms // _DAY_MS).label("day")
+        day = (given.accepted_at_ms // DAY_MS).label("day")
         query = sa.select(day, sa.func.sum(given.images).label("images"), sa.func.count().label("contributions"))
-        return self._records(Day, query.where(_credited(worker)).group_by(day).order_by(day))
+        return self._records(Day, query.where(which).group_by(day).order_by(day))
 
     def lease_ends(self, worker: str) -> dict[str, int]:
         """How many leases of a worker are in each state."""
@@ -224,6 +259,14 @@ class PageQueries(LedgerFile):
         query = sa.select(rows.lease_id, rows.round_number, rows.fault)
         query = query.where(rows.worker_id == worker, rows.fault != _NONE)
         return self._records(LeftOutRow, query.order_by(rows.lease_id.desc()).limit(most))
+
+    def refusals_of(self, worker: str, since_day: int) -> list[RefusedRow]:
+        """Calls of a worker that were refused since that day, by reason, the most frequent first."""
+        rows = tables.refusals.c
+        calls = sa.func.sum(rows.calls).label("calls")
+        query = sa.select(rows.reason, calls, sa.func.max(rows.day).label("last_day"))
+        query = query.where(rows.worker_id == worker, rows.day >= since_day).group_by(rows.reason)
+        return self._records(RefusedRow, query.order_by(calls.desc(), rows.reason))
 
     def audits_of(self, worker: str) -> tuple[int, int]:
         """How many contributions of a worker were recomputed: those that agreed, and those that did not."""

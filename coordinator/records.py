@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NewType
+from typing import Final, NewType
 
 from diffusion_at_home.data.order import ShardRange
 from diffusion_at_home.identity import WorkerId
 
 LeaseId = NewType("LeaseId", int)
+
+DAY_MS: Final = 86_400_000
 
 
 class LeaseState(StrEnum):
@@ -385,6 +387,18 @@ class Totals:
     joined: int
     """Keys that ever joined."""
     active_leases: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedCalls:
+    """Calls of one worker that were refused on one day, for one reason."""
+
+    worker_id: WorkerId
+    day: int
+    """Since 1970, in UTC."""
+    reason: str
+    """Short name of the refusal."""
+    calls: int
 
 
 def now_ms() -> int:

@@ -127,13 +127,16 @@ class Registry:
             self._by_token.pop(known.token_sha256, None)
 
     def authenticate(self, metadata: dict[str, str | bytes]) -> WorkerId:
-        """Whose call this is. Raises `Refused`."""
+        """Whose token a call has; whether that one may still call, `check_admitted` says. Raises `Refused`."""
         scheme, _, token = str(metadata.get("authorization", "")).partition(" ")
         worker = self._by_token.get(_hash(token)) if scheme == "Bearer" else None
         if worker is None:
             raise Refused(Refusal.REFUSAL_UNKNOWN_SESSION, "this session is not known here: join again")
-        self._enrolment.check_old(worker, now_ms())
         return worker
+
+    def check_admitted(self, worker: WorkerId) -> None:
+        """Refuse one that the operator has shut out since it joined."""
+        self._enrolment.check_old(worker, now_ms())
 
     def check_signature(self, worker: WorkerId, header: SubmitHeader) -> None:
         """Refuse a contribution that `worker` has not signed."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Hashable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar, cast
 
@@ -15,10 +16,11 @@ import grpc
 from coordinator.admission import Admission
 from coordinator.callers import peer_host
 from coordinator.dispatcher import Dispatcher, IdleReason, Order
+from coordinator.idle_words import RunNow, why_idle, why_quarantined
 from coordinator.intake import Intake
-from coordinator.metrics import Metrics
 from coordinator.records import Fault, LeaseId
 from coordinator.records import Lease as LeaseRecord
+from coordinator.refusal_book import RefusalBook
 from coordinator.refused import Refused
 from coordinator.registry import Registry, check_version
 from coordinator.uploads import MAX_CHUNK_BYTES
@@ -67,6 +69,16 @@ Context = grpc.aio.ServicerContext[Any, Any]
 _log = events.logger("coordinator")
 
 
+@dataclass(slots=True)
+class _Call:
+    """One that is being answered."""
+
+    name: str
+    context: Context
+    worker: WorkerId | None = None
+    """Whose it is, once its token has proven that."""
+
+
 class CoordinatorService(CoordinatorServicer):
     """One method a call of the protocol."""
 
@@ -78,7 +90,7 @@ class CoordinatorService(CoordinatorServicer):
         dispatcher: Dispatcher,
         versions: Versions,
         intake: Intake,
-        metrics: Metrics,
+        refusals: RefusalBook,
         admission: Admission,
     ) -> None:
         self._config = spec.config
@@ -89,37 +101,43 @@ class CoordinatorService(CoordinatorServicer):
         self._versions = versions
         self._intake = intake
         self._standing = registry.standing
-        self._metrics = metrics
+        self._refusals = refusals
         self._admission = admission
 
     async def Join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
         """See the proto."""
-        return await self._answer("join", context, self._join(request, context))
+        call = _Call("join", context)
+        return await self._answer(call, self._join(request, call))
 
     async def Lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
         """See the proto."""
-        return await self._answer("lease", context, self._lease(request, context))
+        call = _Call("lease", context)
+        return await self._answer(call, self._lease(request, call))
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:
         """See the proto."""
-        return await self._answer("heartbeat", context, self._heartbeat(request, context))
+        call = _Call("heartbeat", context)
+        return await self._answer(call, self._heartbeat(request, call))
 
     async def SubmitOffset(self, request: pb.SubmitOffsetRequest, context: Context) -> pb.SubmitOffsetReply:
         """See the proto."""
-        return await self._answer("submit_offset", context, self._submit_offset(request, context))
+        call = _Call("submit_offset", context)
+        return await self._answer(call, self._submit_offset(request, call))
 
     async def Submit(self, request_iterator: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:
         """See the proto."""
-        return await self._answer("submit", context, self._submit(request_iterator, context))
+        call = _Call("submit", context)
+        return await self._answer(call, self._submit(request_iterator, call))
 
     async def Release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
         """See the proto."""
-        return await self._answer("release", context, self._release(request, context))
+        call = _Call("release", context)
+        return await self._answer(call, self._release(request, call))
 
     # -- the calls ----------------------------------------------------------------------------------------------
 
-    async def _join(self, request: pb.JoinRequest, context: Context) -> pb.JoinReply:
-        self._admission.joins_of.enter(self._address(context), "many are joining from this address")
+    async def _join(self, request: pb.JoinRequest, call: _Call) -> pb.JoinReply:
+        self._admission.joins_of.enter(self._address(call.context), "many are joining from this address")
         worker, token = await self._registry.join(request)
         _log.info(
             "worker_joined",
@@ -138,8 +156,8 @@ class CoordinatorService(CoordinatorServicer):
             max_chunk_bytes=MAX_CHUNK_BYTES,
         )
 
-    async def _lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
-        worker = self._caller(request.protocol_version, context)
+    async def _lease(self, request: pb.LeaseRequest, call: _Call) -> pb.LeaseReply:
+        worker = self._caller(request.protocol_version, call)
         reply = await self._work_for(worker, request)
         reply.left_out.extend(
             pb.LeftOut(lease_id=verdict.lease_id, round=verdict.round_number, reason=_LEFT_OUT[verdict.fault])
@@ -152,10 +170,11 @@ class CoordinatorService(CoordinatorServicer):
         if self._dispatcher.num_waiting >= self._config.server.max_waiting:
             await self._dispatcher.release_all(worker)  # as below
             full = IdleReason.DRAINING if self._dispatcher.is_draining else IdleReason.ROUND_FULL
-            return _idle(_IDLE[full], self._admission.waiting.come_back(_ASKS_PER_SECOND))
-        if self._standing.rounds_left(worker, self._versions.newest.version + 1):
+            return self._idle(full, self._admission.waiting.come_back(_ASKS_PER_SECOND))
+        if rounds := self._standing.rounds_left(worker, self._next_round):
             await self._dispatcher.release_all(worker)
-            return _idle(pb.Idle.REASON_QUARANTINED, self._admission.waiting.spread(_QUARANTINE_RETRY))
+            back = self._admission.waiting.spread(_QUARANTINE_RETRY)
+            return _idle(pb.Idle.REASON_QUARANTINED, back, why_quarantined(rounds, self._next_round))
         outcome = await self._dispatcher.lease(worker, min(request.wait_ms, _MAX_WAIT_MS) / 1000)
         if isinstance(outcome, LeaseRecord):
             return pb.LeaseReply(grant=self._grant(outcome, request))
@@ -164,7 +183,20 @@ class CoordinatorService(CoordinatorServicer):
             raise Refused(
                 pb.REFUSAL_SHUTTING_DOWN, "the coordinator is about to stop: it knows you when it is back", back
             )
-        return _idle(_IDLE[outcome], self._admission.waiting.spread(_IDLE_RETRY))
+        return self._idle(outcome, self._admission.waiting.spread(_IDLE_RETRY))
+
+    @property
+    def _next_round(self) -> int:
+        return self._versions.newest.version + 1
+
+    def _idle(self, reason: IdleReason, back: timedelta) -> pb.LeaseReply:
+        now = RunNow(
+            round_number=self._next_round,
+            seconds_to_close=self._dispatcher.seconds_to_close(),
+            drain_note=self._dispatcher.drain_note,
+            total_images=self._config.run.total_images,
+        )
+        return _idle(_IDLE[reason], back, why_idle(reason, now))
 
     def _grant(self, lease: LeaseRecord, request: pb.LeaseRequest) -> pb.LeaseGrant:
         held = request.held_version if request.has_weights else None
@@ -185,8 +217,8 @@ class CoordinatorService(CoordinatorServicer):
             upcoming_shards=[self._shards[index].sha256 for index in self._dispatcher.upcoming_shards()],
         )
 
-    async def _heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> pb.HeartbeatReply:
-        worker = self._caller(request.protocol_version, context)
+    async def _heartbeat(self, request: pb.HeartbeatRequest, call: _Call) -> pb.HeartbeatReply:
+        worker = self._caller(request.protocol_version, call)
         order = self._dispatcher.heartbeat(worker, LeaseId(request.lease_id))
         return pb.HeartbeatReply(
             order=_ORDERS[order],
@@ -203,12 +235,12 @@ class CoordinatorService(CoordinatorServicer):
             return refused.refusal
         raise AssertionError(f"lease {lease_id} was given up and still counts")
 
-    async def _submit_offset(self, request: pb.SubmitOffsetRequest, context: Context) -> pb.SubmitOffsetReply:
-        worker = self._caller(request.protocol_version, context)
+    async def _submit_offset(self, request: pb.SubmitOffsetRequest, call: _Call) -> pb.SubmitOffsetReply:
+        worker = self._caller(request.protocol_version, call)
         lease = await self._dispatcher.owned(worker, LeaseId(request.lease_id))
         return pb.SubmitOffsetReply(received_bytes=self._intake.received_bytes(lease, request.sha256))
 
-    async def _submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:
+    async def _submit(self, requests: AsyncIterator[pb.SubmitRequest], call: _Call) -> pb.SubmitReply:
         try:
             async with asyncio.timeout(_LONGEST_SILENCE.total_seconds()):
                 first = await anext(aiter(requests), None)
@@ -216,15 +248,15 @@ class CoordinatorService(CoordinatorServicer):
             raise Refused(pb.REFUSAL_WRONG_OFFSET, "the header of a Submit did not come: try again") from None
         if first is None or first.WhichOneof("part") != "header":
             raise Refused(pb.REFUSAL_MALFORMED, "the first message of a Submit must be its header")
-        worker = self._caller(first.header.protocol_version, context)
+        worker = self._caller(first.header.protocol_version, call)
         lease = await self._dispatcher.owned(worker, LeaseId(first.header.lease_id))
         self._registry.check_signature(worker, first.header)
         full = "many contributions are coming in from this address"
-        with self._admission.uploads_of.taken(self._address(context), full):
+        with self._admission.uploads_of.taken(self._address(call.context), full):
             return self._intake.reply(await self._intake.take(lease, first.header, requests))
 
-    async def _release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
-        worker = self._caller(request.protocol_version, context)
+    async def _release(self, request: pb.ReleaseRequest, call: _Call) -> pb.ReleaseReply:
+        worker = self._caller(request.protocol_version, call)
         reason = request.reason if request.reason.isprintable() else "unprintable"
         _log.info("lease_released", lease=request.lease_id, worker=worker, reason=reason[:64])
         await self._dispatcher.release(worker, LeaseId(request.lease_id))
@@ -232,9 +264,11 @@ class CoordinatorService(CoordinatorServicer):
 
     # -- the boundary -------------------------------------------------------------------------------------------
 
-    def _caller(self, protocol_version: int, context: Context) -> WorkerId:
+    def _caller(self, protocol_version: int, call: _Call) -> WorkerId:
         check_version(protocol_version)
-        worker = self._registry.authenticate(dict(context.invocation_metadata() or ()))
+        worker = self._registry.authenticate(dict(call.context.invocation_metadata() or ()))
+        call.worker = worker
+        self._registry.check_admitted(worker)
         self._admission.calls_of.enter(worker, "this worker calls too often")
         return worker
 
@@ -245,28 +279,29 @@ class CoordinatorService(CoordinatorServicer):
         left = self._dispatcher.seconds_to_close()
         return 0 if left is None else max(1, _ms(left))
 
-    async def _answer(self, call: str, context: Context, work: Awaitable[T]) -> T:
+    async def _answer(self, call: _Call, work: Awaitable[T]) -> T:
         """What `work` comes to; a refusal is the call's status, with which no reply is sent.
 
         Not by `context.abort`: its exception and the call hold each other, so that the stream would count among its
         connection's until garbage is collected.
         """
+        context = call.context
         try:
             return await work
         except Refused as refused:
             refusal = refused.with_traceback(None)  # which would hold this frame
         except StorageError as error:
-            _log.error("storage_error", call=call, error=str(error))
+            _log.error("storage_error", call=call.name, error=str(error))
             sentence = "the coordinator cannot store anything now: come back later"
             refusal = Refused(pb.REFUSAL_STORAGE_FULL, sentence, timedelta(seconds=30))
         except Exception:  # noqa: BLE001 -- the RPC boundary
-            _log.exception("call_failed", call=call)
+            _log.exception("call_failed", call=call.name)
             context.set_code(grpc.StatusCode.INTERNAL)
             context.set_details("the coordinator has a fault of its own; it is in its log")
             return cast("T", None)
-        self._metrics.refusals.labels(call=call, reason=refusal.name).inc()
+        self._refusals.note(call.name, refusal, call.worker)
         if self._admission.refusal_lines.has_room():
-            _log.info("call_refused", call=call, reason=refusal.name, sentence=str(refusal))
+            _log.info("call_refused", call=call.name, reason=refusal.name, sentence=str(refusal))
         trailer = [(REFUSAL_METADATA, pb.Refusal.Name(refusal.refusal))]
         if refusal.retry_after is not None:
             trailer.append((RETRY_AFTER_METADATA, str(int(refusal.retry_after / timedelta(milliseconds=1)))))
@@ -280,8 +315,9 @@ def _speed(claimed: float) -> float:
     return claimed if 0 < claimed < 1e6 else 0.0  # also refuses NaN
 
 
-def _idle(reason: pb.Idle.Reason, back: timedelta) -> pb.LeaseReply:
-    return pb.LeaseReply(idle=pb.Idle(reason=reason, retry_after_ms=int(back / timedelta(milliseconds=1))))
+def _idle(reason: pb.Idle.Reason, back: timedelta, sentence: str) -> pb.LeaseReply:
+    after_ms = int(back / timedelta(milliseconds=1))
+    return pb.LeaseReply(idle=pb.Idle(reason=reason, retry_after_ms=after_ms, sentence=sentence))
 
 
 def _ms(seconds: float) -> int:

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from coordinator.records import ActionKind, Fault, LeaseState, RoundState, Weights, Withdrawn
 from diffusion_at_home.data.order import ShardRange
 
-REVISION: Final = "0006"
+REVISION: Final = "0007"
 """The newest one in `coordinator/migrations/versions/`, which is the schema below."""
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
@@ -217,6 +217,15 @@ audits = Table(
     Column("cosine", Float, nullable=False),
     Column("length_ratio", Float, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
+)
+
+refusals = Table(  # bounded: see `coordinator.refusal_book`
+    "refusals",
+    metadata,
+    Column("worker_id", ForeignKey("workers.worker_id"), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),  # since 1970, in UTC
+    Column("reason", String(32), primary_key=True),
+    Column("calls", BigInteger, nullable=False),
 )
 
 versions = Table(

@@ -27,6 +27,7 @@ from coordinator.web.views.log import LogView  # noqa: E402
 from coordinator.web.views.machines import MachinesView  # noqa: E402
 from coordinator.web.views.run import RunView  # noqa: E402
 from coordinator.web.views.status import StatusView  # noqa: E402
+from coordinator.web.views.team import TeamView  # noqa: E402
 from coordinator.web.views.volunteer import VolunteerView  # noqa: E402
 from coordinator.web.views.worker import WorkerView  # noqa: E402
 
@@ -43,6 +44,7 @@ _ENDPOINTS: Final = (
     ),
     ("/workers/{id}", WorkerView, "one worker"),
     ("/volunteers/{name}", VolunteerView, "all workers that give a name, percent-encoded"),
+    ("/teams/{name}", TeamView, "all workers that say they are of a team, percent-encoded"),
     ("/downloads", DownloadsView, "checkpoints; `page`"),
     ("/downloads/{name}", CheckpointView, "one checkpoint, with its files"),
     ("/status", StatusView, "how the coordinator is"),

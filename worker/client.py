@@ -35,6 +35,7 @@ from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorStub
 from diffusion_at_home.tls import CERTIFICATE_NAME
 from worker.proxy import proxy_for
 from worker.stop import Interrupted
+from worker.told import told
 from worker.trust import Trust
 
 _DEADLINE: Final = timedelta(seconds=30)
@@ -205,7 +206,7 @@ def _channel(target: str, trust: Trust) -> grpc.Channel:
 def _consequence(error: Any, target: str) -> DahError:
     """What a failed call means for the worker."""
     trailing = {key: str(value) for key, value in error.trailing_metadata() or ()}
-    sentence = error.details() or "the coordinator gives no reason"
+    sentence = told(error.details() or "") or "the coordinator gives no reason"
     refusal = _BY_NAME.get(trailing.get(REFUSAL_METADATA, ""))
     if refusal is not None:
         kind = MEANINGS[refusal].consequence

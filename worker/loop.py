@@ -38,6 +38,7 @@ from worker.sender import Sender, Sent
 from worker.session import Session
 from worker.stop import Interrupted, StopSignal
 from worker.trainer import Batch, Trained
+from worker.why_idle import COMPLETE, why_idle
 
 _WAIT_MS: Final = 20_000
 """How long one Lease call waits for work."""
@@ -47,14 +48,6 @@ _LONGEST_IDLE: Final = timedelta(hours=1)
 
 _LOST_FLOOR_SECONDS: Final = 1.0
 """Longest pause when a second lease in a row was lost."""
-
-_IDLE_REASONS: Final = {
-    Idle.REASON_ROUND_FULL: "all data of this round is leased",
-    Idle.REASON_CLOSING: "round is closing",
-    Idle.REASON_DRAINING: "the operator has paused the run",
-    Idle.REASON_COMPLETE: "the run is complete",
-    Idle.REASON_QUARANTINED: "the last contributions did not count (see its log): no leases for some rounds",
-}
 
 _log = events.logger("worker")
 
@@ -277,9 +270,7 @@ class WorkerLoop:
     def _idle(self, idle: Idle) -> None:
         self._complete = idle.reason == Idle.REASON_COMPLETE
         if not self._complete:
-            self._parts.progress.enter(
-                WorkerState.WAITING, _IDLE_REASONS.get(idle.reason, "the coordinator has no work")
-            )
+            self._parts.progress.enter(WorkerState.WAITING, why_idle(idle))
             asked = min(timedelta(milliseconds=idle.retry_after_ms), _LONGEST_IDLE)
             self._parts.stop.no_more.wait(max(self._backoff.named_seconds(asked), _SHORTEST_IDLE_SECONDS))
 
@@ -320,7 +311,7 @@ class WorkerLoop:
         """Why no further lease will ever be asked for; empty while one may be."""
         status = self._parts.progress.status
         if self._complete:
-            return _IDLE_REASONS[Idle.REASON_COMPLETE]
+            return COMPLETE
         if self._goal.reached(status.leases_done, status.images_total):
             return "its goal is reached"
         return ""

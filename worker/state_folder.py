@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import filelock
 from pydantic import AwareDatetime, ValidationError
@@ -17,6 +18,12 @@ from pydantic import AwareDatetime, ValidationError
 from diffusion_at_home.config.toml import Section
 from diffusion_at_home.errors import ConfigError, storage_errors
 from worker.atomic_file import write_atomically
+
+_GLANCE_SECONDS: Final = 0.05
+"""Longer than another command looks whether a worker runs."""
+
+_ERRAND_SECONDS: Final = 1.0
+"""Longer than a command that only looks, or writes down a pause, has the lock: who owns it for good waits that out."""
 
 
 class JoinedRun(Section):
@@ -104,10 +111,10 @@ class StateFolder:
 
     @property
     def in_use(self) -> bool:
-        """Whether a worker runs here now."""
+        """Whether a worker runs here now. Best asked of its socket: this takes the lock itself for a moment."""
         lock = filelock.FileLock(self._lock)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_GLANCE_SECONDS, poll_interval=0.01)
         except filelock.Timeout:
             return True
         lock.release()
@@ -163,12 +170,12 @@ def _delete(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, advice: str) -> Iterator[None]:
-    """Within, no other process holds the lock file `path`. Raises `ConfigError` with `advice` if one does."""
+    """Within, no other process holds the lock file `path`. Raises `ConfigError` with `advice` if one keeps it."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_ERRAND_SECONDS, poll_interval=0.02)
         except filelock.Timeout:
             raise ConfigError(f"another worker uses {path.parent}: {advice}") from None
     try:

@@ -31,6 +31,7 @@ from coordinator.web.views.log import read_log
 from coordinator.web.views.machines import read_machines
 from coordinator.web.views.run import read_run
 from coordinator.web.views.status import status_view
+from coordinator.web.views.team import read_team
 from coordinator.web.views.volunteer import read_volunteer
 from coordinator.web.views.worker import read_worker
 from diffusion_at_home import events
@@ -121,6 +122,9 @@ class Pages:
         async def volunteer(asked: Asked) -> Any:
             return await read_volunteer(sources, await self._credits.get(""), asked["name"] or asked["called"])
 
+        async def team(asked: Asked) -> Any:
+            return await read_team(sources, await self._credits.get(""), asked["name"] or asked["called"])
+
         async def downloads(asked: Asked) -> Any:
             return await read_downloads(sources, asked["page"])
 
@@ -145,6 +149,7 @@ class Pages:
             ),
             Page("/workers/{id}", "/workers/{id}", "worker", worker, 5, ("id",)),
             Page("/volunteers/{name:path}", "/volunteers/{name:path}", "volunteer", volunteer, 5, ("name", "called")),
+            Page("/teams/{name:path}", "/teams/{name:path}", "team", team, 5, ("name", "called")),
             Page("/downloads", "/downloads", "downloads", downloads, 5, ("page",)),
             Page("/downloads/{name}", "/downloads/{name}", "checkpoint", checkpoint, 5, ("name",)),
             Page("/status", "/status", "status", status, 2),

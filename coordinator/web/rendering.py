@@ -49,7 +49,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.globals.update(static=static_files().url, worker_path=worker_path, volunteer_path=volunteer_path)
+    environment.globals.update(static=static_files().url, worker_path=worker_path)
+    environment.globals.update(volunteer_path=volunteer_path, team_path=team_path)
     filters = (words.number, words.figure, words.percent, words.size, words.duration, words.moment, words.day)
     environment.filters.update({one.__name__: one for one in filters})
     environment.filters.update(counted=words.counted, machine_time=words.machine_time)
@@ -62,5 +63,15 @@ def worker_path(worker_id: str) -> str:
 
 
 def volunteer_path(name: str) -> str:
-    """Of a volunteer's page; a browser would take a name of dots for a way up."""
-    return f"/volunteers/?called={name}" if name in {".", ".."} else f"/volunteers/{quote(name, safe='')}"
+    """Of a volunteer's page."""
+    return _named_path("/volunteers/", name)
+
+
+def team_path(name: str) -> str:
+    """Of a team's page."""
+    return _named_path("/teams/", name)
+
+
+def _named_path(folder: str, name: str) -> str:
+    """A browser would take a name of dots for a way up."""
+    return f"{folder}?called={name}" if name in {".", ".."} else f"{folder}{quote(name, safe='')}"

@@ -18,13 +18,25 @@ from diffusion_at_home.runspec import RunSpec
 
 @dataclass(frozen=True, slots=True)
 class DiskNow:
-    """The run's folder, and the disk that it is on."""
+    """The run's folder and the disk that it is on, when they were last looked at, and how long that will do."""
 
     used_bytes: int
     quota_bytes: int | None
     """None is no quota."""
     free_bytes: int
     """Of the disk."""
+    growth_bytes_per_day: float | None
+    """By the pace of the last day; None while nobody can tell."""
+    days_to_end: float | None
+    """Until the run has its images, at that pace; None if that is not known, or nothing moves."""
+    needed_bytes: int | None
+    """That will come until the end; with a quota no more than that leaves. None while nobody can tell."""
+    days_to_quota: float | None
+    """None if it is not known, or never reached before the end."""
+    days_to_full: float | None
+    """The same of the disk."""
+    goes_first: str
+    """What would be deleted first at the quota, as things are now; or that nothing would."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,17 @@ class Sources:
 
 
 def disk_now(storage: Storage | None) -> DiskNow | None:
-    """What a forecast was made from; None until there is one."""
+    """The forecast; None until there is one."""
     if storage is None:
         return None
-    return DiskNow(storage.used_bytes, storage.quota_bytes or None, storage.free_bytes)
+    return DiskNow(
+        used_bytes=storage.used_bytes,
+        quota_bytes=storage.quota_bytes or None,
+        free_bytes=storage.free_bytes,
+        growth_bytes_per_day=storage.growth_bytes_per_day,
+        days_to_end=storage.days_to_end,
+        needed_bytes=storage.needed_bytes,
+        days_to_quota=storage.days_to_quota,
+        days_to_full=storage.days_to_full,
+        goes_first=storage.goes_first,
+    )

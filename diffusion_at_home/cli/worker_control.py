@@ -118,7 +118,19 @@ def status(
 
     folder = StateFolder(worker_settings(config, overrides, state_dir).state_dir)
     found = read_status(folder.status)
-    emit({"running": folder.in_use, **_wish(folder), **found.model_dump(mode="json")}, as_json)
+    running, wish, paused_until = _wish(folder)
+    if as_json:
+        wished = {"running": running, "wish": wish, "paused_until": paused_until}
+        emit({**wished, **found.model_dump(mode="json")}, as_json)
+        return
+    from diffusion_at_home.cli.worker_status import paused_lines, status_lines
+
+    now = datetime.now(UTC)
+    if running:
+        emit(status_lines(found, wish=wish, paused_until=paused_until, now=now), as_json)
+    else:
+        paused = paused_lines(paused_until, now) if wish == "paused" else {}
+        emit({**status_lines(found, wish=None, paused_until=None, now=now), **paused}, as_json)
 
 
 def log(
@@ -240,8 +252,8 @@ def _folder(config: Path | None, state_dir: Path | None) -> StateFolder:
     return StateFolder(worker_settings(config, None, state_dir).state_dir)
 
 
-def _wish(folder: StateFolder) -> dict[str, Any]:
-    """What the owner wants, by the running worker's word, or as the next one will find it."""
+def _wish(folder: StateFolder) -> tuple[bool, str, datetime | None]:
+    """Whether a worker runs; and what its owner wants, by its word or as the next one will find it: the wish, a pause's end."""
     from diffusion_at_home.errors import DahError, NotRunning
     from worker.control.client import ask
     from worker.control.messages import Request, Verb
@@ -250,13 +262,13 @@ def _wish(folder: StateFolder) -> dict[str, Any]:
 
     try:
         reply = ask(folder, Request(verb=Verb.STATUS))
-        return {"wish": reply.wish.value, "paused_until": reply.paused_until}
+        return True, reply.wish.value, reply.paused_until
     except NotRunning:
         now = datetime.now(UTC)
         wishes = Wishes(PauseFile(folder.pause).read()).at(now)
-        return {"wish": wishes.wish(now).value, "paused_until": wishes.pause and wishes.pause.until}
+        return False, wishes.wish(now).value, None if wishes.pause is None else wishes.pause.until
     except DahError:  # it runs and does not answer: its status file may still tell why
-        return {"wish": "unknown", "paused_until": None}
+        return True, "unknown", None
 
 
 def _wait_for_end(folder: StateFolder) -> None:

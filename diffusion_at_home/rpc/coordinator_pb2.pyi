@@ -147,7 +147,7 @@ class LeftOut(_message.Message):
     def __init__(self, lease_id: _Optional[int] = ..., round: _Optional[int] = ..., reason: _Optional[_Union[Refusal, str]] = ...) -> None: ...
 
 class Idle(_message.Message):
-    __slots__ = ("reason", "retry_after_ms")
+    __slots__ = ("reason", "retry_after_ms", "sentence")
     class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         REASON_UNSPECIFIED: _ClassVar[Idle.Reason]
@@ -164,9 +164,11 @@ class Idle(_message.Message):
     REASON_QUARANTINED: Idle.Reason
     REASON_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_MS_FIELD_NUMBER: _ClassVar[int]
+    SENTENCE_FIELD_NUMBER: _ClassVar[int]
     reason: Idle.Reason
     retry_after_ms: int
-    def __init__(self, reason: _Optional[_Union[Idle.Reason, str]] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
+    sentence: str
+    def __init__(self, reason: _Optional[_Union[Idle.Reason, str]] = ..., retry_after_ms: _Optional[int] = ..., sentence: _Optional[str] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
     __slots__ = ("lease_id", "round", "base_version", "base_digest", "catch_up", "ranges", "seed", "quota_images", "learning_rate", "codec", "timeout_ms", "next_heartbeat_ms", "closes_in_ms", "upcoming_shards")

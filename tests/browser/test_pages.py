@@ -53,6 +53,7 @@ PAGES = (
     "/contributors?period=month",
     f"/workers/{worker_id(2)}",
     "/volunteers/Mira",
+    "/teams/team%201",
     "/downloads",
     f"/downloads/year-{EXTENT.round_images * 396:010d}",
     "/status",

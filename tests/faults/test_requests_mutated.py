@@ -25,8 +25,15 @@ RUN = (
 
 
 def rows(folder: RunFolder) -> list[str]:
+    """All but how many calls were refused."""
     with closing(sqlite3.connect(f"file:{folder.ledger}?mode=ro", uri=True)) as raw:
-        return list(raw.iterdump())
+        return [line for line in raw.iterdump() if not line.startswith('INSERT INTO "refusals"')]
+
+
+def refused(folder: RunFolder) -> list[tuple[str, int]]:
+    """Calls by reason, of all workers."""
+    with closing(sqlite3.connect(folder.ledger)) as raw:
+        return raw.execute("SELECT reason, calls FROM refusals").fetchall()
 
 
 def test_mutated_requests_change_nothing_and_tell_nothing(tmp_path: Path) -> None:
@@ -49,6 +56,10 @@ def test_mutated_requests_change_nothing_and_tell_nothing(tmp_path: Path) -> Non
         assert answers >= {"malformed", "unknown_lease", "version_mismatch", "bad_signature"}
         assert not answers & {"(internal)", "(unknown)"}, seen.answers
         assert len(list(folder.staging.iterdir())) <= 1
+    counted = refused(folder)
+    assert {reason for reason, _ in counted} >= {"malformed", "unknown_lease"}
+    assert len(counted) < 20
+    assert sum(calls for _, calls in counted) <= seen.sent
     with serving(folder) as run, volunteers(run, 1) as (anna,):
         status = run.status()
         assert (status["version"], status["active_leases"]) == (0, 1)

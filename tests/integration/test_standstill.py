@@ -56,6 +56,7 @@ def test_a_run_that_drains_takes_what_is_out_publishes_it_and_stands_still_until
         out = anna.lease()
         heard(run, tell(folder, lambda o: o.drain("new disk")))
         assert why_idle(bert) == "REASON_DRAINING"
+        assert bert.ask().idle.sentence == "new disk"
         assert run.status()["version"] == 0
         anna.submit(out, encoded(run, 0.01))
         status = run.wait_for_version(1)
@@ -65,6 +66,7 @@ def test_a_run_that_drains_takes_what_is_out_publishes_it_and_stands_still_until
         again = Volunteer(run)
         again.identity, again.token = anna.identity, anna.token
         assert why_idle(again) == "REASON_DRAINING"
+        assert again.ask().idle.sentence == "new disk"
         assert run.get("/healthz").status_code == 200
         heard(run, tell(folder, lambda o: o.resume("")))
         again.submit(again.lease(), encoded(run, 0.01))

@@ -97,12 +97,28 @@ def test_teams_add_up_to_the_rows_of_their_workers(made: MadeUp, ledger: Ledger)
     assert view.images == sum(by_team.values())
 
 
+def test_a_teams_days_and_workers_equal_their_rows(made: MadeUp, ledger: Ledger) -> None:
+    rows = Rows(made.folder.ledger)
+    theirs = [one for one in rows.counts if rows.teams[one["worker_id"]] == "team 1"]
+    days = Counter[int]()
+    for one in theirs:
+        days[one["accepted_at_ms"] // DAY_MS] += one["images"]
+    assert {day.day: day.images for day in ledger.days_of_team("team 1", 0)} == dict(days)
+    newest = max(days)
+    assert {day.day: day.images for day in ledger.days_of_team("team 1", newest)} == {newest: days[newest]}
+    found = ledger.team("team 1")
+    assert found is not None
+    assert found.workers == sum(team == "team 1" for team in rows.teams.values())
+    assert ledger.team("nobody") is None
+    assert ledger.days_of_team("nobody", 0) == []
+
+
 def test_one_is_found_by_part_of_a_name_and_by_its_id(ledger: Ledger) -> None:
     credited = ledger.credits(month_since_ms=0, day_since_ms=0)
     found = contributors(credited, "all", "name", "VOLUNTEER 1", "")
     assert {row.name for row in found.rows} == {row.name for row in found.rows if "volunteer 1" in row.name} != set()
-    (nameless,) = contributors(credited, "all", "name", worker_id(9), "").rows
-    assert (nameless.name, nameless.worker_id) == ("", worker_id(9))
+    (nameless,) = contributors(credited, "all", "name", worker_id(8), "").rows
+    assert (nameless.name, nameless.worker_id) == ("", worker_id(8))
 
 
 def test_a_workers_days_leases_and_faults_equal_its_rows(made: MadeUp, ledger: Ledger) -> None:

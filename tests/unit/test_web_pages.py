@@ -50,6 +50,8 @@ PAGES = (
     "/machines",
     "/contributors",
     "/contributors?period=day",
+    "/contributors?by=team",
+    f"/teams/{quote(NASTY[1], safe='')}",
     f"/workers/{worker_id(0)}",
     "/downloads",
     "/status",
@@ -105,13 +107,14 @@ class Markup(HTMLParser):
 
 
 def every_page(app: ASGIApp) -> Iterator[tuple[str, Answer]]:
-    volunteers = [f"/volunteers/{quote(name, safe='')}" for name in NASTY if name != ".."]
+    named = [f"/{of}/{quote(name, safe='')}" for of in ("volunteers", "teams") for name in NASTY if name != ".."]
     newest = "/downloads/" + json.loads(got(app, "/api/v1/downloads").body)["latest"]["name"]
     for path in (
         *PAGES,
         newest,
-        *volunteers,
+        *named,
         "/volunteers/?called=..",
+        "/teams/?called=..",
         f"/contributors?find={quote(NASTY[1])}",
         "/nowhere",
     ):
@@ -134,11 +137,12 @@ def test_what_volunteers_and_operators_write_is_text_and_nothing_else(app: ASGIA
     assert all(note in told for note in NASTY)
 
 
-def test_the_link_of_each_name_leads_to_its_page(app: ASGIApp) -> None:
-    links = {link for link in Markup(got(app, "/contributors").text).links if link.startswith("/volunteers/")}
+@pytest.mark.parametrize(("by", "of"), [("name", "/volunteers/"), ("team", "/teams/")])
+def test_the_link_of_each_name_leads_to_its_page(app: ASGIApp, by: str, of: str) -> None:
+    links = {link for link in Markup(got(app, f"/contributors?by={by}").text).links if link.startswith(of)}
     names = {"".join(re.findall(r"<h1><bdi>(.*)</bdi></h1>", got(app, link).text)) for link in links}
     assert len(names) == len(links) >= len(NASTY)
-    assert all("/.." not in unquote(link).removeprefix("/volunteers") or "%2F" in link for link in links)
+    assert all("/.." not in unquote(link).removeprefix(of.rstrip("/")) or "%2F" in link for link in links)
 
 
 def test_every_answer_has_the_policy_and_none_may_be_framed_or_sniffed(app: ASGIApp) -> None:
@@ -171,6 +175,9 @@ def test_nothing_beyond_the_package_and_the_run_can_be_reached(app: ASGIApp) -> 
         "/volunteers/nobody",
         "/volunteers/",
         "/volunteers/" + "x" * 100_000,
+        "/teams/nobody",
+        "/teams/",
+        "/teams/" + "x" * 100_000,
         "/downloads/..%2f..%2fledger.sqlite",
         "/downloads/nothing",
     ):
@@ -221,6 +228,39 @@ def test_every_page_has_its_json_and_both_say_the_same(app: ASGIApp) -> None:
     curve = json.loads(got(app, "/api/v1/curve").body)
     assert [point["version"] for point in curve["points"]] == list(range(EXTENT.rounds + 1))
     assert curve["evaluated"] == EXTENT.rounds + 1
+
+
+def test_a_team_has_its_members_by_name_and_adds_up_to_them(app: ASGIApp) -> None:
+    rows = json.loads(got(app, "/api/v1/contributors?by=team").body)["rows"]
+    for row in rows:
+        team = json.loads(got(app, f"/api/v1/teams/{quote(row['name'], safe='')}?called={quote(row['name'])}").body)
+        assert (team["name"], team["images"]) == (row["name"], row["images"])
+        assert sum(member["images"] for member in team["members"]) == team["images"]
+        assert team["workers"] >= sum(member["workers"] for member in team["members"]) >= 1
+        assert sum(day["images"] for day in team["shown_days"]) == team["images"]
+    nameless = json.loads(got(app, f"/api/v1/workers/{worker_id(8)}").body)
+    assert (nameless["name"], nameless["team"], nameless["images"] > 0) == ("", "team 1", True)
+    told = got(app, "/teams/team%201").text
+    assert "without a name" in told
+    assert worker_id(8) not in told
+
+
+def test_a_worker_is_told_what_was_refused_in_words(app: ASGIApp) -> None:
+    (refused,) = json.loads(got(app, f"/api/v1/workers/{worker_id(3)}").body)["refused"]
+    assert (refused["reason"], refused["calls"]) == ("round_closed", 4)
+    assert refused["sentence"] == "handed in after its round had closed"
+    assert f'<th scope="row">{refused["sentence"]}</th>' in got(app, f"/workers/{worker_id(3)}").text
+    assert "None in the last 30 days." in got(app, f"/workers/{worker_id(1)}").text
+
+
+def test_the_status_says_how_long_the_disk_will_do_and_what_goes_first(app: ASGIApp) -> None:
+    disk = json.loads(got(app, "/api/v1/status").body)["disk"]
+    assert (disk["growth_bytes_per_day"], disk["days_to_quota"], disk["days_to_full"]) == (12e9, 15.8, None)
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", got(app, "/status").text))
+    assert facts["Grows by"] == "12 GB a day"
+    assert facts["Quota reached"].replace("\N{NO-BREAK SPACE}", " ") == "in 15 d 19 h"
+    assert facts["Disk full"] == "not before the end"
+    assert facts["Goes first"] == disk["goes_first"] == "updates up to version 25998, which no snapshot needs"
 
 
 def test_pages_say_all_without_a_script_and_have_what_readers_aloud_need(app: ASGIApp) -> None:

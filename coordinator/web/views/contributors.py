@@ -8,11 +8,10 @@ from enum import StrEnum
 from typing import Final
 
 from coordinator.page_queries import Credit, PageQueries
-from coordinator.records import now_ms
+from coordinator.records import DAY_MS, now_ms
 from coordinator.web.paging import Paging, page_of
 from coordinator.web.sources import Sources
 
-DAY_MS: Final = 86_400_000
 _MONTH_DAYS: Final = 30
 
 

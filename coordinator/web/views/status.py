@@ -91,6 +91,11 @@ REFUSAL_WORDS: Final = {
 """By the short name of a refusal, for people."""
 
 
+def refusal_words(reason: str) -> str:
+    """What the refusal of that short name is, for people."""
+    return REFUSAL_WORDS.get(reason, reason.replace("_", " "))
+
+
 def status_view(sources: Sources) -> StatusView:
     """As of now."""
     live, doors = sources.live(), sources.admission
@@ -109,7 +114,7 @@ def status_view(sources: Sources) -> StatusView:
         ),
         disk=sources.disk(),
         refusals=tuple(
-            Refusals(_short(reason), REFUSAL_WORDS.get(_short(reason), _short(reason).replace("_", " ")), count)
+            Refusals(reason, refusal_words(reason), count)
             for reason, count in sorted(live.refusals.items(), key=lambda one: -one[1])
         ),
     )
@@ -117,12 +122,13 @@ def status_view(sources: Sources) -> StatusView:
 
 def _components(live: LiveStatus) -> tuple[Component, ...]:
     troubled = {problem.kind for problem in live.problems}
+    storage = troubled & {"storage_full", "storage_soon", "quota_exceeded", "damaged"}
     return (
         _rounds(live),
         Component(
             "Storage",
-            Health.TROUBLED if troubled & {"storage_full", "quota_exceeded", "damaged"} else Health.WORKS,
-            "see the problems" if troubled & {"storage_full", "quota_exceeded", "damaged"} else "takes what is written",
+            Health.TROUBLED if storage else Health.WORKS,
+            "see the problems" if storage else "takes what is written",
         ),
         _judge(live.judging, troubled="judging_failed" in troubled),
     )
@@ -147,7 +153,3 @@ def _judge(judging: JudgingStatus, *, troubled: bool) -> Component:
         since = f", since {words.moment(judging.since_ms)}"
         return Component("Judge", Health.WORKS, f"looks at what {judging.checkpoint} draws{since}")
     return Component("Judge", Health.WORKS, "has judged all that is due")
-
-
-def _short(reason: str) -> str:
-    return reason.removeprefix("REFUSAL_").lower()

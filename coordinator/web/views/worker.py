@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from coordinator.page_queries import Day, PageQueries
-from coordinator.records import Action, Fault, LeaseState, now_ms
+from coordinator.records import DAY_MS, Action, Fault, LeaseState, now_ms
+from coordinator.refusal_book import KEPT_DAYS, this_day
 from coordinator.web.sources import Sources
-from coordinator.web.views.contributors import DAY_MS
 from coordinator.web.views.log import LogEntry, log_entry
 from coordinator.web.views.machines import Machine, device_words, read_machine
+from coordinator.web.views.status import refusal_words
 from diffusion_at_home.refusals import LEFT_OUT
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
 
 _ID: Final = re.compile(r"[0-9a-f]{16}")
 _LATEST: Final = 20
-_SHOWN_DAYS: Final = 90
+SHOWN_DAYS: Final = 90
+"""Of a history, at most."""
 
 FAULT_WORDS: Final[dict[str, str]] = {
     Fault.NOT_FINITE: "a number in it was infinite or none, so it was refused when it came",
@@ -63,6 +65,18 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedFor:
+    """Calls that were refused for one reason, within the days that are kept."""
+
+    reason: str
+    """A code: the refusal's short name."""
+    sentence: str
+    calls: int
+    last_day: int
+    """The latest with any, since 1970, in UTC."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerView:
     """The page of one worker."""
 
@@ -90,6 +104,10 @@ class WorkerView:
     """Deltas that did not count, by reason."""
     latest_left_out: tuple[LeftOut, ...]
     """The newest first."""
+    refused: tuple[RefusedFor, ...]
+    """Calls that were refused, the most frequent reason first; it takes seconds until one is counted."""
+    refused_days: int
+    """Of which refused calls are kept, today among them."""
     audits_agreed: int
     """Contributions that were trained again, with the same result."""
     audits_disagreed: int
@@ -128,7 +146,7 @@ async def read_worker(sources: Sources, worker: str) -> WorkerView | None:
         contributions=sum(day.contributions for day in days),
         first_at_ms=days[0].day * DAY_MS if days else None,
         days=tuple(days),
-        shown_days=tuple(every_day(days, now_ms() // DAY_MS, _SHOWN_DAYS)),
+        shown_days=tuple(every_day(days, now_ms() // DAY_MS, SHOWN_DAYS)),
         leases=_counts(await ledger.run(PageQueries.lease_ends, worker)),
         left_out=tuple(
             Count(fault.value, fault_words(fault), count)
@@ -138,6 +156,11 @@ async def read_worker(sources: Sources, worker: str) -> WorkerView | None:
             LeftOut(one.lease_id, one.round_number, one.fault.value, fault_words(one.fault))
             for one in await ledger.run(PageQueries.latest_left_out, worker, _LATEST)
         ),
+        refused=tuple(
+            RefusedFor(one.reason, refusal_words(one.reason), one.calls, one.last_day)
+            for one in await ledger.run(PageQueries.refusals_of, worker, this_day() - KEPT_DAYS + 1)
+        ),
+        refused_days=KEPT_DAYS,
         audits_agreed=agreed,
         audits_disagreed=disagreed,
         newcomer=screening.enabled and standing.is_newcomer(row.worker_id),

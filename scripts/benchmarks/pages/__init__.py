@@ -35,6 +35,7 @@ PAGES: Final = {
     "contributors_json": "/api/v1/contributors",
     "worker": f"/workers/{worker_id(3)}",
     "volunteer": "/volunteers/volunteer%201",
+    "team": "/teams/team%201",
     "downloads": "/downloads",
     "status": "/status",
     "log": "/log",

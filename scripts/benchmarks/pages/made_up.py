@@ -27,6 +27,7 @@ from coordinator.ledger import Ledger
 from coordinator.ledger_thread import LedgerThread
 from coordinator.problems import Problems
 from coordinator.records import ActionKind, Fault, Lease, LeaseId, LeaseState, RoundState, Weights, now_ms
+from coordinator.refusal_book import this_day
 from coordinator.run_folder import RunFolder
 from coordinator.signatures import Signatures
 from coordinator.standing import Standing
@@ -63,6 +64,17 @@ _SETTINGS: Final = (
     "checkpoint.grid_prompts=['a red fox in the snow', 'a lighthouse at dusk']",
 )
 _CHUNK: Final = 20_000
+_DISK: Final = DiskNow(
+    used_bytes=310_000_000_000,
+    quota_bytes=500_000_000_000,
+    free_bytes=420_000_000_000,
+    growth_bytes_per_day=12_000_000_000,
+    days_to_end=200.0,
+    needed_bytes=190_000_000_000,
+    days_to_quota=15.8,
+    days_to_full=None,
+    goes_first="updates up to version 25998, which no snapshot needs",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +92,7 @@ class Extent:
     round_images: int = 65_536
     round_seconds: int = 1200
     names: Sequence[str] = field(default=())
-    """Of the first workers; the others have names of their own, or none."""
+    """Of the first workers and of their teams; the others have names and teams of their own, or none."""
 
 
 YEAR: Final = Extent(workers=10_000, rounds=26_000, contributions=300_000, live=2_000)
@@ -157,7 +169,7 @@ def sources_of(made: MadeUp, writer: LedgerThread, problems: Problems) -> Source
         live=lambda: _live(made.extent, live, problems),
         at_work=lambda: live,
         waiting=lambda: made.extent.live // 3,
-        disk=lambda: DiskNow(310_000_000_000, 500_000_000_000, 420_000_000_000),
+        disk=lambda: _DISK,
         next_round=lambda: made.extent.rounds + 1,
     )
 
@@ -171,7 +183,7 @@ def _live(extent: Extent, live: Sequence[AtWork], problems: Problems) -> LiveSta
         seconds_to_close=500.0 - time.monotonic() % 500,
         complete=False,
         workers=tuple(WorkerStatus(one.worker, one.worker, one.images_per_second) for one in live),
-        refusals={"REFUSAL_ROUND_CLOSED": 12, "REFUSAL_BUSY": 3},
+        refusals={"round_closed": 12, "busy": 3},
         problems=problems.present(),
         judging=JudgingStatus(None, None, 0, ""),
         recovery=cast("Any", SimpleNamespace(at_ms=now_ms() - 86_400_000)),
@@ -227,6 +239,7 @@ def _rows(extent: Extent, chance: random.Random) -> Iterator[tuple[sa.Table, _Ro
     shown = _exported(extent)
     yield tables.checkpoints, [_checkpoint(number, extent, begun) for number in shown]
     yield tables.judgements, [_judgement(number, extent, begun) for number in shown]
+    yield tables.refusals, [_refused(number) for number in range(0, extent.workers, 3)]
     yield tables.actions, [_action(number, extent, begun) for number in range(1, extent.actions + 1)]
 
 
@@ -273,7 +286,8 @@ def _write_manifest(made: MadeUp) -> None:
 
 
 def _worker(number: int, extent: Extent, begun: int) -> dict[str, Any]:
-    own = "" if number % 10 == 9 else f"volunteer {number // 2}"
+    own = "" if number % 10 == 8 else f"volunteer {number // 2}"
+    team = f"team {number % 7}" if number % 3 else ""
     return {
         "worker_id": worker_id(number),
         "public_key": number.to_bytes(32, "big"),
@@ -287,7 +301,7 @@ def _worker(number: int, extent: Extent, begun: int) -> dict[str, Any]:
         "software_version": "0.1.0",
         "joined_at_ms": begun + number,
         "invite": "",
-        "team": f"team {number % 7}" if number % 3 else "",
+        "team": extent.names[number] if number < len(extent.names) else team,
     }
 
 
@@ -409,6 +423,11 @@ def _judgement(number: int, extent: Extent, begun: int) -> dict[str, Any]:
         "sheets": {"grid.png": SHA},
         "judged_at_ms": begun + (number + 1) * extent.round_seconds * 1000,
     }
+
+
+def _refused(number: int) -> dict[str, Any]:
+    reason = ("busy", "round_closed", "lease_expired")[number % 9 // 3]
+    return {"worker_id": worker_id(number), "day": this_day() - number % 40, "reason": reason, "calls": 1 + number % 9}
 
 
 def _action(number: int, extent: Extent, begun: int) -> dict[str, Any]:
