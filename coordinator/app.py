@@ -228,7 +228,11 @@ class Coordinator:
         )
         self._judgements = Judgements(folder=folder.judgements, run_id=spec.run_id, ledger=self._ledger)
         self._leases = PublicLeases(
-            run_id=spec.run_id, codec=config.codec.delta, versions=self._versions, ledger=self._ledger
+            run_id=spec.run_id,
+            codec=config.codec.delta,
+            versions=self._versions,
+            ledger=self._ledger,
+            clock=clock,
         )
         disk = Disk(folder, blobs, states, self._checkpoints, self._metrics.problems)
         quota_bytes = int((config.storage.quota_gib if quota_gib is None else quota_gib) * GIB)

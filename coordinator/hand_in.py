@@ -13,6 +13,7 @@ from coordinator.records import Contribution, Lease, LeaseId, LeaseState, now_ms
 from coordinator.refused import Refused
 from diffusion_at_home.data.order import split_ranges
 from diffusion_at_home.identity import WorkerId
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
 
 _SOON: Final = timedelta(seconds=1)
@@ -30,6 +31,7 @@ class Work:
     train_ms: int
     signature: str
     """Hex."""
+    weights: KeptWeights
     residual_before: str = ""
     """As of `Contribution`, and so are the following."""
     residual_after: str = ""
@@ -128,6 +130,7 @@ def _contribution(work: Work, round_number: int, weight: float) -> Contribution:
         train_ms=work.train_ms,
         accepted_at_ms=now_ms(),
         signature=work.signature,
+        weights=work.weights.value,
         residual_before=work.residual_before,
         residual_after=work.residual_after,
         shown_sha256=work.shown_sha256,

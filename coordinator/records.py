@@ -116,6 +116,8 @@ class Contribution:
     shown_sha256: str = ""
     """Blob of the leaves that were shown of both; empty if none were."""
     shown_bytes: int = 0
+    weights: str = ""
+    """How its worker kept its weights, by its own word (`KeptWeights`); empty where it was not asked, and has signed less."""
 
 
 class Fault(StrEnum):

@@ -26,6 +26,7 @@ from coordinator.versions import Versions
 from diffusion_at_home import PROTOCOL_VERSION, events
 from diffusion_at_home.errors import StorageError
 from diffusion_at_home.identity import WorkerId
+from diffusion_at_home.lease_terms import LeaseTerms
 from diffusion_at_home.refusals import MEANINGS, REFUSAL_METADATA, RETRY_AFTER_METADATA
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorServicer
@@ -218,10 +219,15 @@ class CoordinatorService(CoordinatorServicer):
             raise Refused(pb.REFUSAL_MALFORMED, "the first message of a Submit must be its header")
         worker = self._caller(first.header.protocol_version, context)
         lease = await self._dispatcher.owned(worker, LeaseId(first.header.lease_id))
-        self._registry.check_signature(worker, first.header)
+        self._registry.check_signature(worker, first.header, self._terms(lease))
         full = "many contributions are coming in from this address"
         with self._admission.uploads_of.taken(self._address(context), full):
             return self._intake.reply(await self._intake.take(lease, first.header, requests))
+
+    def _terms(self, lease: LeaseRecord) -> LeaseTerms:
+        """As it was granted."""
+        base_digest = self._versions.history[lease.base_version].weights_digest
+        return LeaseTerms(lease.base_version, base_digest, lease.seed, lease.learning_rate, lease.ranges)
 
     async def _release(self, request: pb.ReleaseRequest, context: Context) -> pb.ReleaseReply:
         worker = self._caller(request.protocol_version, context)

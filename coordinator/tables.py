@@ -32,7 +32,7 @@ from sqlalchemy import (
 from coordinator.records import ActionKind, Fault, LeaseState, RoundState, Weights, Withdrawn
 from diffusion_at_home.data.order import ShardRange
 
-REVISION: Final = "0006"
+REVISION: Final = "0007"
 """The newest one in `coordinator/migrations/versions/`, which is the schema below."""
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
@@ -181,6 +181,7 @@ contributions = Table(
     Column("train_ms", BigInteger, nullable=False),
     Column("accepted_at_ms", BigInteger, nullable=False),
     Column("signature", String(128), nullable=False, server_default=""),
+    Column("weights", String(16), nullable=False, server_default=""),
     Column("residual_before", String(64), nullable=False, server_default=""),
     Column("residual_after", String(64), nullable=False, server_default=""),
     Column("shown_sha256", String(64), nullable=False, server_default=""),

@@ -23,6 +23,7 @@ from diffusion_at_home.errors import (
     VersionMismatch,
 )
 from diffusion_at_home.identity import Identity
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.receipt import Receipt, Received, read_receipts
 from diffusion_at_home.refusals import MEANINGS, short_name
 from diffusion_at_home.rpc import coordinator_pb2 as pb
@@ -211,7 +212,9 @@ def test_receipt_that_cannot_be_is_none(
     place: Place, session: Session, tmp_path: Path, receipt: pb.SubmitReply
 ) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
-    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.zeros(10), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.INT8
+    )
     place.coordinator.receipt, stop = receipt, StopSignal()
 
     @contextmanager
@@ -241,7 +244,9 @@ def test_a_coordinator_that_asks_for_too_much_of_a_residual_gets_little(
     layout = Layout((Slot("weight", (100,), 0, 100),))
     residual = Residual(tmp_path / "residual", CodecSection(delta=Codec.SPARSE, feedback=0.5), layout)
     outbox = Outbox(tmp_path / "outbox", residual)
-    contribution = outbox.put(LeaseId(5), Trained(torch.randn(100), 64, 1.5, 0.25), Codec.SPARSE)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.randn(100), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.SPARSE
+    )
     place.coordinator.receipt, stop = pb.SubmitReply(challenge=pb.ResidualChallenge(leaves=leaves)), StopSignal()
 
     @contextmanager
@@ -259,7 +264,9 @@ def test_a_cut_submit_resumes_where_the_coordinator_has_it(place: Place, session
     coordinator = place.coordinator
     coordinator.cut_after_bytes = 2500
     outbox = Outbox(tmp_path / "outbox", no_residual())
-    contribution = outbox.put(LeaseId(5), Trained(torch.randn(2000), 64, 1.5, 0.25), Codec.FP32)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.randn(2000), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.FP32
+    )
     encoded = outbox.vector(contribution).read_bytes()
     sender = sender_of(session, outbox, tmp_path, Patience(Backoff(1, 1), no_wait))
     receipt = sender.send(contribution, StopSignal()).receipt.received
@@ -277,7 +284,9 @@ def signed(received: Received) -> dict[str, str]:
 
 def test_receipt_that_the_run_has_not_signed_is_none(place: Place, session: Session, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
-    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.zeros(10), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.INT8
+    )
     stop = StopSignal()
     place.coordinator.forges = True
 
@@ -295,7 +304,9 @@ def test_receipt_that_the_run_has_not_signed_is_none(place: Place, session: Sess
 
 def test_a_refused_contribution_leaves_the_outbox(place: Place, session: Session, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
-    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.zeros(10), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.INT8
+    )
     place.coordinator.refusal = pb.Refusal.REFUSAL_ROUND_CLOSED
     sender = sender_of(session, outbox, tmp_path, Patience(Backoff(1, 1), no_wait))
     with pytest.raises(LeaseLost):
@@ -307,7 +318,9 @@ def test_what_could_not_be_sent_before_the_stop_stays_in_the_outbox(
     place: Place, session: Session, tmp_path: Path
 ) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
-    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.zeros(10), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.INT8
+    )
     stop = StopSignal()
     stop.request()
     place.server.stop(None).wait()
