@@ -52,6 +52,7 @@ from coordinator.run_folder import RunFolder
 from coordinator.run_layout import run_layout
 from coordinator.screening import Expected
 from coordinator.scrubber import Scrubber
+from coordinator.second_opinions import SecondOpinions
 from coordinator.service import CoordinatorService
 from coordinator.signatures import Signatures
 from coordinator.standing import Standing
@@ -167,6 +168,7 @@ class Coordinator:
             pool=ledger.pool(),
             clock=clock,
             attention=self._attention,
+            chance=random.SystemRandom(),
         )
         self._metrics.waiting.set_function(lambda: self._dispatcher.num_waiting)
         self._metrics.uploads.set_function(lambda: self._admission.uploads.num_taken)
@@ -205,6 +207,9 @@ class Coordinator:
             metrics=self._metrics,
             exported=self._exporter.exported,
             off=why_not(spec, has_pictures=folder.pictures.is_dir()),
+        )
+        self._second_opinions = SecondOpinions(
+            config=config, num_elements=layout.num_elements, blobs=blobs, ledger=self._ledger
         )
         self._round_screening = RoundScreening(
             config=config,
@@ -257,6 +262,7 @@ class Coordinator:
                 config=config,
                 dispatcher=self._dispatcher,
                 screening=self._round_screening,
+                second_opinions=self._second_opinions,
                 versions=self._versions,
                 exporter=self._exporter,
                 housekeeper=housekeeper,
@@ -380,6 +386,7 @@ class Coordinator:
         self._exporter.close()
         self._intake.close()
         self._round_screening.close()
+        self._second_opinions.close()
         self._disk.shutdown(wait=True)
         self._ledger.close()
 

@@ -66,7 +66,8 @@ def count_in(draft: Draft, work: Work, known: Known, reception: Reception) -> Co
     """
     lease_id, pool = work.lease.lease_id, draft.pool
     if lease_id in draft.active:  # a late one's data has been given back already
-        pool = pool.give_back(split_ranges(work.lease.ranges, work.images)[1])
+        if not work.lease.is_second:
+            pool = pool.give_back(split_ranges(work.lease.ranges, work.images)[1])
     elif draft.touches(lease_id) or lease_id not in known.ended:
         return Again.AGAIN
     else:
@@ -81,6 +82,8 @@ def count_in(draft: Draft, work: Work, known: Known, reception: Reception) -> Co
             return Again.AGAIN
         check_chain(work.residual_before, known.residuals[work.lease.worker_id])
     assert reception.round_number is not None
+    if work.lease.is_second:
+        weight = 0.0  # the first one's data is in the mean once
     draft.accept(_contribution(work, reception.round_number, weight * work.images), pool)
     return None
 

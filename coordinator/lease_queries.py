@@ -39,6 +39,8 @@ class HandedIn:
     residual_after: str
     shown_sha256: str
     shown_bytes: int
+    second_of: int
+    """As of `Lease`."""
 
 
 class LeaseQueries(LedgerFile):
@@ -81,5 +83,6 @@ def _handed_in() -> sa.Select[tuple[object, ...]]:
         sa.func.coalesce(verdicts.c.weight, given.c.weight).label("weight"),
         sa.func.coalesce(verdicts.c.fault, sa.literal(Fault.NONE, verdicts.c.fault.type)).label("fault"),
         *(given.c[name] for name in ("residual_before", "residual_after", "shown_sha256", "shown_bytes")),
+        leases.c.second_of,
     )
     return sa.select(*columns).select_from(joined)

@@ -120,6 +120,7 @@ class PublicLeases:
             residual_after=one.residual_after,
             shown_sha256=one.shown_sha256,
             shown_bytes=one.shown_bytes,
+            second_of=one.second_of,
         )
 
 

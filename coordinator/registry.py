@@ -156,6 +156,10 @@ class Registry:
             sentence = "the signature is not that of this contribution to this lease by its worker"
             raise Refused(Refusal.REFUSAL_BAD_SIGNATURE, sentence)
 
+    def team(self, worker: WorkerId) -> str:
+        """Of which a worker says that it is; empty of none."""
+        return self._workers[worker].team
+
     def num_devices(self, worker: WorkerId) -> int:
         """How many devices a worker says it trains with."""
         return self._workers[worker].num_devices

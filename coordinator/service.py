@@ -15,6 +15,7 @@ import grpc
 from coordinator.admission import Admission
 from coordinator.callers import peer_host
 from coordinator.dispatcher import Dispatcher, IdleReason, Order
+from coordinator.fleet import Origin
 from coordinator.intake import Intake
 from coordinator.metrics import Metrics
 from coordinator.records import Fault, LeaseId
@@ -141,6 +142,12 @@ class CoordinatorService(CoordinatorServicer):
 
     async def _lease(self, request: pb.LeaseRequest, context: Context) -> pb.LeaseReply:
         worker = self._caller(request.protocol_version, context)
+        self._dispatcher.greet(
+            worker,
+            _speed(request.images_per_second),
+            self._registry.num_devices(worker),
+            Origin(self._address(context), self._registry.team(worker)),
+        )
         reply = await self._work_for(worker, request)
         reply.left_out.extend(
             pb.LeftOut(lease_id=verdict.lease_id, round=verdict.round_number, reason=_LEFT_OUT[verdict.fault])
@@ -149,7 +156,6 @@ class CoordinatorService(CoordinatorServicer):
         return reply
 
     async def _work_for(self, worker: WorkerId, request: pb.LeaseRequest) -> pb.LeaseReply:
-        self._dispatcher.greet(worker, _speed(request.images_per_second), self._registry.num_devices(worker))
         if self._dispatcher.num_waiting >= self._config.server.max_waiting:
             await self._dispatcher.release_all(worker)  # as below
             full = IdleReason.DRAINING if self._dispatcher.is_draining else IdleReason.ROUND_FULL

@@ -79,7 +79,7 @@ class LeaseRecord(_Public):
     weights: KeptWeights | None
     """How the worker kept its weights, by its signed word; None where older software did not ask, whose signatures bind less."""
     weight: float
-    """In the round's mean; 0 where it was left out."""
+    """In the round's mean; 0 where it was left out, or trains another one again."""
     left_out: Annotated[str, Field(max_length=32)]
     """Why; empty where it counts."""
     residual_before: _HexOrNone = ""
@@ -90,6 +90,8 @@ class LeaseRecord(_Public):
     shown_sha256: _HexOrNone = ""
     """Of what was shown of both, after the rest was fixed: a blob (`diffusion_at_home.audit.shown`), empty if nothing was."""
     shown_bytes: _Count = 0
+    second_of: _Count = 0
+    """The lease of another worker that this one trains again, which is told once its round has closed; 0 of others."""
 
     @property
     def terms(self) -> LeaseTerms:

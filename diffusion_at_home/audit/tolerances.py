@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from diffusion_at_home.audit.agreement import Tolerance
-from diffusion_at_home.config.run import Codec
+from diffusion_at_home.config.run import Codec, InnerSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +28,18 @@ class Tolerances:
 
 
 def tolerances(
-    codec: Codec, learning_rate: float = 1e-3, full_steps: float = 24.0, *, sampled: bool = False
+    codec: Codec, learning_rate: float = 1e-3, num_full_steps: float = 24.0, *, sampled: bool = False
 ) -> Tolerances:
     """For deltas that travel by `codec`, both sides encoded; or for a few leaves of them, as they were before (`sampled`).
 
     Random rounding adds noise, beside which a lease is the shorter the lower its learning rate and the fewer its steps: the
-    square of the ratio, measured at 1e-3, is taken to grow as these shrink. `full_steps` counts each step by its share of the
+    square of the ratio, measured at 1e-3, is taken to grow as these shrink. `num_full_steps` counts each step by its share of the
     rate, in the warm-up of a lease. A few leaves may lie where weights are large beside what a step changes.
     """
     noisier = (
         (_SAMPLED if sampled else 1.0)
         * max(1.0, _MEASURED_RATE / max(learning_rate, 1e-12))
-        * max(1.0, _MEASURED_STEPS / max(full_steps, 1e-3))
+        * max(1.0, _MEASURED_STEPS / max(num_full_steps, 1e-3))
     )
     loose = Tolerance(
         least_cosine=(1 + noisier * (_LOOSE.least_cosine**-2 - 1)) ** -0.5,
@@ -47,6 +47,13 @@ def tolerances(
     )
     close, doubtful = (_CLOSE_INT4, _DOUBTFUL_INT4) if codec is Codec.INT4 else (_CLOSE, _DOUBTFUL)
     return Tolerances(close, doubtful, loose)
+
+
+def full_steps(inner: InnerSection, images: int) -> float:
+    """Steps of a lease of so many images, those of its warm-up by their share of the rate."""
+    steps = -(-images // inner.batch_images)
+    warming = min(steps, inner.warmup_steps)
+    return steps - warming + warming * (warming + 1) / 2 / (inner.warmup_steps + 1)
 
 
 _LOOSE: Final = Tolerance(least_cosine=0.85, most_stretch=1.15)

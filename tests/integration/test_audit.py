@@ -226,17 +226,22 @@ def test_another_lease_than_was_trained_does_not_agree(auditor: Auditor, honest:
 
 def test_what_the_run_does_not_have_is_nobody_s_fault(auditor: Auditor, honest: LeaseRecord) -> None:
     beyond = (honest.ranges[0].model_copy(update={"shard": 99}),)
-    for changes in (
+    unsigned: tuple[dict[str, Any], ...] = (
         {"codec": Codec.FP32},
         {"size_bytes": honest.size_bytes + 1},
         {"signature": ""},
         {"weights": None},
-        {"weights": None, "ranges": beyond},
-    ):
+    )
+    for changes in unsigned:
         found = check(auditor, honest, **changes)
         assert found.outcome is Outcome.UNCHECKED, (changes, found)
         assert found.agreement is None
-    for changes in ({"base_digest": "0" * 64}, {"base_version": 99}):
+    out_of_reach: tuple[dict[str, Any], ...] = (
+        {"base_digest": "0" * 64},
+        {"base_version": 99},
+        {"ranges": beyond, "images": beyond[0].count},
+    )
+    for changes in out_of_reach:
         found = auditor.check(signed(honest, auditor.run_id, **changes))
         assert found.outcome is Outcome.UNCHECKED, (changes, found)
         assert found.agreement is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
@@ -86,6 +87,7 @@ class Desk:
             pool=self.ledger.pool(),
             clock=self.clock,
             attention=self._silence,
+            chance=random.Random(0),
         )
 
     def restart(self, number: int = 1) -> None:

@@ -47,7 +47,7 @@ def test_a_contribution_is_told_with_its_lease_its_key_and_its_verdict(ledger: L
     key = a_worker(ANNA).public_key
     first, second = ledger.handed_in(1, 0, 10)
     assert first == HandedIn(
-        counted, 1, ANNA, key, 0, RANGES, 7, 1e-3, 10, SHA, 100, "ab" * 64, "exact", 10.0, Fault.NONE, *SHOWN
+        counted, 1, ANNA, key, 0, RANGES, 7, 1e-3, 10, SHA, 100, "ab" * 64, "exact", 10.0, Fault.NONE, *SHOWN, 0
     )
     assert (second.lease_id, second.weight, second.fault) == (left_out, 0.0, Fault.OPPOSED)
     assert ledger.handed_in_for(left_out) == second

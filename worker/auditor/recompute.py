@@ -18,7 +18,7 @@ from diffusion_at_home.audit.agreement import Agreement, agreement
 from diffusion_at_home.audit.records import LeaseRecord, StepKind, StepRecord, VersionRecord
 from diffusion_at_home.audit.residual import Commitment, Misfit, ShownLeaf, Terms, check_shown, leaf_of, num_leaves
 from diffusion_at_home.audit.shown import MAX_SHOWN_BYTES, read_shown
-from diffusion_at_home.audit.tolerances import tolerances
+from diffusion_at_home.audit.tolerances import full_steps, tolerances
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.errors import LeaseLost
 from diffusion_at_home.identity import Handed, contribution_is_signed, worker_id
@@ -87,7 +87,7 @@ class Recomputer:
             return Finding(record, Outcome.DISAGREES, f"what was shown of its residual does not fit ({misfit})")
         except DecodeError as error:
             return Finding(record, Outcome.DISAGREES, f"what was handed in cannot be read ({error})")
-        return judged(record, found, self._full_steps(record))
+        return judged(record, found, full_steps(self.parts.spec.config.inner, record.images))
 
     def recompute(self, record: LeaseRecord, base: VersionRecord) -> Trained:
         """What the lease comes to on this machine, on as many images as `record` says or the end of the step that has them.
@@ -200,13 +200,6 @@ class Recomputer:
                 return updates
         return list(base.steps)
 
-    def _full_steps(self, record: LeaseRecord) -> float:
-        """Steps of the lease, those of its warm-up by their share of the rate."""
-        inner = self.parts.spec.config.inner
-        steps = -(-record.images // inner.batch_images)
-        warming = min(steps, inner.warmup_steps)
-        return steps - warming + warming * (warming + 1) / 2 / (inner.warmup_steps + 1)
-
     def _compare(self, record: LeaseRecord, recomputed: Tensor) -> Agreement:
         with self.parts.blobs.open(BlobRef(record.sha256, record.size_bytes), self._interrupt) as view:
             claimed = VectorReader(view, record.codec, len(recomputed))
@@ -248,10 +241,10 @@ def _pairs(claimed: VectorReader, codec: Codec, recomputed: Tensor) -> Iterator[
         yield claimed.chunk(index), coder.decode(memoryview(coder.encode(chunk)), len(chunk))
 
 
-def judged(record: LeaseRecord, found: Agreement, full_steps: float) -> Finding:
-    """What the figures of a lease of `full_steps` mean (see `tolerances`)."""
+def judged(record: LeaseRecord, found: Agreement, num_full_steps: float) -> Finding:
+    """What the figures of a lease of so many full steps mean (see `tolerances`)."""
     is_sampled = bool(record.residual_after)
-    allowed = tolerances(record.codec, record.learning_rate, full_steps, sampled=is_sampled)
+    allowed = tolerances(record.codec, record.learning_rate, num_full_steps, sampled=is_sampled)
     where = ", in the parts that were shown" if is_sampled else ""
     figures = f"cosine {found.cosine:.4f}, {found.length_ratio:.3f} times as long as what is recomputed here{where}"
     if found.exact:
