@@ -57,6 +57,7 @@ from coordinator.run_folder import RunFolder
 from coordinator.run_layout import run_layout
 from coordinator.screening import Expected
 from coordinator.scrubber import Scrubber
+from coordinator.second_opinions import SecondOpinions
 from coordinator.service import CoordinatorService
 from coordinator.signatures import Signatures
 from coordinator.standing import Standing
@@ -136,8 +137,12 @@ class Coordinator:
         clock = SystemClock()
         self._metrics = Metrics()
         self._attention = AttentiveClock(clock, on_stall=self._metrics.stalls.inc)
-        chance = random.Random()  # noqa: S311 -- no secret
-        self._admission = Admission.of(config.server, clock, chance, lambda: self._attention.late_seconds)
+        self._admission = Admission.of(
+            config.server,
+            clock,
+            random.Random(),  # noqa: S311 -- no secret
+            lambda: self._attention.late_seconds,
+        )
         self._disk = ThreadPoolExecutor(_NUM_DISK_THREADS, "disk")
         uploads = Uploads(folder.staging, places=self._admission.uploads, disk=self._disk)
         states = States(
@@ -173,9 +178,9 @@ class Coordinator:
             pool=ledger.pool(),
             clock=clock,
             attention=self._attention,
+            chance=random.SystemRandom(),
         )
-        self._metrics.waiting.set_function(lambda: self._dispatcher.num_waiting)
-        self._metrics.uploads.set_function(lambda: self._admission.uploads.num_taken)
+        self._show_numbers()
         self._versions = Versions(
             config=config,
             layout=layout,
@@ -212,6 +217,9 @@ class Coordinator:
             exported=self._exporter.exported,
             off=why_not(spec, has_pictures=folder.pictures.is_dir()),
         )
+        self._second_opinions = SecondOpinions(
+            config=config, num_elements=layout.num_elements, blobs=blobs, ledger=self._ledger
+        )
         self._round_screening = RoundScreening(
             config=config,
             num_elements=layout.num_elements,
@@ -234,7 +242,11 @@ class Coordinator:
         )
         self._judgements = Judgements(folder=folder.judgements, run_id=spec.run_id, ledger=self._ledger)
         self._leases = PublicLeases(
-            run_id=spec.run_id, codec=config.codec.delta, versions=self._versions, ledger=self._ledger
+            run_id=spec.run_id,
+            codec=config.codec.delta,
+            versions=self._versions,
+            ledger=self._ledger,
+            clock=clock,
         )
         self._elsewhere = read_elsewhere(folder.elsewhere)
         self._keeper = self._open_keeper()
@@ -261,6 +273,7 @@ class Coordinator:
                 config=config,
                 dispatcher=self._dispatcher,
                 screening=self._round_screening,
+                second_opinions=self._second_opinions,
                 versions=self._versions,
                 exporter=self._exporter,
                 housekeeper=housekeeper,
@@ -306,6 +319,11 @@ class Coordinator:
             ledger=self._ledger,
             healer=self._rounds,
         )
+
+    def _show_numbers(self) -> None:
+        """What is looked at whenever somebody asks for metrics."""
+        self._metrics.waiting.set_function(lambda: self._dispatcher.num_waiting)
+        self._metrics.uploads.set_function(lambda: self._admission.uploads.num_taken)
 
     @property
     def server(self) -> ServerSection:
@@ -389,6 +407,7 @@ class Coordinator:
         self._exporter.close()
         self._intake.close()
         self._round_screening.close()
+        self._second_opinions.close()
         self._disk.shutdown(wait=True)
         self._ledger.close()
 

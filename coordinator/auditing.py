@@ -4,7 +4,7 @@ Which contribution is recomputed is drawn after it was handed in, so a worker ca
 not yet agreed `audit.first` times in a row all are recomputed, then one in as many as have agreed since it last did not, down to
 `audit.least_share`. One that disagrees makes its worker a newcomer again; `audit.strikes` of them in all, and it is banned. What
 disagrees is nobody's credit from then on. When the run has gone back, all that made the versions that
-it left behind is recomputed.
+it left behind is recomputed. So are both leases where two volunteers trained one and do not agree, or cannot be compared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from coordinator.ledger import Ledger
-from coordinator.records import Action, ActionKind, Audited, LeaseId, now_ms
+from coordinator.records import Action, ActionKind, Audited, LeaseId, Opinion, now_ms
 from diffusion_at_home import events
 from diffusion_at_home.config.trust import AuditSection
 from diffusion_at_home.identity import WorkerId
@@ -71,6 +71,8 @@ class Docket:
     _seen: set[LeaseId] = field(default_factory=set)
     _rollback: int = 0
     """The last one that was looked at, by its version."""
+    _opinion: int = 0
+    """The last one that was looked at, by its lease."""
 
     def __post_init__(self) -> None:
         for audited in self.ledger.audits():
@@ -107,12 +109,17 @@ class Docket:
         _log.warning("audit_disagrees", lease=audited.lease_id, worker=audited.worker_id, banned=banned, why=why)
 
     def _look_for_suspects(self) -> None:
-        """Whoever contributed to a version that the run has gone back from."""
+        """Whoever contributed to a version that the run has gone back from, or is at odds with another who trained its lease."""
         for version in self.ledger.rollbacks(self._rollback):
             self._rollback = version.version
             for number in range(version.parent + 1, version.version):
                 made_of = self.ledger.contributions(number)
                 self._waiting.extend(_Waiting(c.lease_id, c.worker_id, suspect=True) for c in made_of)
+        for one in self.ledger.second_opinions(self._opinion):
+            self._opinion = one.lease_id
+            if one.opinion is not Opinion.AGREES:
+                self._waiting.append(_Waiting(one.lease_id, one.worker_id, suspect=True))
+                self._waiting.append(_Waiting(one.first_lease_id, one.first_worker_id, suspect=True))
 
     def _of(self, worker: WorkerId) -> Conduct:
         return self._conducts.setdefault(worker, Conduct())

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from coordinator.closing import Progress
 from coordinator.data_pool import DataPool
 from coordinator.records import Contribution, Lease, LeaseId, LeaseState
+from diffusion_at_home.data.order import split_ranges
 from diffusion_at_home.identity import WorkerId
 
 
@@ -45,10 +46,29 @@ class Books:
     """The active lease of each worker that has one."""
     late: dict[LeaseId, Lease] = field(default_factory=dict)
     """What missed the last round and may still count in this one."""
+    firsts: dict[LeaseId, Lease] = field(default_factory=dict)
+    """Of the live round, what a second volunteer may train again: leases that are out, and of those handed in what was
+    trained. Each once. In a draft its own grants are numbered from -1 downwards."""
+    second_budget: float = 0.0
+    """Images that second volunteers may still train."""
+    second_given: int = 0
+    """Images that were granted to them in the live round."""
+    newest: dict[WorkerId, LeaseId] = field(default_factory=dict)
+    """Of each worker, the latest lease of the live round whose data it has had: leases are numbered as the data follows."""
 
     def draft(self) -> Draft:
         """A copy that may change. What is heard of an active lease meanwhile is heard by both."""
-        return Draft(self.pool, replace(self.progress), dict(self.active), dict(self.held), dict(self.late))
+        return Draft(
+            self.pool,
+            replace(self.progress),
+            dict(self.active),
+            dict(self.held),
+            dict(self.late),
+            dict(self.firsts),
+            self.second_budget,
+            self.second_given,
+            dict(self.newest),
+        )
 
     def add(self, active: Active) -> None:
         """A lease that the ledger has."""
@@ -84,7 +104,9 @@ class Draft(Books):
         if active is None:
             return False
         self._remove(active.lease)
-        self.pool = self.pool.give_back(active.lease.ranges)
+        self.firsts.pop(lease_id, None)
+        if not active.lease.is_second:  # else it is the first one's
+            self.pool = self.pool.give_back(active.lease.ranges)
         self.ended.append((lease_id, state))
         if self.progress.accepted_images == 0 and not self.active:
             self.progress.started_at = None  # everybody has left: the clock waits for the next first lease
@@ -96,6 +118,9 @@ class Draft(Books):
         if (active := self.active.get(contribution.lease_id)) is not None:
             self._remove(active.lease)
         self.late.pop(contribution.lease_id, None)
+        if (first := self.firsts.get(contribution.lease_id)) is not None:
+            trained, _ = split_ranges(first.ranges, contribution.images)
+            self.firsts[first.lease_id] = replace(first, ranges=tuple(trained), quota_images=contribution.images)
         self.accepted.append(contribution)
 
     def grant(self, lease: Lease, pool: DataPool, now: float) -> None:
@@ -105,9 +130,30 @@ class Draft(Books):
         if self.progress.started_at is None:
             self.progress.started_at = now
         self.granted.append(lease)
+        if self.second_budget > 0:
+            self.firsts[LeaseId(-len(self.granted))] = lease
+
+    def grant_second(self, lease: Lease) -> None:
+        """Have a lease that somebody has, or had, trained again: nothing leaves the pool."""
+        del self.firsts[lease.second_of]
+        self.progress.second_images += lease.quota_images
+        self.second_given += lease.quota_images
+        self.second_budget -= lease.quota_images
+        self.granted.append(lease)
+
+    def number(self, granted: Sequence[Lease]) -> None:
+        """The draft's grants have their numbers: they are `granted`, in that order."""
+        for place, lease in enumerate(granted, start=1):
+            if self.firsts.pop(LeaseId(-place), None) is not None:
+                self.firsts[lease.lease_id] = lease
+            if self.second_budget > 0:
+                self.newest[lease.worker_id] = lease.second_of or lease.lease_id
 
     def _remove(self, lease: Lease) -> None:
         del self.active[lease.lease_id]
         if self.held.get(lease.worker_id) == lease.lease_id:
             del self.held[lease.worker_id]
-        self.progress.leased_images -= lease.quota_images
+        if lease.is_second:
+            self.progress.second_images -= lease.quota_images
+        else:
+            self.progress.leased_images -= lease.quota_images

@@ -1,12 +1,14 @@
 """When a round closes: pure policy over what has come in and when.
 
-    target reached, or all that is left is too little to lease and nobody is working   -> now
+    target reached, or all that is left is too little to lease, and nobody is working  -> now
     nothing more is granted, by the operator's order, and nobody is working            -> now
     quorum reached after q seconds                                                     -> at q x (1 + round.grace),
                                                                                           two heartbeats later at least
                                                                                           while somebody works
     anything at all                                                                    -> at round.max_seconds
     nothing                                                                            -> not at all; the round waits
+
+What a second volunteer trains again adds nothing to the target, but is work that is waited for: at most for the grace.
 
 The time is counted from the first lease of the round, so that a run nobody has joined does not close empty rounds. Leases
 are sized to end together, so a quorum comes near the end of a round, and a worker that hangs costs its whole grace. It is
@@ -47,6 +49,8 @@ class Progress:
     accepted_images: int = 0
     leased_images: int = 0
     """In leases that are being worked on."""
+    second_images: int = 0
+    """In those that train another lease again."""
     started_at: float | None = None
     """First lease granted; None before."""
     quorum_at: float | None = None
@@ -56,6 +60,11 @@ class Progress:
     def unleased_images(self) -> int:
         """Images that nobody works on yet."""
         return max(0, self.target_images - self.accepted_images - self.leased_images)
+
+    @property
+    def is_worked_on(self) -> bool:
+        """Whether any lease is out."""
+        return self.leased_images > 0 or self.second_images > 0
 
     def count(self, images: int, *, quorum: float, now: float) -> None:
         """Add images that were accepted `now`; a share `quorum` of the target is the quorum."""
@@ -72,21 +81,24 @@ def closes_at(config: RunConfig, progress: Progress) -> float | None:
     if progress.quorum_at is None:
         return box
     share = config.round.grace * (progress.quorum_at - progress.started_at)
-    to_hear = _HEARD_HEARTBEATS * config.lease.heartbeat_seconds if progress.leased_images else 0.0
+    to_hear = _HEARD_HEARTBEATS * config.lease.heartbeat_seconds if progress.is_worked_on else 0.0
     return min(box, progress.quorum_at + max(share, to_hear))
 
 
 def close_reason(config: RunConfig, progress: Progress, now: float, *, draining: bool = False) -> CloseReason | None:
     """Why the round closes now, or None if it does not; while `draining`, nothing more is granted in it."""
-    if progress.accepted_images >= progress.target_images:
+    is_reached = progress.accepted_images >= progress.target_images
+    if is_reached and not progress.second_images:
         return CloseReason.TARGET
     if progress.accepted_images == 0:
         return None
-    if progress.leased_images == 0 and progress.unleased_images < progress.min_lease_images:
+    if not progress.is_worked_on and progress.unleased_images < progress.min_lease_images:
         return CloseReason.EXHAUSTED
-    if draining and progress.leased_images == 0 and progress.started_at is not None:  # not for what came late alone
+    if draining and not progress.is_worked_on and progress.started_at is not None:  # not for what came late alone
         return CloseReason.DRAINED
     deadline = closes_at(config, progress)
     if deadline is None or now < deadline:
         return None
+    if is_reached:
+        return CloseReason.TARGET
     return CloseReason.TIME if progress.quorum_at is None else CloseReason.GRACE

@@ -13,6 +13,7 @@ Time is monotonic; after a restart every active lease has a whole timeout again.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,7 +24,7 @@ from coordinator.bell import Bell
 from coordinator.books import Active, Books, Draft
 from coordinator.closing import CloseReason, Progress, close_reason, closes_at
 from coordinator.data_pool import DataPool
-from coordinator.fleet import Fleet
+from coordinator.fleet import Fleet, Origin
 from coordinator.granting import Granting, LiveRound
 from coordinator.hand_in import Known, Reception, Work, count_in, image_weight
 from coordinator.ledger import Ledger
@@ -43,6 +44,8 @@ _ABOUT_TO_CLOSE_SECONDS: Final = 1.0
 
 _SILENCE_SECONDS: Final = 1.0
 """Between two looks whether a worker has fallen silent."""
+
+_UNKNOWN_ORIGIN: Final = Origin()
 
 T = TypeVar("T")
 _log = events.logger("coordinator")
@@ -117,8 +120,9 @@ class Dispatcher:
         pool: DataPool,
         clock: Clock,
         attention: Clock,
+        chance: random.Random,
     ) -> None:
-        """`attention` is the clock by which workers are silent; `clock` tells everything else."""
+        """`attention` is the clock by which workers are silent; `clock` tells everything else; `chance` is for `Granting`."""
         self.changed = Bell()
         """Rings when there may be a reason to close."""
         self._config = config
@@ -136,7 +140,7 @@ class Dispatcher:
         self._told: set[WorkerId] = set()
         self._batches = Batches[_Request, _Result](self._store)
         self._fleet = Fleet(heartbeat_seconds=config.lease.heartbeat_seconds, clock=clock)
-        self._granting = Granting(config=config, shard_sizes=shard_sizes, fleet=self._fleet, clock=clock)
+        self._granting = Granting(config=config, shard_sizes=shard_sizes, fleet=self._fleet, clock=clock, chance=chance)
 
     # -- what the round is --------------------------------------------------------------------------------------
 
@@ -224,10 +228,14 @@ class Dispatcher:
             books = Books(self._books.pool, Progress(opened.target_images, smallest))
             for lease in leases:
                 books.add(Active(lease, None, self._attention.now()))
-            books.progress.leased_images = sum(lease.quota_images for lease in leases)
+            books.progress.second_images = sum(lease.quota_images for lease in leases if lease.is_second)
+            books.progress.leased_images = sum(lease.quota_images for lease in leases if not lease.is_second)
             books.progress.started_at = self._clock.now() if leases or accepted else None
             for contribution in accepted:
-                self._count(books.progress, contribution.images)
+                if contribution.weight > 0:
+                    self._count(books.progress, contribution.images)
+            if is_new:  # else what was left for it is forgotten
+                books.second_budget = self._second_budget(opened)
             self._books = books
             self._set_late(missed)
             self._live = LiveRound(opened, images_before)
@@ -245,12 +253,13 @@ class Dispatcher:
             assert self._live is not None
             number = self._live.opened.number
             missed = [active.lease for active in self._books.active.values()]
-            pool = self._books.pool.give_back([part for lease in missed for part in lease.ranges])
+            out_of_pool = [lease for lease in missed if not lease.is_second]
+            pool = self._books.pool.give_back([part for lease in out_of_pool for part in lease.ranges])
             goes_back = reason is CloseReason.ROLLBACK  # then what started from the weights that are left never counts
             state = LeaseState.EXPIRED if goes_back else LeaseState.MISSED
             out = [lease.lease_id for lease in missed]
             await self._ledger.run(Ledger.close_round, number, reason.value, out, pool, state=state)
-            self._books = Books(pool, self.progress)
+            self._books = Books(pool, self.progress, second_budget=self._books.second_budget)
             self._set_late([] if goes_back else missed)
             accepted = self.progress.accepted_images
             _log.info("round_closed", round=number, reason=reason.value, images=accepted, missed=len(missed))
@@ -271,7 +280,9 @@ class Dispatcher:
                 lease = (
                     await self._ledger.run(Ledger.lease, verdict.lease_id) if verdict.fault is not Fault.NONE else None
                 )
-                if lease is not None and lease.round_number == verdict.round_number:  # a late one's went back already
+                if lease is None or lease.is_second:
+                    continue
+                if lease.round_number == verdict.round_number:  # a late one's went back already
                     undone += split_ranges(lease.ranges, images[lease.lease_id])[0]
             pool = self._books.pool.give_back(undone)
             await self._ledger.run(Ledger.add_verdicts, verdicts, pool)
@@ -279,7 +290,13 @@ class Dispatcher:
 
     def _set_late(self, missed: Sequence[Lease]) -> None:
         """Remember what missed the last round and may still count in the next."""
-        self._books.late = {lease.lease_id: lease for lease in missed} if self._takes_late else {}
+        out = {lease.lease_id: lease for lease in missed if not lease.is_second}
+        self._books.late = out if self._takes_late else {}
+
+    def _second_budget(self, opened: Round) -> float:
+        """What second volunteers may train from now on: what they have not yet had of earlier rounds, of one round at most."""
+        earned = self._config.audit.second_volunteer_share * opened.target_images
+        return min(self._books.second_budget + earned, opened.target_images)
 
     async def expect_late(self, number: int) -> None:
         """After a restart between two rounds: what missed round `number` may still count in the next."""
@@ -316,9 +333,9 @@ class Dispatcher:
 
     # -- leases -------------------------------------------------------------------------------------------------
 
-    def greet(self, worker: WorkerId, claimed_speed: float, devices: int = 1) -> None:
-        """Note that a worker is there, and what it says of its speed and its devices."""
-        self._fleet.greet(worker, claimed_speed, devices)
+    def greet(self, worker: WorkerId, claimed_speed: float, devices: int = 1, origin: Origin = _UNKNOWN_ORIGIN) -> None:
+        """Note that a worker is there, where, and what it says of its speed and its devices."""
+        self._fleet.greet(worker, claimed_speed, devices, origin)
 
     async def lease(self, worker: WorkerId, seconds: float) -> Lease | IdleReason:
         """A lease of the live round for `worker`, or why there is none so many seconds later. What it holds goes back."""
@@ -442,6 +459,7 @@ class Dispatcher:
             for place, lease in zip(served, stored.granted, strict=True):
                 draft.add(Active(lease, self._clock.now(), self._attention.now()))
                 self._line.give(place, lease)
+            draft.number(stored.granted)
         for lease_id, state in stored.ended:
             _log.info("lease_ended", lease=lease_id, worker=before.active[lease_id].lease.worker_id, state=state.value)
         if len(served) == MAX_BATCH:
@@ -486,7 +504,7 @@ class Dispatcher:
                     outcome = count_in(draft, request, known, self._reception)
                 except Refused as refused:
                     return refused
-                if outcome is None:
+                if outcome is None and not request.lease.is_second:
                     self._count(draft.progress, request.images)
                 return outcome
 

@@ -13,6 +13,7 @@ from coordinator.records import Contribution, Lease, LeaseId, LeaseState, now_ms
 from coordinator.refused import Refused
 from diffusion_at_home.data.order import split_ranges
 from diffusion_at_home.identity import WorkerId
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
 
 _SOON: Final = timedelta(seconds=1)
@@ -30,6 +31,7 @@ class Work:
     train_ms: int
     signature: str
     """Hex."""
+    weights: KeptWeights
     residual_before: str = ""
     """As of `Contribution`, and so are the following."""
     residual_after: str = ""
@@ -64,7 +66,8 @@ def count_in(draft: Draft, work: Work, known: Known, reception: Reception) -> Co
     """
     lease_id, pool = work.lease.lease_id, draft.pool
     if lease_id in draft.active:  # a late one's data has been given back already
-        pool = pool.give_back(split_ranges(work.lease.ranges, work.images)[1])
+        if not work.lease.is_second:
+            pool = pool.give_back(split_ranges(work.lease.ranges, work.images)[1])
     elif draft.touches(lease_id) or lease_id not in known.ended:
         return Again.AGAIN
     else:
@@ -79,6 +82,8 @@ def count_in(draft: Draft, work: Work, known: Known, reception: Reception) -> Co
             return Again.AGAIN
         check_chain(work.residual_before, known.residuals[work.lease.worker_id])
     assert reception.round_number is not None
+    if work.lease.is_second:
+        weight = 0.0  # the first one's data is in the mean once
     draft.accept(_contribution(work, reception.round_number, weight * work.images), pool)
     return None
 
@@ -128,6 +133,7 @@ def _contribution(work: Work, round_number: int, weight: float) -> Contribution:
         train_ms=work.train_ms,
         accepted_at_ms=now_ms(),
         signature=work.signature,
+        weights=work.weights.value,
         residual_before=work.residual_before,
         residual_after=work.residual_after,
         shown_sha256=work.shown_sha256,

@@ -26,6 +26,7 @@ from coordinator.uploads import Uploads
 from diffusion_at_home import events
 from diffusion_at_home.audit.residual import ShownLeaf
 from diffusion_at_home.audit.shown import write_shown
+from diffusion_at_home.kept_weights import from_wire
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 
 _FAULTS: Final = {pb.REFUSAL_NOT_FINITE: Fault.NOT_FINITE, pb.REFUSAL_WRONG_RESIDUAL: Fault.MISFIT}
@@ -140,6 +141,8 @@ class Intake:
         """Blobs first, then the ledger; `shown` is empty where nothing is."""
         self._challenges.forget(lease.lease_id)  # what comes again once the file has gone is screened again
         shown_sha256 = hashlib.sha256(shown).hexdigest() if shown else ""
+        weights = from_wire(header.weights)
+        assert weights is not None, "its signature was checked"
         work = Work(
             lease,
             header.sha256,
@@ -148,6 +151,7 @@ class Intake:
             header.mean_loss,
             header.train_ms,
             header.signature.hex(),
+            weights,
             header.residual_before.hex(),
             header.residual_after.hex(),
             shown_sha256,

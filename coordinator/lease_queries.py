@@ -30,6 +30,8 @@ class HandedIn:
     sha256: str
     size_bytes: int
     signature: str
+    weights: str
+    """As of `Contribution`."""
     weight: float
     """In its round's mean."""
     fault: Fault
@@ -37,6 +39,8 @@ class HandedIn:
     residual_after: str
     shown_sha256: str
     shown_bytes: int
+    second_of: int
+    """As of `Lease`."""
 
 
 class LeaseQueries(LedgerFile):
@@ -74,10 +78,11 @@ def _handed_in() -> sa.Select[tuple[object, ...]]:
         *(given.c[name] for name in ("lease_id", "round_number", "worker_id")),
         workers.c.public_key,
         *(leases.c[name] for name in ("base_version", "ranges", "seed", "learning_rate")),
-        *(given.c[name] for name in ("images", "sha256", "size_bytes", "signature")),
+        *(given.c[name] for name in ("images", "sha256", "size_bytes", "signature", "weights")),
         # A round that nobody screened has no verdicts: what came counts as it came.
         sa.func.coalesce(verdicts.c.weight, given.c.weight).label("weight"),
         sa.func.coalesce(verdicts.c.fault, sa.literal(Fault.NONE, verdicts.c.fault.type)).label("fault"),
         *(given.c[name] for name in ("residual_before", "residual_after", "shown_sha256", "shown_bytes")),
+        leases.c.second_of,
     )
     return sa.select(*columns).select_from(joined)

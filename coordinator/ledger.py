@@ -20,6 +20,7 @@ from coordinator.books import Changes
 from coordinator.data_pool import DataPool
 from coordinator.lease_queries import LeaseQueries
 from coordinator.ledger_file import empty_ledger
+from coordinator.opinion_queries import OpinionQueries
 from coordinator.page_queries import PageQueries
 from coordinator.records import (
     Action,
@@ -52,7 +53,7 @@ from coordinator.records import (
 from diffusion_at_home.identity import WorkerId
 
 
-class Ledger(LeaseQueries, PageQueries):
+class Ledger(LeaseQueries, PageQueries, OpinionQueries):
     """One run's tables."""
 
     @classmethod
@@ -153,7 +154,9 @@ class Ledger(LeaseQueries, PageQueries):
             for lease_id, state in changes.ended:
                 self._end(tx, lease_id, state)
             accepted = [self._accept(tx, contribution) for contribution in changes.accepted]
-            granted = [self._grant(tx, lease) for lease in changes.granted]
+            granted = list[Lease]()
+            for lease in changes.granted:
+                granted.append(self._grant(tx, _numbered(lease, granted)))
             self._set_pool(tx, pool)
         return Changes(changes.ended, accepted, granted)
 
@@ -216,8 +219,21 @@ class Ledger(LeaseQueries, PageQueries):
     def seen_before(self, round_number: int) -> set[LeaseId]:
         """The leases of a round's contributions whose bytes an earlier one has, of whatever round."""
         now, before = tables.contributions.alias(), tables.contributions.alias()
+        of_now, of_before = tables.leases.alias(), tables.leases.alias()
         same = sa.and_(now.c.sha256 == before.c.sha256, before.c.contribution_id < now.c.contribution_id)
-        query = sa.select(now.c.lease_id).select_from(now.join(before, same)).where(now.c.round_number == round_number)
+        both = now.join(before, same)
+        both = both.join(of_now, of_now.c.lease_id == now.c.lease_id)
+        both = both.join(of_before, of_before.c.lease_id == before.c.lease_id)
+        query = (
+            sa.select(now.c.lease_id)
+            .select_from(both)
+            .where(
+                now.c.round_number == round_number,
+                # Two who train one lease on like machines hand in the same bytes.
+                of_now.c.second_of != before.c.lease_id,
+                of_before.c.second_of != now.c.lease_id,
+            )
+        )
         with self._begin() as tx:
             return {LeaseId(lease_id) for lease_id in tx.execute(query).scalars()}
 
@@ -523,6 +539,13 @@ class Ledger(LeaseQueries, PageQueries):
     @staticmethod
     def _set_pool(tx: sa.Connection, pool: DataPool) -> None:
         tx.execute(sa.update(tables.run).values(pool=pool.to_json()))
+
+
+def _numbered(lease: Lease, granted: Sequence[Lease]) -> Lease:
+    """The first one that it trains again may be one of those `granted` just before, from -1 downwards (`Books.firsts`)."""
+    if lease.second_of >= 0:
+        return lease
+    return dataclasses.replace(lease, second_of=granted[-1 - lease.second_of].lease_id)
 
 
 def _row(record: Action | Lease | Contribution, numbered_by: str) -> dict[str, Any]:

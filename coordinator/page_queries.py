@@ -125,7 +125,10 @@ class PageQueries(LedgerFile):
 
     def under_way(self) -> DataUnderWay:
         """What of the data is not leased, and what is leased now."""
-        active = tables.leases.c.state == LeaseState.ACTIVE
+        leases = tables.leases.c
+        active = sa.and_(
+            leases.state == LeaseState.ACTIVE, leases.second_of == 0
+        )  # a second one has no data of its own
         with self._begin() as tx:
             pool = DataPool.from_json(tx.execute(sa.select(tables.run.c.pool)).scalar_one())
             found = tx.execute(sa.select(tables.leases.c.ranges).where(active)).scalars()

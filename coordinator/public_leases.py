@@ -1,13 +1,12 @@
 """The leases of closed rounds and the ways to versions, as anybody may read them (`diffusion_at_home.audit.records`).
 
-One bounded query a page, one after another: what the ledger is asked for by the run waits behind one of them at most. What is
-told of a closed round does not change, so pages are kept, the latest asked for.
+One bounded query a page, one after another: what the ledger is asked for by the run waits behind one of them at most. Pages are
+kept for as long as their readers may keep them, the latest asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,6 +14,7 @@ from coordinator.lease_queries import HandedIn, LeaseQueries
 from coordinator.ledger_thread import LedgerThread
 from coordinator.records import Version
 from coordinator.versions import Versions
+from coordinator.web.kept import Kept
 from diffusion_at_home import __version__
 from diffusion_at_home.audit.records import (
     MAX_STEPS,
@@ -27,36 +27,33 @@ from diffusion_at_home.audit.records import (
     StepRecord,
     VersionRecord,
 )
+from diffusion_at_home.clock import Clock
 from diffusion_at_home.config.run import Codec
+from diffusion_at_home.kept_weights import KeptWeights
 
 _KEPT_PAGES: Final = 16
+
+PAGE_SECONDS: Final = 60
+"""For which a page may be older than the ledger."""
 
 
 class PublicLeases:
     """Of one run; on the coordinator's loop."""
 
-    def __init__(self, *, run_id: str, codec: Codec, versions: Versions, ledger: LedgerThread) -> None:
+    def __init__(self, *, run_id: str, codec: Codec, versions: Versions, ledger: LedgerThread, clock: Clock) -> None:
         """`codec` is the one of deltas."""
         self._run_id = run_id
         self._codec = codec
         self._versions = versions
         self._ledger = ledger
         self._turn = asyncio.Lock()
-        self._pages: OrderedDict[tuple[int, int], str] = OrderedDict()
+        self._pages = Kept(self._read_page, seconds=PAGE_SECONDS, most=_KEPT_PAGES, clock=clock)
 
     async def round_page(self, number: int, after: int) -> str | None:
         """The `RoundPage` as JSON; None unless round `number` is closed."""
         if not 1 <= number <= self._versions.newest.version or after.bit_length() > 63:
             return None
-        key = (number, after)
-        async with self._turn:
-            if key not in self._pages:
-                self._pages[key] = await self._read_page(number, after)
-        page = self._pages[key]
-        self._pages.move_to_end(key)
-        while len(self._pages) > _KEPT_PAGES:
-            self._pages.popitem(last=False)
-        return page
+        return await self._pages.get((number, after))
 
     async def lease_page(self, lease_id: int) -> str | None:
         """The `LeasePage` as JSON; None unless something was handed in for it in a round that is closed."""
@@ -83,8 +80,10 @@ class PublicLeases:
             steps=tuple(steps),
         )
 
-    async def _read_page(self, number: int, after: int) -> str:
-        found = await self._ledger.run(LeaseQueries.handed_in, number, after, PAGE_LEASES + 1)
+    async def _read_page(self, which: tuple[int, int]) -> str:
+        number, after = which
+        async with self._turn:
+            found = await self._ledger.run(LeaseQueries.handed_in, number, after, PAGE_LEASES + 1)
         shown = found[:PAGE_LEASES]
         page = RoundPage(
             run_id=self._run_id,
@@ -114,12 +113,14 @@ class PublicLeases:
             sha256=one.sha256,
             size_bytes=one.size_bytes,
             signature=one.signature,
+            weights=KeptWeights(one.weights) if one.weights else None,
             weight=one.weight,
             left_out=one.fault.value,
             residual_before=one.residual_before,
             residual_after=one.residual_after,
             shown_sha256=one.shown_sha256,
             shown_bytes=one.shown_bytes,
+            second_of=one.second_of,
         )
 
 

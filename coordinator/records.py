@@ -83,6 +83,13 @@ class Lease:
     learning_rate: float
     state: LeaseState
     granted_at_ms: int
+    second_of: LeaseId = LeaseId(0)
+    """The lease that is trained again by this one, and whose delta alone may count; 0 of any other."""
+
+    @property
+    def is_second(self) -> bool:
+        """Whether it trains another lease again."""
+        return self.second_of != 0
 
     @property
     def round_number(self) -> int:
@@ -105,7 +112,7 @@ class Contribution:
     size_bytes: int
     images: int
     weight: float
-    """`images`, less where it came late."""
+    """`images`, less where it came late, and 0 of what was trained again, which is in no mean."""
     mean_loss: float
     train_ms: int
     accepted_at_ms: int
@@ -118,6 +125,8 @@ class Contribution:
     shown_sha256: str = ""
     """Blob of the leaves that were shown of both; empty if none were."""
     shown_bytes: int = 0
+    weights: str = ""
+    """How its worker kept its weights, by its own word (`KeptWeights`); empty where it was not asked, and has signed less."""
 
 
 class Fault(StrEnum):
@@ -233,6 +242,32 @@ class Audited:
     agrees: bool
     cosine: float
     """Of what was handed in to what it should have been."""
+    length_ratio: float
+    at_ms: int
+
+
+class Opinion(StrEnum):
+    """What a second volunteer's delta says of the first one's."""
+
+    AGREES = "agrees"
+    DISAGREES = "disagrees"
+    """One of the two is not what the lease comes to."""
+    NONE = "none"
+    """They cannot be compared, or are too far apart for the one and too close for the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class SecondOpinion:
+    """Of a lease that was trained by two."""
+
+    lease_id: LeaseId
+    """The second one's."""
+    worker_id: WorkerId
+    first_lease_id: LeaseId
+    first_worker_id: WorkerId
+    opinion: Opinion
+    cosine: float
+    """Of the first one's delta to the second one's; 0 where they were not compared."""
     length_ratio: float
     at_ms: int
 

@@ -18,6 +18,8 @@ from coordinator.refused import Refused
 from coordinator.standing import Standing
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.identity import Handed, WorkerId, contribution_is_signed, join_is_signed, worker_id
+from diffusion_at_home.kept_weights import from_wire
+from diffusion_at_home.lease_terms import LeaseTerms
 from diffusion_at_home.rpc.coordinator_pb2 import JoinRequest, Refusal, SubmitHeader
 from diffusion_at_home.upgrade import told_by_coordinator
 
@@ -138,18 +140,28 @@ class Registry:
         """Refuse one that the operator has shut out since it joined."""
         self._enrolment.check_old(worker, now_ms())
 
-    def check_signature(self, worker: WorkerId, header: SubmitHeader) -> None:
-        """Refuse a contribution that `worker` has not signed."""
+    def check_signature(self, worker: WorkerId, header: SubmitHeader, terms: LeaseTerms) -> None:
+        """Refuse a contribution that `worker` has not signed as trained by the `terms` of its lease."""
+        weights = from_wire(header.weights)
+        if weights is None:
+            raise Refused(Refusal.REFUSAL_MALFORMED, "weights must say how the worker kept its weights")
         handed = Handed(
             run_id=self._run_id,
             lease_id=header.lease_id,
+            lease_sha256=terms.sha256,
+            weights=weights,
             sha256=header.sha256,
             images=header.images,
             residual_before=header.residual_before.hex(),
             residual_after=header.residual_after.hex(),
         )
         if not contribution_is_signed(self._workers[worker].public_key, handed, header.signature):
-            raise Refused(Refusal.REFUSAL_BAD_SIGNATURE, "the signature is not that of this contribution by its worker")
+            sentence = "the signature is not that of this contribution to this lease by its worker"
+            raise Refused(Refusal.REFUSAL_BAD_SIGNATURE, sentence)
+
+    def team(self, worker: WorkerId) -> str:
+        """Of which a worker says that it is; empty of none."""
+        return self._workers[worker].team
 
     def num_devices(self, worker: WorkerId) -> int:
         """How many devices a worker says it trains with."""

@@ -19,7 +19,7 @@ from coordinator.metrics import Metrics
 from coordinator.records import Contribution, Fault, Lease, LeaseId, Verdict
 from coordinator.sketch import Sketch, Sketcher
 from coordinator.standing import Standing
-from coordinator.verdicts import Given, Rules, decide
+from coordinator.verdicts import Given, Rules, decide, uncounted
 from diffusion_at_home import events
 from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.errors import IntegrityError
@@ -77,7 +77,9 @@ class RoundScreening:
         if all(contribution.lease_id in decided for contribution in contributions):
             return  # before a restart
         given = await self._given(sorted(contributions, key=lambda c: c.contribution_id), round_number)
-        verdicts = await asyncio.get_running_loop().run_in_executor(self._executor, decide, given, self._rules)
+        firsts = [one for one in given if one.contribution.weight > 0]
+        verdicts = await asyncio.get_running_loop().run_in_executor(self._executor, decide, firsts, self._rules)
+        verdicts += [uncounted(one) for one in given if one.contribution.weight == 0]
         await self._store(verdicts, {one.contribution.lease_id: one.contribution for one in given})
         self._sketches.clear()
 

@@ -20,6 +20,7 @@ from coordinator.metrics import Metrics
 from coordinator.problems import damaged
 from coordinator.records import Action, Round, RoundState, Version, now_ms
 from coordinator.round_screening import RoundScreening
+from coordinator.second_opinions import SecondOpinions
 from coordinator.versions import Versions
 from diffusion_at_home import events
 from diffusion_at_home.config.run import RunConfig
@@ -44,6 +45,7 @@ class Parts:
     config: RunConfig
     dispatcher: Dispatcher
     screening: RoundScreening
+    second_opinions: SecondOpinions
     versions: Versions
     exporter: Exporter
     housekeeper: Housekeeper
@@ -60,6 +62,7 @@ class Rounds:
         self._config = parts.config
         self._dispatcher = parts.dispatcher
         self._screening = parts.screening
+        self._second_opinions = parts.second_opinions
         self._versions = parts.versions
         self._exporter = parts.exporter
         self._housekeeper = parts.housekeeper
@@ -247,6 +250,8 @@ class Rounds:
         """What the newest version leaves to do, while the next round collects; `after` is what came in between."""
         if after is not None:
             await after
+        newest = self._versions.newest.version
+        await self._until_stored(lambda: self._second_opinions.form(newest))  # before what they are formed of may go
         async with self._making:
             await self._until_stored(self._store_snapshot, otherwise=self._tidy)
             await self._tidy()

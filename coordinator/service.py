@@ -16,6 +16,7 @@ import grpc
 from coordinator.admission import Admission
 from coordinator.callers import peer_host
 from coordinator.dispatcher import Dispatcher, IdleReason, Order
+from coordinator.fleet import Origin
 from coordinator.idle_words import RunNow, why_idle, why_quarantined
 from coordinator.intake import Intake
 from coordinator.records import Fault, LeaseId
@@ -28,6 +29,7 @@ from coordinator.versions import Versions
 from diffusion_at_home import PROTOCOL_VERSION, events
 from diffusion_at_home.errors import StorageError
 from diffusion_at_home.identity import WorkerId
+from diffusion_at_home.lease_terms import LeaseTerms
 from diffusion_at_home.refusals import MEANINGS, REFUSAL_METADATA, RETRY_AFTER_METADATA
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorServicer
@@ -158,6 +160,12 @@ class CoordinatorService(CoordinatorServicer):
 
     async def _lease(self, request: pb.LeaseRequest, call: _Call) -> pb.LeaseReply:
         worker = self._caller(request.protocol_version, call)
+        self._dispatcher.greet(
+            worker,
+            _speed(request.images_per_second),
+            self._registry.num_devices(worker),
+            Origin(self._address(call.context), self._registry.team(worker)),
+        )
         reply = await self._work_for(worker, request)
         reply.left_out.extend(
             pb.LeftOut(lease_id=verdict.lease_id, round=verdict.round_number, reason=_LEFT_OUT[verdict.fault])
@@ -166,7 +174,6 @@ class CoordinatorService(CoordinatorServicer):
         return reply
 
     async def _work_for(self, worker: WorkerId, request: pb.LeaseRequest) -> pb.LeaseReply:
-        self._dispatcher.greet(worker, _speed(request.images_per_second), self._registry.num_devices(worker))
         if self._dispatcher.num_waiting >= self._config.server.max_waiting:
             await self._dispatcher.release_all(worker)  # as below
             full = IdleReason.DRAINING if self._dispatcher.is_draining else IdleReason.ROUND_FULL
@@ -250,10 +257,15 @@ class CoordinatorService(CoordinatorServicer):
             raise Refused(pb.REFUSAL_MALFORMED, "the first message of a Submit must be its header")
         worker = self._caller(first.header.protocol_version, call)
         lease = await self._dispatcher.owned(worker, LeaseId(first.header.lease_id))
-        self._registry.check_signature(worker, first.header)
+        self._registry.check_signature(worker, first.header, self._terms(lease))
         full = "many contributions are coming in from this address"
         with self._admission.uploads_of.taken(self._address(call.context), full):
             return self._intake.reply(await self._intake.take(lease, first.header, requests))
+
+    def _terms(self, lease: LeaseRecord) -> LeaseTerms:
+        """As it was granted."""
+        base_digest = self._versions.history[lease.base_version].weights_digest
+        return LeaseTerms(lease.base_version, base_digest, lease.seed, lease.learning_rate, lease.ranges)
 
     async def _release(self, request: pb.ReleaseRequest, call: _Call) -> pb.ReleaseReply:
         worker = self._caller(request.protocol_version, call)

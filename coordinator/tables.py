@@ -29,10 +29,10 @@ from sqlalchemy import (
     text,
 )
 
-from coordinator.records import ActionKind, Fault, LeaseState, RoundState, Weights, Withdrawn
+from coordinator.records import ActionKind, Fault, LeaseState, Opinion, RoundState, Weights, Withdrawn
 from diffusion_at_home.data.order import ShardRange
 
-REVISION: Final = "0007"
+REVISION: Final = "0009"
 """The newest one in `coordinator/migrations/versions/`, which is the schema below."""
 
 _Id = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER counts up by itself in SQLite
@@ -148,6 +148,8 @@ rounds = Table(
     Column("close_reason", String(32), nullable=False),
 )
 
+_second = text("second_of != 0")
+
 leases = Table(
     "leases",
     metadata,
@@ -160,7 +162,9 @@ leases = Table(
     Column("learning_rate", Float, nullable=False),
     Column("state", _choice(LeaseState), nullable=False),
     Column("granted_at_ms", BigInteger, nullable=False),
+    Column("second_of", BigInteger, nullable=False, server_default="0"),
     Index("leases_by_state", "state"),
+    Index("leases_trained_again", "second_of", sqlite_where=_second, postgresql_where=_second),
     Index("leases_of_worker", "worker_id", "state"),
     sqlite_autoincrement=True,  # a lease's number is never used again
 )
@@ -181,6 +185,7 @@ contributions = Table(
     Column("train_ms", BigInteger, nullable=False),
     Column("accepted_at_ms", BigInteger, nullable=False),
     Column("signature", String(128), nullable=False, server_default=""),
+    Column("weights", String(16), nullable=False, server_default=""),
     Column("residual_before", String(64), nullable=False, server_default=""),
     Column("residual_after", String(64), nullable=False, server_default=""),
     Column("shown_sha256", String(64), nullable=False, server_default=""),
@@ -226,6 +231,19 @@ refusals = Table(  # bounded: see `coordinator.refusal_book`
     Column("day", Integer, primary_key=True, autoincrement=False),  # since 1970, in UTC
     Column("reason", String(32), primary_key=True),
     Column("calls", BigInteger, nullable=False),
+)
+
+second_opinions = Table(
+    "second_opinions",
+    metadata,
+    Column("lease_id", ForeignKey("leases.lease_id"), primary_key=True),
+    Column("worker_id", ForeignKey("workers.worker_id"), nullable=False),
+    Column("first_lease_id", ForeignKey("leases.lease_id"), nullable=False),
+    Column("first_worker_id", ForeignKey("workers.worker_id"), nullable=False),
+    Column("opinion", _choice(Opinion), nullable=False),
+    Column("cosine", Float, nullable=False),
+    Column("length_ratio", Float, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
 )
 
 versions = Table(

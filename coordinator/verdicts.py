@@ -82,6 +82,19 @@ def decide(given: Sequence[Given], rules: Rules) -> list[Verdict]:
     ]
 
 
+def uncounted(one: Given) -> Verdict:
+    """Of what trained a lease again, which is in no mean: whether it is credit all the same."""
+    fault = Fault.NONE
+    if one.sketch.norm == 0:
+        fault = Fault.UNCHANGED
+    elif one.copies:
+        fault = Fault.COPIED
+    elif one.is_banned:
+        fault = Fault.BANNED
+    given = one.contribution
+    return Verdict(given.lease_id, given.worker_id, given.round_number, 0.0, 0.0, one.sketch.norm, None, fault)
+
+
 class _Round:
     """All contributions against each other. g and h are two of the n."""
 

@@ -9,13 +9,14 @@ from typing import Final, NewType
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.signing_key import create_key, is_signed, load_key, public_bytes
 
 WorkerId = NewType("WorkerId", str)
 """First 16 hex digits of the sha256 of the public key."""
 
 _JOIN_CONTEXT: Final = "dah-join-v1"
-_HANDED_CONTEXT: Final = "dah-contribution-v1"
+_HANDED_CONTEXT: Final = "dah-contribution-v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,9 @@ class Handed:
 
     run_id: str
     lease_id: int
+    lease_sha256: str
+    """Of the lease's terms, as it got them: see `diffusion_at_home.lease_terms`."""
+    weights: KeptWeights
     sha256: str
     images: int
     residual_before: str = ""
@@ -33,10 +37,9 @@ class Handed:
 
     def message(self) -> bytes:
         """The signed bytes: a line each, the last one without its end."""
-        lines = [_HANDED_CONTEXT, self.run_id, str(self.lease_id), self.sha256, str(self.images)]
-        if self.residual_after:
-            lines += [self.residual_before, self.residual_after]
-        return "\n".join(lines).encode()
+        lease = (self.run_id, str(self.lease_id), self.lease_sha256, self.weights.value)
+        given = (self.sha256, str(self.images), self.residual_before, self.residual_after)
+        return "\n".join((_HANDED_CONTEXT, *lease, *given)).encode()
 
 
 class Identity:

@@ -13,6 +13,7 @@ from diffusion_at_home.config.run import Codec, RunConfig
 from diffusion_at_home.data.manifest import DataManifest
 from diffusion_at_home.data.order import ShardRange
 from diffusion_at_home.errors import LeaseLost
+from diffusion_at_home.lease_terms import LeaseTerms
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.wire.layout import Layout
 from diffusion_at_home.wire.vector import size_bounds
@@ -59,6 +60,11 @@ class Grant:
     """Until the round is expected to close; 0 when not known."""
     upcoming: tuple[BlobRef, ...]
     """Shards that the next leases will probably need."""
+
+    @property
+    def terms(self) -> LeaseTerms:
+        """What this worker signs that it has trained by."""
+        return LeaseTerms(self.base_version, self.base_digest, self.seed, self.learning_rate, self.ranges)
 
 
 class GrantReader:

@@ -234,7 +234,7 @@ class WorkerLoop:
             raise LeaseLost("training went to infinity or not-a-number", "not_finite")
         self._parts.progress.enter(WorkerState.ENCODING, f"{trained.images} images")
         started_at = self._parts.clock.now()
-        contribution = self._parts.outbox.put(grant.lease_id, trained, grant.codec)
+        contribution = self._parts.outbox.put(grant.lease_id, grant.terms.sha256, trained, grant.codec)
         encode_seconds = self._parts.clock.now() - started_at
         self._parts.progress.enter(WorkerState.SENDING, f"{trained.images} images")
         sent = self._send(contribution)

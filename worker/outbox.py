@@ -16,6 +16,7 @@ from diffusion_at_home.audit.residual import ShownLeaf
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.config.toml import Section
 from diffusion_at_home.errors import LeaseLost, storage_errors
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.refusals import short_name
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
 from diffusion_at_home.wire.vector import write_vector
@@ -40,6 +41,10 @@ class Contribution(Section):
     """Time spent training (milliseconds)."""
     mean_loss: float
     """Mean training loss over those images."""
+    lease_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of the lease's terms (`diffusion_at_home.lease_terms`), which are signed with it."""
+    weights: KeptWeights
+    """How they were kept while it was trained."""
     residual_before: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """What is committed to of the residual that was added (hex), empty if none was: see `diffusion_at_home.audit.residual`."""
     residual_after: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
@@ -56,8 +61,11 @@ class Outbox:
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def put(self, lease_id: LeaseId, trained: Trained, codec: Codec) -> Contribution:
-        """Encode what a lease came to; with error feedback its delta is then what that left out. Raises `StorageError`."""
+    def put(self, lease_id: LeaseId, lease_sha256: str, trained: Trained, codec: Codec) -> Contribution:
+        """Encode what a lease came to; with error feedback its delta is then what that left out. Raises `StorageError`.
+
+        `lease_sha256` is of the lease's terms.
+        """
         path = self._vector(lease_id)
         with storage_errors(self._folder), path.open("w+b") as file:
             write_vector(file, codec, len(trained.delta), self._residual.encode(lease_id, trained.delta, codec))
@@ -72,6 +80,8 @@ class Outbox:
             images=trained.images,
             train_ms=round(trained.seconds * 1000),
             mean_loss=trained.mean_loss,
+            lease_sha256=lease_sha256,
+            weights=trained.weights,
             residual_before=before,
             residual_after=after,
         )

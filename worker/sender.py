@@ -16,6 +16,7 @@ from diffusion_at_home.audit.shown import leaf_message
 from diffusion_at_home.clock import Clock
 from diffusion_at_home.errors import LeaseLost, RetryCall
 from diffusion_at_home.identity import Handed
+from diffusion_at_home.kept_weights import to_wire
 from diffusion_at_home.receipt import Receipt
 from diffusion_at_home.rpc.coordinator_pb2 import ResidualChallenge, SubmitHeader, SubmitOffsetRequest, SubmitRequest
 from worker.outbox import Contribution, Outbox
@@ -130,6 +131,8 @@ class Sender:
         handed = Handed(
             run_id=self._session.run_id,
             lease_id=contribution.lease_id,
+            lease_sha256=contribution.lease_sha256,
+            weights=contribution.weights,
             sha256=contribution.sha256,
             images=contribution.images,
             residual_before=contribution.residual_before,
@@ -147,6 +150,7 @@ class Sender:
             signature=self._session.signature(handed),
             residual_before=bytes.fromhex(contribution.residual_before),
             residual_after=bytes.fromhex(contribution.residual_after),
+            weights=to_wire(contribution.weights),
         )
         return SubmitRequest(header=header)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from diffusion_at_home.config.run import ObjectiveSection, RunConfig
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.model.base import Embeddings
 from diffusion_at_home.model.objective import drop_captions, sample_times
 from worker.step.stepper import Drawn, Stepper
@@ -43,6 +44,8 @@ class Trained:
     seconds: float
     mean_loss: float
     """Mean training loss over `images`."""
+    weights: KeptWeights
+    """How they were kept in all of it."""
 
 
 class LeaseTrainer:
@@ -82,7 +85,9 @@ class LeaseTrainer:
             on_step(images, loss)
             if should_stop():
                 break
-        return Trained(stepper.delta(), images, time.monotonic() - started, loss_sum / max(images, 1))
+        delta = stepper.delta()
+        kept = stepper.plan.weights.kept
+        return Trained(delta, images, time.monotonic() - started, loss_sum / max(images, 1), kept)
 
 
 def draw(batch: Batch, objective: ObjectiveSection, generator: torch.Generator) -> Drawn:

@@ -7,10 +7,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from coordinator.admission import Admission
-from coordinator.public_leases import PublicLeases
+from coordinator.public_leases import PAGE_SECONDS, PublicLeases
 from coordinator.web.downloads import Downloads
 
-_FOR_A_MINUTE = {"Cache-Control": "public, max-age=60"}
+_KEEP = {"Cache-Control": f"public, max-age={PAGE_SECONDS}"}
 
 
 def lease_routes(leases: PublicLeases, admission: Admission) -> list[Route]:
@@ -40,7 +40,7 @@ def lease_routes(leases: PublicLeases, admission: Admission) -> list[Route]:
 def _page(json: str | None, otherwise: str) -> Response:
     if json is None:
         return PlainTextResponse(f"{otherwise}\n", status_code=404)
-    return Response(json, media_type="application/json", headers=_FOR_A_MINUTE)
+    return Response(json, media_type="application/json", headers=_KEEP)
 
 
 def _number(text: str) -> int | None:

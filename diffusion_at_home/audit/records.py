@@ -12,6 +12,9 @@ from pydantic import ConfigDict, Field
 
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.config.toml import Section
+from diffusion_at_home.data.order import ShardRange
+from diffusion_at_home.kept_weights import KeptWeights
+from diffusion_at_home.lease_terms import LeaseTerms
 
 MAX_PAGE_BYTES: Final = 4 * 2**20
 """A longer answer is refused before it is read."""
@@ -73,8 +76,10 @@ class LeaseRecord(_Public):
     size_bytes: _Count
     signature: Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")]
     """The worker's, hex: see `diffusion_at_home.identity.Handed`. Empty where software without signatures took it in."""
+    weights: KeptWeights | None
+    """How the worker kept its weights, by its signed word; None where older software did not ask, whose signatures bind less."""
     weight: float
-    """In the round's mean; 0 where it was left out."""
+    """In the round's mean; 0 where it was left out, or trains another one again."""
     left_out: Annotated[str, Field(max_length=32)]
     """Why; empty where it counts."""
     residual_before: _HexOrNone = ""
@@ -85,6 +90,14 @@ class LeaseRecord(_Public):
     shown_sha256: _HexOrNone = ""
     """Of what was shown of both, after the rest was fixed: a blob (`diffusion_at_home.audit.shown`), empty if nothing was."""
     shown_bytes: _Count = 0
+    second_of: _Count = 0
+    """The lease of another worker that this one trains again, which is told once its round has closed; 0 of others."""
+
+    @property
+    def terms(self) -> LeaseTerms:
+        """What its worker must have been granted."""
+        ranges = (ShardRange(epoch=r.epoch, shard=r.shard, start=r.start, count=r.count) for r in self.ranges)
+        return LeaseTerms(self.base_version, self.base_digest, self.seed, self.learning_rate, tuple(ranges))
 
 
 class RoundPage(_Public):

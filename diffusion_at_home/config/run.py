@@ -530,6 +530,11 @@ class RunConfig(Section):
                 f"round.images = {self.round.images} is under one lease of lease.min_steps x inner.batch_images = "
                 f"{self.lease.min_steps * self.inner.batch_images}: raise round.images"
             )
+        if self.audit.second_volunteer_share and self.codec.feedback:
+            raise ValueError(
+                f"audit.second_volunteer_share = {self.audit.second_volunteer_share} does not go with codec.feedback = "
+                f"{self.codec.feedback}, by which no two workers hand in the same: set audit.second_volunteer_share to 0.0"
+            )
         ramp = self.schedule.warmup_images + self.schedule.decay_images
         if ramp > self.run.total_images:
             raise ValueError(

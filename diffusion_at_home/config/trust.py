@@ -48,6 +48,8 @@ class AuditSection(Section):
     With 0 nobody can tell what it trained."""
     strikes: Positive = 2
     """Contributions that disagreed, in all, at which a worker is banned."""
+    second_volunteer_share: Annotated[float, Field(ge=0, le=0.2, strict=True)] = 0.0
+    """Share of a round's images that a second volunteer trains again without knowing; 0 is none. Not with codec.feedback."""
 
 
 class GateSection(Section):

@@ -34,6 +34,12 @@ class Refusal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REFUSAL_COPIED: _ClassVar[Refusal]
     REFUSAL_OUTLIER: _ClassVar[Refusal]
     REFUSAL_OPPOSED: _ClassVar[Refusal]
+
+class KeptWeights(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    KEPT_WEIGHTS_UNSPECIFIED: _ClassVar[KeptWeights]
+    KEPT_WEIGHTS_EXACT: _ClassVar[KeptWeights]
+    KEPT_WEIGHTS_ROUNDED: _ClassVar[KeptWeights]
 REFUSAL_UNSPECIFIED: Refusal
 REFUSAL_VERSION_MISMATCH: Refusal
 REFUSAL_MALFORMED: Refusal
@@ -59,6 +65,9 @@ REFUSAL_UNCHANGED: Refusal
 REFUSAL_COPIED: Refusal
 REFUSAL_OUTLIER: Refusal
 REFUSAL_OPPOSED: Refusal
+KEPT_WEIGHTS_UNSPECIFIED: KeptWeights
+KEPT_WEIGHTS_EXACT: KeptWeights
+KEPT_WEIGHTS_ROUNDED: KeptWeights
 
 class JoinRequest(_message.Message):
     __slots__ = ("protocol_version", "public_key", "signed_at_ms", "signature", "display_name", "hardware", "software_version", "invite", "team")
@@ -299,7 +308,7 @@ class SubmitRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[SubmitHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ..., shown: _Optional[_Union[ShownLeaf, _Mapping]] = ...) -> None: ...
 
 class SubmitHeader(_message.Message):
-    __slots__ = ("protocol_version", "lease_id", "sha256", "size_bytes", "offset", "images", "train_ms", "mean_loss", "signature", "residual_before", "residual_after")
+    __slots__ = ("protocol_version", "lease_id", "sha256", "size_bytes", "offset", "images", "train_ms", "mean_loss", "signature", "residual_before", "residual_after", "weights")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +320,7 @@ class SubmitHeader(_message.Message):
     SIGNATURE_FIELD_NUMBER: _ClassVar[int]
     RESIDUAL_BEFORE_FIELD_NUMBER: _ClassVar[int]
     RESIDUAL_AFTER_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     lease_id: int
     sha256: str
@@ -322,7 +332,8 @@ class SubmitHeader(_message.Message):
     signature: bytes
     residual_before: bytes
     residual_after: bytes
-    def __init__(self, protocol_version: _Optional[int] = ..., lease_id: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset: _Optional[int] = ..., images: _Optional[int] = ..., train_ms: _Optional[int] = ..., mean_loss: _Optional[float] = ..., signature: _Optional[bytes] = ..., residual_before: _Optional[bytes] = ..., residual_after: _Optional[bytes] = ...) -> None: ...
+    weights: KeptWeights
+    def __init__(self, protocol_version: _Optional[int] = ..., lease_id: _Optional[int] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., offset: _Optional[int] = ..., images: _Optional[int] = ..., train_ms: _Optional[int] = ..., mean_loss: _Optional[float] = ..., signature: _Optional[bytes] = ..., residual_before: _Optional[bytes] = ..., residual_after: _Optional[bytes] = ..., weights: _Optional[_Union[KeptWeights, str]] = ...) -> None: ...
 
 class ShownLeaf(_message.Message):
     __slots__ = ("index", "before", "before_proof", "after", "after_proof")

@@ -60,7 +60,7 @@ class Hostile:
         self._channels = channels
         self._holder = self._session()
         self._other = self._session()
-        self._lease_id = 0
+        self._lease = pb.LeaseGrant()
 
     @classmethod
     @asynccontextmanager
@@ -89,7 +89,7 @@ class Hostile:
         await self._holder.join()
         await self._other.join()
         request = pb.LeaseRequest(protocol_version=PROTOCOL_VERSION, wait_ms=_LEASE_WAIT_MS)
-        self._lease_id = (await self._holder.lease(request)).grant.lease_id
+        self._lease = (await self._holder.lease(request)).grant
         idle = await self._other.lease(pb.LeaseRequest(protocol_version=PROTOCOL_VERSION))
         assert idle.WhichOneof("outcome") == "idle", "the round has more images than one probe"
 
@@ -143,13 +143,13 @@ class Hostile:
 
     def _beats(self) -> tuple[str, list[Any], SimulatedSession]:
         request = pb.HeartbeatRequest(
-            protocol_version=PROTOCOL_VERSION, lease_id=self._lease_id, images_done=3, images_per_second=3.0
+            protocol_version=PROTOCOL_VERSION, lease_id=self._lease.lease_id, images_done=3, images_per_second=3.0
         )
         return "Heartbeat", [request], self._holder
 
     def _asks_offset(self) -> tuple[str, list[Any], SimulatedSession]:
         request = pb.SubmitOffsetRequest(
-            protocol_version=PROTOCOL_VERSION, lease_id=self._lease_id, sha256=hashlib.sha256(b"").hexdigest()
+            protocol_version=PROTOCOL_VERSION, lease_id=self._lease.lease_id, sha256=hashlib.sha256(b"").hexdigest()
         )
         return "SubmitOffset", [request], self._holder
 
@@ -159,19 +159,19 @@ class Hostile:
         size = size_bounds(config.codec.delta, self._run.info.num_parameters)[0]
         header = pb.SubmitHeader(
             protocol_version=PROTOCOL_VERSION,
-            lease_id=self._lease_id,
+            lease_id=self._lease.lease_id,
             sha256=hashlib.sha256(rng.randbytes(8)).hexdigest(),
             size_bytes=size,
             images=1,
             train_ms=1,
             mean_loss=0.5,
         )
-        header.signature = self._holder.signature(header)
+        self._holder.sign(header, self._lease)
         chunk = pb.SubmitRequest(chunk=rng.randbytes(size))
         return "Submit", [pb.SubmitRequest(header=header), chunk], self._holder
 
     def _gives_back(self) -> tuple[str, list[Any], SimulatedSession]:
-        request = pb.ReleaseRequest(protocol_version=PROTOCOL_VERSION, lease_id=self._lease_id, reason="stopping")
+        request = pb.ReleaseRequest(protocol_version=PROTOCOL_VERSION, lease_id=self._lease.lease_id, reason="stopping")
         return "Release", [request], self._other
 
     def _session(self) -> SimulatedSession:

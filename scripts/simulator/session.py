@@ -17,6 +17,8 @@ import grpc
 from coordinator.blobs import allow_many_files
 from diffusion_at_home import PROTOCOL_VERSION, __version__
 from diffusion_at_home.identity import Handed, Identity
+from diffusion_at_home.kept_weights import KeptWeights, to_wire
+from diffusion_at_home.lease_terms import LeaseTerms
 from diffusion_at_home.refusals import MEANINGS, REFUSAL_METADATA, RETRY_AFTER_METADATA, short_name
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.rpc.coordinator_pb2_grpc import CoordinatorStub
@@ -135,9 +137,18 @@ class SimulatedSession:
         reply: pb.SubmitOffsetReply = await self._call("submit_offset", call)
         return reply.received_bytes
 
-    def signature(self, header: pb.SubmitHeader) -> bytes:
-        """See `SubmitHeader.signature`."""
-        return self._identity.sign_contribution(Handed(self._run_id, header.lease_id, header.sha256, header.images))
+    def sign(self, header: pb.SubmitHeader, grant: pb.LeaseGrant) -> None:
+        """See `SubmitHeader.signature`; nothing was rounded of what nobody has trained."""
+        header.weights = to_wire(KeptWeights.EXACT)
+        handed = Handed(
+            self._run_id,
+            header.lease_id,
+            LeaseTerms.of_grant(grant).sha256,
+            KeptWeights.EXACT,
+            header.sha256,
+            header.images,
+        )
+        header.signature = self._identity.sign_contribution(handed)
 
     async def submit(self, parts: AsyncIterator[pb.SubmitRequest]) -> pb.SubmitReply:
         """Hand in."""

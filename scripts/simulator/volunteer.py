@@ -194,7 +194,7 @@ class Volunteer:
             train_ms=round(1000 * product.seconds),
             mean_loss=product.mean_loss,
         )
-        header.signature = self.session.signature(header)
+        self.session.sign(header, grant)
         pieces = delta.pieces(offset, self.session.max_chunk_bytes)
         return await self.session.submit(self._parts(self._mutated(header), pieces))
 

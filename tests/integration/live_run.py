@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,8 @@ from coordinator.run_folder import RunFolder
 from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.identity import Handed, Identity
+from diffusion_at_home.kept_weights import KeptWeights, from_wire, to_wire
+from diffusion_at_home.lease_terms import LeaseTerms
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.refusals import REFUSAL_METADATA
 from diffusion_at_home.rpc import coordinator_pb2 as pb
@@ -197,13 +200,20 @@ class Volunteer:
             "size_bytes": len(data),
             "images": grant.quota_images,
             "mean_loss": 0.5,
+            "weights": to_wire(KeptWeights.EXACT),
         }
         header = pb.SubmitHeader(**(honest | {"signature": b""} | lies))
         if not header.signature:
-            residuals = header.residual_before.hex(), header.residual_after.hex()
-            handed = Handed(self.run_id, header.lease_id, header.sha256, header.images, *residuals)
-            header.signature = self.identity.sign_contribution(handed)
+            header.signature = self.identity.sign_contribution(self.handed(grant, header))
         return header
+
+    def handed(self, grant: pb.LeaseGrant, header: pb.SubmitHeader, **lies: Any) -> Handed:
+        """What is signed of it."""
+        terms, kept = LeaseTerms.of_grant(grant), from_wire(header.weights)
+        assert kept is not None
+        residuals = header.residual_before.hex(), header.residual_after.hex()
+        signed = Handed(self.run_id, header.lease_id, terms.sha256, kept, header.sha256, header.images, *residuals)
+        return replace(signed, **lies)
 
     def send(self, parts: Sequence[pb.SubmitRequest]) -> pb.SubmitReply:
         reply: pb.SubmitReply = self.call("Submit", iter(parts))

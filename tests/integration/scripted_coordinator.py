@@ -48,6 +48,9 @@ class Scripted(CoordinatorServicer):
         """Once: end the stream without a reply when this much has arrived."""
         self.arrived = bytearray()
         self.offsets: list[int] = []
+        self.challenge: list[int] = []
+        self.shown: list[pb.ShownLeaf] = []
+        self.headers: list[pb.SubmitHeader] = []
         self.lease_called = threading.Event()
         self.done = threading.Event()
 
@@ -84,14 +87,19 @@ class Scripted(CoordinatorServicer):
 
     def Submit(self, parts: Iterator[pb.SubmitRequest], context: grpc.ServicerContext) -> pb.SubmitReply:
         header = next(parts).header
+        self.headers.append(header)
         self.offsets.append(header.offset)
         for part in parts:
             self.arrived += part.chunk
+            if part.HasField("shown"):
+                self.shown.append(part.shown)
             if 0 < self.cut_after_bytes <= len(self.arrived):
                 self.cut_after_bytes = 0
                 context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
         if hashlib.sha256(self.arrived).hexdigest() != header.sha256:
             context.abort(grpc.StatusCode.INTERNAL, "other bytes than announced")
+        if self.challenge and not self.shown:
+            return pb.SubmitReply(challenge=pb.ResidualChallenge(leaves=self.challenge))
         receipt = pb.SubmitReply()
         receipt.CopyFrom(self.receipt)
         with suppress(ValidationError):  # what it is told to answer is none

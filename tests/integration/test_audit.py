@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor
 
 from diffusion_at_home.audit.records import LeaseRecord, RoundPage, StepKind, VersionRecord, lease_path, round_path
@@ -20,6 +21,8 @@ from diffusion_at_home.cli.checkpoint import app
 from diffusion_at_home.cli.output import run_command
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.errors import ConfigError
+from diffusion_at_home.identity import Handed, Identity
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.wire.layout import Layout
 from tests.integration.daemon_here import work_here
 from tests.integration.live_run import LiveRun, encoded, serving, volunteers
@@ -172,6 +175,15 @@ def check(auditor: Auditor, honest: LeaseRecord, **changes: Any) -> Finding:
     return auditor.check(honest.model_copy(update=changes))
 
 
+def signed(record: LeaseRecord, run_id: str, **changes: Any) -> LeaseRecord:
+    """As somebody else would sign it, which changes nothing else than whose it is."""
+    key = Identity(Ed25519PrivateKey.generate())
+    mine = record.model_copy(update={"public_key": key.public_key.hex(), "worker_id": key.worker_id, **changes})
+    assert mine.weights is not None
+    handed = Handed(run_id, mine.lease_id, mine.terms.sha256, mine.weights, mine.sha256, mine.images)
+    return mine.model_copy(update={"signature": key.sign_contribution(handed).hex()})
+
+
 def test_the_same_machine_gets_the_same_bits(auditor: Auditor, honest: LeaseRecord) -> None:
     assert check(auditor, honest).why == "the same numbers, bit for bit"
 
@@ -189,6 +201,11 @@ def test_a_forged_signature_key_or_number_of_images_is_a_lie(
         {"images": honest.images - 8},
         {"images": 0},
         {"images": honest.images + 8},
+        {"weights": KeptWeights.ROUNDED},
+        {"seed": honest.seed + 1},
+        {"learning_rate": 2 * honest.learning_rate},
+        {"base_version": 0},
+        {"ranges": tuple(part.model_copy(update={"epoch": part.epoch + 5}) for part in honest.ranges)},
     ):
         found = check(auditor, honest, **changes)
         assert found.outcome is Outcome.DISAGREES, changes
@@ -203,23 +220,30 @@ def test_another_lease_than_was_trained_does_not_agree(auditor: Auditor, honest:
         "rate": {"learning_rate": 2 * honest.learning_rate},
         "ranges": {"ranges": moved},
     }
-    found = check(auditor, honest, **changes[change])
+    found = auditor.check(signed(honest, auditor.run_id, **changes[change]))
     assert (found.outcome, found.agreement is None) == (Outcome.DISAGREES, False)
 
 
 def test_what_the_run_does_not_have_is_nobody_s_fault(auditor: Auditor, honest: LeaseRecord) -> None:
     beyond = (honest.ranges[0].model_copy(update={"shard": 99}),)
-    for changes in (
-        {"base_digest": "0" * 64},
-        {"base_version": 99},
-        {"ranges": beyond, "images": beyond[0].count},
+    unsigned: tuple[dict[str, Any], ...] = (
         {"codec": Codec.FP32},
         {"size_bytes": honest.size_bytes + 1},
         {"signature": ""},
-    ):
-        found = check(auditor, honest, **({"images": honest.images} | changes))
-        allowed = {Outcome.UNCHECKED, Outcome.DISAGREES} if "ranges" in changes else {Outcome.UNCHECKED}
-        assert found.outcome in allowed, (changes, found)
+        {"weights": None},
+    )
+    for changes in unsigned:
+        found = check(auditor, honest, **changes)
+        assert found.outcome is Outcome.UNCHECKED, (changes, found)
+        assert found.agreement is None
+    out_of_reach: tuple[dict[str, Any], ...] = (
+        {"base_digest": "0" * 64},
+        {"base_version": 99},
+        {"ranges": beyond, "images": beyond[0].count},
+    )
+    for changes in out_of_reach:
+        found = auditor.check(signed(honest, auditor.run_id, **changes))
+        assert found.outcome is Outcome.UNCHECKED, (changes, found)
         assert found.agreement is None
 
 
@@ -229,7 +253,7 @@ def test_a_base_that_does_not_have_its_digest_is_not_trained_from(
     base = VersionRecord.model_validate_json(closed.run.get("/versions/1.json").text)
     wrong = "0" * 64
     lied = base.model_copy(update={"weights_digest": wrong})
-    found = recomputer(auditor).check(honest.model_copy(update={"base_digest": wrong}), lied)
+    found = recomputer(auditor).check(signed(honest, auditor.run_id, base_digest=wrong), lied)
     assert found.outcome is Outcome.UNCHECKED
     assert "do not match their digest" in found.why
 
@@ -238,7 +262,8 @@ def test_a_base_is_reached_from_the_seed_as_well(auditor: Auditor, closed: Close
     base = VersionRecord.model_validate_json(closed.run.get("/versions/1.json").text)
     updates = tuple(step for step in base.steps if step.kind is StepKind.UPDATE)
     from_seed = base.model_copy(update={"from_seed": True, "steps": updates})
-    recomputer(auditor).check(honest.model_copy(update={"base_digest": "0" * 64}), base)
+    lied = base.model_copy(update={"weights_digest": "0" * 64})
+    recomputer(auditor).check(signed(honest, auditor.run_id, base_digest="0" * 64), lied)
     assert recomputer(auditor).check(honest, from_seed).outcome is Outcome.AGREES
 
 

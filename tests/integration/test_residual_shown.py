@@ -21,6 +21,7 @@ from diffusion_at_home.audit.residual import MAX_SHOWN_LEAVES, ShownLeaf, commit
 from diffusion_at_home.audit.shown import leaf_message, read_shown
 from diffusion_at_home.config.run import Codec, CodecSection
 from diffusion_at_home.errors import LeaseLost
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.wire.layout import Layout, Slot
 from diffusion_at_home.wire.vector import VectorReader
@@ -58,8 +59,8 @@ class Hand:
         self.outbox = Outbox(folder / "outbox", Residual(folder / "residual", CODEC, layout))
 
     def encode(self, grant: pb.LeaseGrant, seed: int = 0) -> Contribution:
-        trained = Trained(1e-3 * noise(seed, self.size), grant.quota_images, 1.0, 0.5)
-        return self.outbox.put(LeaseId(grant.lease_id), trained, CODEC.delta)
+        trained = Trained(1e-3 * noise(seed, self.size), grant.quota_images, 1.0, 0.5, KeptWeights.EXACT)
+        return self.outbox.put(LeaseId(grant.lease_id), "0" * 64, trained, CODEC.delta)
 
     def submit(self, grant: pb.LeaseGrant, contribution: Contribution, **lies: Any) -> pb.SubmitReply:
         """As a first Submit."""

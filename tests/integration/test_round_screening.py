@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -15,7 +17,9 @@ from coordinator.records import Fault, Verdict
 from coordinator.replay import replay
 from coordinator.run_folder import RunFolder
 from diffusion_at_home.config.run import Codec
-from diffusion_at_home.identity import Handed
+from diffusion_at_home.data.order import ShardRange
+from diffusion_at_home.kept_weights import KeptWeights
+from diffusion_at_home.lease_terms import LeaseTerms
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from tests.integration.live_run import (
     LiveRun,
@@ -167,28 +171,39 @@ def test_three_that_are_not_finite_end_in_a_pause_that_outlasts_a_restart(tmp_pa
 # -- signatures ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lie", ["none", "another lease", "another run", "other images", "another's"])
-def test_what_is_not_signed_as_it_is_does_not_count(tmp_path: Path, lie: str) -> None:
+LIES: dict[str, dict[str, Any]] = {
+    "another lease": {"lease_id": 99},
+    "another run": {"run_id": "other-00000000"},
+    "other images": {"images": 7},
+    "other weights": {"weights": KeptWeights.ROUNDED},
+}
+OTHER_TERMS: dict[str, Any] = {
+    "base_version": 7,
+    "base_digest": "0" * 64,
+    "seed": 7,
+    "learning_rate": 7.0,
+    "ranges": (ShardRange(epoch=7, shard=0, start=0, count=16),),
+}
+
+
+def test_what_is_not_signed_as_it_is_does_not_count(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *ROUNDS)
     with serving(folder) as run, volunteers(run, 2) as (anna, bert):
         lease, data = anna.lease(), encoded_delta(deltas(folder, 1)[0])
-        header = anna.header(lease, data)
-        signed = {
-            "none": Handed("", 0, "", 0),
-            "another lease": Handed(anna.run_id, header.lease_id + 1, header.sha256, header.images),
-            "another run": Handed("other-00000000", header.lease_id, header.sha256, header.images),
-            "other images": Handed(anna.run_id, header.lease_id, header.sha256, header.images - 1),
-            "another's": Handed(anna.run_id, header.lease_id, header.sha256, header.images),
-        }[lie]
-        by = bert if lie == "another's" else anna
-        signature = b"" if lie == "none" else by.identity.sign_contribution(signed)
+        header, terms = anna.header(lease, data), LeaseTerms.of_grant(lease)
+        others = (replace(terms, **{name: value}).sha256 for name, value in OTHER_TERMS.items())
+        lies = [*LIES.values(), *({"lease_sha256": other} for other in others)]
+        signatures = [anna.identity.sign_contribution(anna.handed(lease, header, **lie)) for lie in lies]
+        signatures += [bytes(64), bert.identity.sign_contribution(anna.handed(lease, header))]
+        for signature in signatures:
+            with pytest.raises(grpc.RpcError) as refused:
+                anna.submit(lease, data, signature=signature)
+            assert refusal(refused.value) == (grpc.StatusCode.UNAUTHENTICATED, "REFUSAL_BAD_SIGNATURE")
         with pytest.raises(grpc.RpcError) as refused:
-            anna.submit(lease, data, signature=signature or bytes(64))
-        assert refusal(refused.value) == (grpc.StatusCode.UNAUTHENTICATED, "REFUSAL_BAD_SIGNATURE")
+            anna.submit(lease, data, signature=bytes(64), weights=0)
+        assert refusal(refused.value) == (grpc.StatusCode.INVALID_ARGUMENT, "REFUSAL_MALFORMED")
         anna.submit(lease, data)
     with reading(folder) as ledger:
         (contribution,) = ledger.contributions(1)
-    assert (
-        contribution.signature
-        == anna.identity.sign_contribution(Handed(anna.run_id, header.lease_id, header.sha256, header.images)).hex()
-    )
+    assert contribution.weights == KeptWeights.EXACT
+    assert contribution.signature == anna.identity.sign_contribution(anna.handed(lease, header)).hex()

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from diffusion_at_home import PROTOCOL_VERSION
+from diffusion_at_home.audit.residual import LEAF_ELEMENTS, Commitment, Terms, check_shown, leaf_of
+from diffusion_at_home.audit.shown import read_leaf
 from diffusion_at_home.clock import SystemClock
 from diffusion_at_home.config.run import Codec, CodecSection
 from diffusion_at_home.errors import (
@@ -23,11 +25,13 @@ from diffusion_at_home.errors import (
     VersionMismatch,
 )
 from diffusion_at_home.identity import Identity
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.receipt import Receipt, Received, read_receipts
 from diffusion_at_home.refusals import MEANINGS, short_name
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.signing_key import public_bytes
 from diffusion_at_home.wire.layout import Layout, Slot
+from diffusion_at_home.wire.vector import VectorReader
 from tests.integration.scripted_coordinator import RUN_ID, RUN_KEY, Place, RunPage, Scripted, serving, serving_page
 from tests.unit.tiny_run import no_limit, no_residual
 from worker.backoff import Backoff
@@ -211,7 +215,9 @@ def test_receipt_that_cannot_be_is_none(
     place: Place, session: Session, tmp_path: Path, receipt: pb.SubmitReply
 ) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
-    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.zeros(10), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.INT8
+    )
     place.coordinator.receipt, stop = receipt, StopSignal()
 
     @contextmanager
@@ -241,7 +247,9 @@ def test_a_coordinator_that_asks_for_too_much_of_a_residual_gets_little(
     layout = Layout((Slot("weight", (100,), 0, 100),))
     residual = Residual(tmp_path / "residual", CodecSection(delta=Codec.SPARSE, feedback=0.5), layout)
     outbox = Outbox(tmp_path / "outbox", residual)
-    contribution = outbox.put(LeaseId(5), Trained(torch.randn(100), 64, 1.5, 0.25), Codec.SPARSE)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.randn(100), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.SPARSE
+    )
     place.coordinator.receipt, stop = pb.SubmitReply(challenge=pb.ResidualChallenge(leaves=leaves)), StopSignal()
 
     @contextmanager
@@ -255,11 +263,43 @@ def test_a_coordinator_that_asks_for_too_much_of_a_residual_gets_little(
     assert outbox.recover() == [contribution]
 
 
+def test_a_worker_shows_what_it_added_to_a_delta_and_what_was_left_out_of_it(
+    place: Place, session: Session, tmp_path: Path
+) -> None:
+    size, feedback, asked = 3 * LEAF_ELEMENTS + 100, 0.5, [1, 3]
+    codec = CodecSection(delta=Codec.SPARSE, feedback=feedback)
+    layout = Layout((Slot("weight", (size,), 0, size),))
+    outbox = Outbox(tmp_path / "outbox", Residual(tmp_path / "residual", codec, layout))
+    sender = sender_of(session, outbox, tmp_path, Patience(Backoff(1, 1), no_wait))
+    coordinator = place.coordinator
+    coordinator.challenge = asked
+    for lease, delta in [(5, torch.randn(size)), (6, torch.randn(size))]:
+        coordinator.arrived, coordinator.shown, coordinator.headers = bytearray(), [], []
+        trained = Trained(delta.clone(), 64, 1.5, 0.25, KeptWeights.EXACT)
+        sender.send(outbox.put(LeaseId(lease), "0" * 64, trained, codec.delta), StopSignal())
+        first, second = coordinator.headers
+        roots = Commitment(second.residual_before, second.residual_after)
+        assert (first.residual_after, second.offset, second.signature) == (
+            roots.after,
+            second.size_bytes,
+            first.signature,
+        )
+        sent = VectorReader(memoryview(coordinator.arrived), codec.delta, size)
+        terms = Terms(size, codec.delta, feedback, roots)
+        shown = [read_leaf(leaf) for leaf in coordinator.shown]
+        for index, implied in zip(asked, check_shown(shown, asked, sent, terms), strict=True):
+            torch.testing.assert_close(implied, leaf_of(delta, index))
+        assert bool(roots.before) == (lease == 6)  # what the first one left out
+    assert outbox.recover() == []
+
+
 def test_a_cut_submit_resumes_where_the_coordinator_has_it(place: Place, session: Session, tmp_path: Path) -> None:
     coordinator = place.coordinator
     coordinator.cut_after_bytes = 2500
     outbox = Outbox(tmp_path / "outbox", no_residual())
-    contribution = outbox.put(LeaseId(5), Trained(torch.randn(2000), 64, 1.5, 0.25), Codec.FP32)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.randn(2000), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.FP32
+    )
     encoded = outbox.vector(contribution).read_bytes()
     sender = sender_of(session, outbox, tmp_path, Patience(Backoff(1, 1), no_wait))
     receipt = sender.send(contribution, StopSignal()).receipt.received
@@ -277,7 +317,9 @@ def signed(received: Received) -> dict[str, str]:
 
 def test_receipt_that_the_run_has_not_signed_is_none(place: Place, session: Session, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
-    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.zeros(10), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.INT8
+    )
     stop = StopSignal()
     place.coordinator.forges = True
 
@@ -295,7 +337,9 @@ def test_receipt_that_the_run_has_not_signed_is_none(place: Place, session: Sess
 
 def test_a_refused_contribution_leaves_the_outbox(place: Place, session: Session, tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
-    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.zeros(10), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.INT8
+    )
     place.coordinator.refusal = pb.Refusal.REFUSAL_ROUND_CLOSED
     sender = sender_of(session, outbox, tmp_path, Patience(Backoff(1, 1), no_wait))
     with pytest.raises(LeaseLost):
@@ -307,7 +351,9 @@ def test_what_could_not_be_sent_before_the_stop_stays_in_the_outbox(
     place: Place, session: Session, tmp_path: Path
 ) -> None:
     outbox = Outbox(tmp_path / "outbox", no_residual())
-    contribution = outbox.put(LeaseId(5), Trained(torch.zeros(10), 64, 1.5, 0.25), Codec.INT8)
+    contribution = outbox.put(
+        LeaseId(5), "0" * 64, Trained(torch.zeros(10), 64, 1.5, 0.25, KeptWeights.EXACT), Codec.INT8
+    )
     stop = StopSignal()
     stop.request()
     place.server.stop(None).wait()

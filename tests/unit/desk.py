@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from coordinator.records import Contribution, Lease, Round, RoundState, Version,
 from diffusion_at_home.clock import Clock, ManualClock
 from diffusion_at_home.data.order import DataCursor
 from diffusion_at_home.identity import WorkerId
+from diffusion_at_home.kept_weights import KeptWeights
 from tests.unit.tiny_data import SHARD_SIZES
 from tests.unit.tiny_run import tiny_config
 
@@ -85,6 +87,7 @@ class Desk:
             pool=self.ledger.pool(),
             clock=self.clock,
             attention=self._silence,
+            chance=random.Random(0),
         )
 
     def restart(self, number: int = 1) -> None:
@@ -131,4 +134,6 @@ class Desk:
 
 
 def work(lease: Lease, images: int | None = None, sha256: str = SHA, train_ms: int = 1000) -> Work:
-    return Work(lease, sha256, 100, lease.quota_images if images is None else images, 0.5, train_ms, "")
+    return Work(
+        lease, sha256, 100, lease.quota_images if images is None else images, 0.5, train_ms, "", KeptWeights.EXACT
+    )

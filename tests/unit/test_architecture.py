@@ -78,6 +78,7 @@ OWNERS = {
     "sklearn": ("diffusion_at_home/data/digits.py", "diffusion_at_home/evaluation/digits_judge.py"),
     "sqlalchemy": (
         "coordinator/lease_queries.py",
+        "coordinator/opinion_queries.py",
         "coordinator/ledger.py",
         "coordinator/ledger_file.py",
         "coordinator/migrations/",

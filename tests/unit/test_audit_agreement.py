@@ -56,9 +56,9 @@ def test_what_exact_weights_are_allowed_everybody_is(codec: Codec) -> None:
 
 def test_small_rates_and_few_steps_are_allowed_more_noise_and_still_no_other_direction() -> None:
     usual = tolerances(Codec.INT8).loose
-    for noisier in (tolerances(Codec.INT8, 1e-4).loose, tolerances(Codec.INT8, 1e-3, full_steps=0.2).loose):
+    for noisier in (tolerances(Codec.INT8, 1e-4).loose, tolerances(Codec.INT8, 1e-3, num_full_steps=0.2).loose):
         assert 0.4 < noisier.least_cosine < usual.least_cosine
         assert usual.most_stretch < noisier.most_stretch < 2.5
-    assert tolerances(Codec.INT8, 3e-3, full_steps=100).loose.least_cosine == pytest.approx(usual.least_cosine)
-    assert tolerances(Codec.INT8, 0.0, full_steps=0.0).loose.least_cosine >= 0
-    assert tolerances(Codec.INT8, 1e-5, full_steps=0.2).close == tolerances(Codec.INT8).close
+    assert tolerances(Codec.INT8, 3e-3, num_full_steps=100).loose.least_cosine == pytest.approx(usual.least_cosine)
+    assert tolerances(Codec.INT8, 0.0, num_full_steps=0.0).loose.least_cosine >= 0
+    assert tolerances(Codec.INT8, 1e-5, num_full_steps=0.2).close == tolerances(Codec.INT8).close

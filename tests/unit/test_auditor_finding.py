@@ -9,6 +9,7 @@ from diffusion_at_home.audit.records import LeaseRecord, RangeRecord
 from diffusion_at_home.audit.tolerances import tolerances
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.errors import HardwareError
+from diffusion_at_home.kept_weights import KeptWeights
 from worker.auditor.audit import require_exact_weights
 from worker.auditor.finding import Outcome
 from worker.auditor.recompute import judged
@@ -30,31 +31,35 @@ RECORD = LeaseRecord(
     sha256="0" * 64,
     size_bytes=100,
     signature="",
+    weights=KeptWeights.ROUNDED,
     weight=0.0,
     left_out="opposed",
 )
 
 
 @pytest.mark.parametrize(
-    ("share", "exact", "outcome"),
+    ("kept", "share", "exact", "outcome"),
     [
-        (0.0, True, Outcome.AGREES),
-        (0.5, False, Outcome.AGREES),
-        (1.0, False, Outcome.AGREES),
-        (1.5, False, Outcome.UNCHECKED),
-        (2.0, False, Outcome.UNCHECKED),
-        (2.5, False, Outcome.DISAGREES),
+        (KeptWeights.EXACT, 0.0, True, Outcome.AGREES),
+        (KeptWeights.EXACT, 0.5, False, Outcome.AGREES),
+        (KeptWeights.EXACT, 1.5, False, Outcome.UNCHECKED),
+        (KeptWeights.EXACT, 2.5, False, Outcome.DISAGREES),
+        (KeptWeights.EXACT, 3.5, False, Outcome.DISAGREES),
+        (KeptWeights.ROUNDED, 0.5, False, Outcome.AGREES),
+        (KeptWeights.ROUNDED, 1.5, False, Outcome.UNCHECKED),
+        (KeptWeights.ROUNDED, 2.5, False, Outcome.UNCHECKED),
+        (KeptWeights.ROUNDED, 3.5, False, Outcome.DISAGREES),
     ],
 )
-def test_only_what_is_beyond_both_tolerances_is_held_against_anybody(
-    share: float, exact: bool, outcome: Outcome
+def test_who_says_that_it_keeps_weights_exactly_is_held_to_it(
+    kept: KeptWeights, share: float, exact: bool, outcome: Outcome
 ) -> None:
-    """From the same numbers (0) over the close tolerance (1) to the loose one (2), and beyond."""
+    """From the same numbers (0) over the close tolerance (1), the doubtful one (2) and the loose one (3), and beyond."""
     allowed = tolerances(Codec.INT8)
-    edges = (1.0, allowed.close.least_cosine, allowed.loose.least_cosine, 0.0)
-    place = int(min(share, 2.99))
+    edges = (1.0, *(t.least_cosine for t in (allowed.close, allowed.doubtful, allowed.loose)), 0.0)
+    place = int(share)
     cosine = edges[place] + (share - place) * (edges[place + 1] - edges[place])
-    found = judged(RECORD, Agreement(cosine, 1.0, exact), 24.0)
+    found = judged(RECORD.model_copy(update={"weights": kept}), Agreement(cosine, 1.0, exact), 24.0)
     assert (found.outcome, found.agreement is not None) == (outcome, True)
 
 

@@ -25,6 +25,7 @@ from diffusion_at_home.checkpoint.signature import (
 )
 from diffusion_at_home.errors import ConfigError, SignatureError
 from diffusion_at_home.identity import Handed, Identity
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.signing_key import public_bytes
 
 calmly = settings(deadline=None)  # a busy machine is no mistake
@@ -165,7 +166,7 @@ def test_no_other_signature_of_the_same_key_is_one_of_a_release() -> None:
     identity, sha256 = Identity(FIRST.key), hashlib.sha256(MANIFEST).hexdigest()
     others = [
         identity.sign_join(sha256, 1),
-        identity.sign_contribution(Handed("r", 1, sha256, 1)),
+        identity.sign_contribution(Handed("r", 1, sha256, KeptWeights.EXACT, sha256, 1)),
         FIRST.key.sign(rotation_message(FIRST.public_key, sha256)),
         FIRST.key.sign(sha256.encode()),
         FIRST.key.sign(MANIFEST),

@@ -35,7 +35,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def hand_in(ledger: Ledger, *, base: int = 0, round_number: int = 1) -> LeaseId:
     lease = grant(ledger, Lease(LeaseId(0), ANNA, base, RANGES, 7, 16, 1e-3, LeaseState.ACTIVE, 1), POOL)
     given = Contribution(
-        0, lease.lease_id, ANNA, round_number, RANGES[0], SHA, 100, 10, 10.0, 0.5, 1000, 1, "ab" * 64, *SHOWN
+        0, lease.lease_id, ANNA, round_number, RANGES[0], SHA, 100, 10, 10.0, 0.5, 1000, 1, "ab" * 64, *SHOWN, "exact"
     )
     accept(ledger, given, POOL)
     return lease.lease_id
@@ -47,7 +47,7 @@ def test_a_contribution_is_told_with_its_lease_its_key_and_its_verdict(ledger: L
     key = a_worker(ANNA).public_key
     first, second = ledger.handed_in(1, 0, 10)
     assert first == HandedIn(
-        counted, 1, ANNA, key, 0, RANGES, 7, 1e-3, 10, SHA, 100, "ab" * 64, 10.0, Fault.NONE, *SHOWN
+        counted, 1, ANNA, key, 0, RANGES, 7, 1e-3, 10, SHA, 100, "ab" * 64, "exact", 10.0, Fault.NONE, *SHOWN, 0
     )
     assert (second.lease_id, second.weight, second.fault) == (left_out, 0.0, Fault.OPPOSED)
     assert ledger.handed_in_for(left_out) == second

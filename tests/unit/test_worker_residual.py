@@ -11,6 +11,7 @@ from torch import Tensor
 from diffusion_at_home.audit.residual import Commitment, Terms, check_shown, num_leaves
 from diffusion_at_home.config.run import Codec, CodecSection
 from diffusion_at_home.errors import LeaseLost, RetryCall
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.wire.codecs import chunk_codec
 from diffusion_at_home.wire.layout import Layout, Slot
 from diffusion_at_home.wire.vector import CHUNK_ELEMENTS, VectorReader
@@ -38,7 +39,7 @@ def said(outbox: Outbox, lease: int, value: Tensor) -> Tensor:
 
 
 def put(outbox: Outbox, lease: int, value: Tensor) -> Contribution:
-    return outbox.put(LeaseId(lease), Trained(value, 1, 1.0, 0.0), LOSSY.delta)
+    return outbox.put(LeaseId(lease), "0" * 64, Trained(value, 1, 1.0, 0.0, KeptWeights.EXACT), LOSSY.delta)
 
 
 def rounded(value: Tensor) -> Tensor:
@@ -205,7 +206,7 @@ def test_leaves_that_there_are_none_of_are_not_shown(tmp_path: Path) -> None:
 def test_the_trainer_may_use_the_delta_s_memory_again_once_there_is_a_receipt(tmp_path: Path) -> None:
     outbox, value = Outbox(tmp_path / "outbox", Residual(tmp_path / "residual", LOSSY, LAYOUT)), delta(0)
     for lease in range(3):
-        handed_in = outbox.put(LeaseId(lease), Trained(value, 1, 1.0, 0.0), LOSSY.delta)
+        handed_in = outbox.put(LeaseId(lease), "0" * 64, Trained(value, 1, 1.0, 0.0, KeptWeights.EXACT), LOSSY.delta)
         outbox.received(handed_in)
         value.copy_(delta(lease + 1))
     assert torch.equal(said(outbox, 3, value), naive([delta(seed) for seed in range(4)], 0.5)[3])

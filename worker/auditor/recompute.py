@@ -18,10 +18,11 @@ from diffusion_at_home.audit.agreement import Agreement, agreement
 from diffusion_at_home.audit.records import LeaseRecord, StepKind, StepRecord, VersionRecord
 from diffusion_at_home.audit.residual import Commitment, Misfit, ShownLeaf, Terms, check_shown, leaf_of, num_leaves
 from diffusion_at_home.audit.shown import MAX_SHOWN_BYTES, read_shown
-from diffusion_at_home.audit.tolerances import tolerances
+from diffusion_at_home.audit.tolerances import full_steps, tolerances
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.errors import LeaseLost
 from diffusion_at_home.identity import Handed, contribution_is_signed, worker_id
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.runspec import RunSpec
 from diffusion_at_home.wire.chunk import DecodeError
@@ -86,7 +87,7 @@ class Recomputer:
             return Finding(record, Outcome.DISAGREES, f"what was shown of its residual does not fit ({misfit})")
         except DecodeError as error:
             return Finding(record, Outcome.DISAGREES, f"what was handed in cannot be read ({error})")
-        return judged(record, found, self._full_steps(record))
+        return judged(record, found, full_steps(self.parts.spec.config.inner, record.images))
 
     def recompute(self, record: LeaseRecord, base: VersionRecord) -> Trained:
         """What the lease comes to on this machine, on as many images as `record` says or the end of the step that has them.
@@ -123,25 +124,32 @@ class Recomputer:
         key = bytes.fromhex(record.public_key)
         if worker_id(key) != record.worker_id:
             return "its worker's id is not that of the public key"
-        handed = Handed(
-            run_id=self.parts.spec.run_id,
-            lease_id=record.lease_id,
-            sha256=record.sha256,
-            images=record.images,
-            residual_before=record.residual_before,
-            residual_after=record.residual_after,
-        )
-        if record.signature and not contribution_is_signed(key, handed, bytes.fromhex(record.signature)):
-            return "its worker did not sign it"
+        if record.signature and record.weights is not None and not self._is_signed(record, key, record.weights):
+            return "its worker did not sign it, or not for this lease"
         leased = sum(part.count for part in record.ranges)
         if not 0 < record.images <= leased:
             return f"{record.images} images are not 1 to the {leased} that were leased"
         return ""
 
+    def _is_signed(self, record: LeaseRecord, key: bytes, weights: KeptWeights) -> bool:
+        handed = Handed(
+            run_id=self.parts.spec.run_id,
+            lease_id=record.lease_id,
+            lease_sha256=record.terms.sha256,
+            weights=weights,
+            sha256=record.sha256,
+            images=record.images,
+            residual_before=record.residual_before,
+            residual_after=record.residual_after,
+        )
+        return contribution_is_signed(key, handed, bytes.fromhex(record.signature))
+
     def _why_not(self, record: LeaseRecord, base: VersionRecord | None) -> str:
         """Why it cannot be recomputed; empty if it can."""
-        if not record.signature:
-            return "it was handed in without a signature, so nobody's word stands behind it"
+        if not record.signature or record.weights is None:
+            return (
+                "it was handed in without a signature of all that is published of it, so nobody's word stands behind it"
+            )
         if self._feedback and not record.shown_sha256:
             return "error feedback makes it depend on what its worker left out before, of which nothing was shown"
         if record.shown_bytes > MAX_SHOWN_BYTES:
@@ -192,13 +200,6 @@ class Recomputer:
                 return updates
         return list(base.steps)
 
-    def _full_steps(self, record: LeaseRecord) -> float:
-        """Steps of the lease, those of its warm-up by their share of the rate."""
-        inner = self.parts.spec.config.inner
-        steps = -(-record.images // inner.batch_images)
-        warming = min(steps, inner.warmup_steps)
-        return steps - warming + warming * (warming + 1) / 2 / (inner.warmup_steps + 1)
-
     def _compare(self, record: LeaseRecord, recomputed: Tensor) -> Agreement:
         with self.parts.blobs.open(BlobRef(record.sha256, record.size_bytes), self._interrupt) as view:
             claimed = VectorReader(view, record.codec, len(recomputed))
@@ -240,19 +241,21 @@ def _pairs(claimed: VectorReader, codec: Codec, recomputed: Tensor) -> Iterator[
         yield claimed.chunk(index), coder.decode(memoryview(coder.encode(chunk)), len(chunk))
 
 
-def judged(record: LeaseRecord, found: Agreement, full_steps: float) -> Finding:
-    """What the figures of a lease of `full_steps` mean (see `tolerances`)."""
+def judged(record: LeaseRecord, found: Agreement, num_full_steps: float) -> Finding:
+    """What the figures of a lease of so many full steps mean (see `tolerances`)."""
     is_sampled = bool(record.residual_after)
-    allowed = tolerances(record.codec, record.learning_rate, full_steps, sampled=is_sampled)
+    allowed = tolerances(record.codec, record.learning_rate, num_full_steps, sampled=is_sampled)
     where = ", in the parts that were shown" if is_sampled else ""
     figures = f"cosine {found.cosine:.4f}, {found.length_ratio:.3f} times as long as what is recomputed here{where}"
     if found.exact:
         return Finding(record, Outcome.AGREES, f"the same numbers, bit for bit{where}", found)
     if allowed.close.allows(found):
         return Finding(record, Outcome.AGREES, f"{figures}, which is rounding", found)
-    if allowed.loose.allows(found):
-        words = f"{figures}, which is either weights that were rounded at random to 16 bits, or not quite this lease"
+    if record.weights is KeptWeights.ROUNDED and allowed.loose.allows(found):
+        words = f"{figures}, which is either its weights, rounded at random to 16 bits, or not quite this lease"
         return Finding(record, Outcome.UNCHECKED, words, found)
+    if allowed.doubtful.allows(found):
+        return Finding(record, Outcome.UNCHECKED, f"{figures}, which is farther off than honest ones were seen", found)
     return Finding(record, Outcome.DISAGREES, f"{figures}, which no rounding explains", found)
 
 

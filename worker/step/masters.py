@@ -18,6 +18,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from diffusion_at_home.kept_weights import KeptWeights
 from worker.step.place import StatePlace
 
 
@@ -27,6 +28,11 @@ class WeightKind(StrEnum):
     FP32 = "fp32"
     STOCHASTIC = "stochastic"
     SPLIT = "split"
+
+    @property
+    def kept(self) -> KeptWeights:
+        """What a worker says of it, whose plan has it."""
+        return KeptWeights.ROUNDED if self is WeightKind.STOCHASTIC else KeptWeights.EXACT
 
 
 class Master(ABC):

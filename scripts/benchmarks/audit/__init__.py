@@ -2,7 +2,7 @@
 
 Every lease of a training on digits is computed in each way that an honest machine may (precision, threads, parts of a batch), and
 every pair of results is compared as an auditor compares: encoded, decoded, cosine and ratio of lengths. Then a cheat's delta is
-compared with an honest one. An accusation is what is outside the loose tolerance.
+compared with an honest one. An accusation is what is outside the doubtful tolerance, or the loose one of who says that it rounds.
 """
 
 from __future__ import annotations
@@ -130,14 +130,18 @@ class Honest:
         codecs = dict.fromkeys(codec for codec, _, _ in self._found)
         for codec, kind in itertools.product(codecs, _KINDS):
             found = self._of(codec, kind)
-            allowed = tolerances(codec).close if kind in {"close", "alike"} else tolerances(codec).loose
+            allowed = tolerances(codec).doubtful if kind in {"close", "alike"} else tolerances(codec).loose
             figures[f"false_accusations_{codec}_{kind}"] = _share([not allowed.allows(one) for one in found])
             figures |= _distribution(f"{{}}_honest_{codec}_{kind}", found)
             for steps in dict.fromkeys(steps for _, _, steps in self._found):
                 figures |= _spread(f"{{}}_honest_{codec}_{kind}_{steps}_steps", self._found[codec, kind, steps])
         for codec in codecs:
-            every = [one for kind in _ACCUSED for one in self._of(codec, kind)]
-            figures[f"false_accusations_{codec}"] = _share([not tolerances(codec).loose.allows(one) for one in every])
+            accused = [
+                not (tolerances(codec).doubtful if kind == "close" else tolerances(codec).loose).allows(one)
+                for kind in _ACCUSED
+                for one in self._of(codec, kind)
+            ]
+            figures[f"false_accusations_{codec}"] = _share(accused)
         return figures
 
     def _of(self, codec: Codec, kind: str) -> list[Agreement]:
@@ -162,9 +166,11 @@ class Caught:
             every = [one for found in parts.values() for one in found]
             figures |= _spread(f"{{}}_{name}_{codec}", every)
             for case, found in {"": every, **{f"_{steps}_steps": found for steps, found in parts.items()}}.items():
-                close, loose = tolerances(codec).close, tolerances(codec).loose
-                figures[f"caught_close_{name}_{codec}{case}"] = _share([not close.allows(one) for one in found])
-                figures[f"caught_loose_{name}_{codec}{case}"] = _share([not loose.allows(one) for one in found])
+                allowed = tolerances(codec)
+                bounds = {"close": allowed.close, "doubtful": allowed.doubtful, "loose": allowed.loose}
+                for bound, tolerance in bounds.items():
+                    caught = [not tolerance.allows(one) for one in found]
+                    figures[f"caught_{bound}_{name}_{codec}{case}"] = _share(caught)
         return figures
 
 

@@ -23,6 +23,8 @@ from diffusion_at_home import PROTOCOL_VERSION
 from diffusion_at_home.config.run import Codec
 from diffusion_at_home.errors import RetryCall
 from diffusion_at_home.identity import Handed, Identity
+from diffusion_at_home.kept_weights import KeptWeights, to_wire
+from diffusion_at_home.lease_terms import LeaseTerms
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.runinfo import RunInfo
 from diffusion_at_home.wire.vector import encode_chunks, write_vector
@@ -117,7 +119,8 @@ class Volunteer:
                 return
 
     def _submit(self, grant: pb.LeaseGrant) -> Iterator[pb.SubmitRequest]:
-        handed = Handed(self._session.run_id, grant.lease_id, self._sha256, grant.quota_images)
+        terms, kept = LeaseTerms.of_grant(grant), KeptWeights.EXACT
+        handed = Handed(self._session.run_id, grant.lease_id, terms.sha256, kept, self._sha256, grant.quota_images)
         header = pb.SubmitHeader(
             protocol_version=PROTOCOL_VERSION,
             lease_id=grant.lease_id,
@@ -127,6 +130,7 @@ class Volunteer:
             train_ms=1,
             mean_loss=0.5,
             signature=self._session.signature(handed),
+            weights=to_wire(kept),
         )
         yield pb.SubmitRequest(header=header)
         data = b"".join(self._parts)

@@ -15,6 +15,7 @@ from benchmarks.fuzz.target import Read, Target, WronglyAccepted
 from diffusion_at_home.config.run import Codec, CodecSection
 from diffusion_at_home.errors import ConfigError, DataError, LeaseLost
 from diffusion_at_home.identity import Identity
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.rpc.coordinator_pb2 import SubmitHeader
 from diffusion_at_home.wire.layout import Layout, Slot
 from worker.embedding_file import read_embeddings, write_embeddings
@@ -79,7 +80,8 @@ def _outbox(folder: Path) -> Target:
     path = folder.with_name("outbox-residual.safetensors")
     outbox = Outbox(folder, Residual(path, _SECTION, _LAYOUT))
     for lease_id in (LeaseId(3), LeaseId(4)):
-        outbox.put(lease_id, Trained(_delta(), images=8, seconds=1.0, mean_loss=0.5), Codec.SPARSE)
+        trained = Trained(_delta(), images=8, seconds=1.0, mean_loss=0.5, weights=KeptWeights.EXACT)
+        outbox.put(lease_id, "0" * 64, trained, Codec.SPARSE)
     files = {file.name: file.read_bytes() for file in folder.iterdir()}
 
     def mutant(rng: random.Random) -> Read:

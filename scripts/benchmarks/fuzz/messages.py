@@ -35,6 +35,8 @@ from diffusion_at_home.data.manifest import DataManifest, ShardEntry
 from diffusion_at_home.data.order import DataCursor, ShardRange
 from diffusion_at_home.errors import DahError
 from diffusion_at_home.identity import Handed, Identity
+from diffusion_at_home.kept_weights import KeptWeights, to_wire
+from diffusion_at_home.lease_terms import LeaseTerms
 from diffusion_at_home.receipt import Received
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from diffusion_at_home.signing_key import public_bytes
@@ -48,6 +50,7 @@ from worker.receipts import Receipts
 from worker.session import Introduction, Session, Untold
 
 _RUN_ID: Final = "tiny-00000000"
+_TERMS: Final = LeaseTerms(0, "0" * 64, 7, 1e-3, (ShardRange(epoch=0, shard=0, start=0, count=16),))
 _NUM_ELEMENTS: Final = 1_000
 _NEVER: Final = threading.Event()
 _WORKER_KEY: Final = Ed25519PrivateKey.from_private_bytes(b"w" * 32)
@@ -237,7 +240,7 @@ def _to_coordinator(desk: _Desk) -> list[Target]:
 def _check_header(desk: _Desk, header: pb.SubmitHeader, lease: Lease, expected: Expected) -> None:
     """All that is done before a byte of the contribution is asked for; the signature last, so that the rest is looked at."""
     screen_header(header, lease, expected)
-    desk.registry.check_signature(desk.identity.worker_id, header)
+    desk.registry.check_signature(desk.identity.worker_id, header, _TERMS)
 
 
 class _Desk:
@@ -278,7 +281,7 @@ class _Desk:
         )
 
     def header(self) -> pb.SubmitHeader:
-        handed = Handed(_RUN_ID, 1, "a" * 64, 16)
+        handed = Handed(_RUN_ID, 1, _TERMS.sha256, KeptWeights.EXACT, "a" * 64, 16)
         return pb.SubmitHeader(
             protocol_version=PROTOCOL_VERSION,
             lease_id=1,
@@ -288,4 +291,5 @@ class _Desk:
             train_ms=1,
             mean_loss=0.5,
             signature=self.identity.sign_contribution(handed),
+            weights=to_wire(KeptWeights.EXACT),
         )

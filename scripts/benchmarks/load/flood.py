@@ -82,7 +82,7 @@ async def _attacked(place: Site, flooding: _Flood, seconds: float, case: str) ->
     async with AsyncExitStack() as stack:
         lines = await _lines(run, _BEATERS + 2, stack)
         beaters = [_session(run, lines, number) for number in range(_BEATERS)]
-        leases = [await _joined(beater) for beater in beaters]
+        leases = [(await _joined(beater)).lease_id for beater in beaters]
         figures |= await _beaten(beaters, leases, seconds, f"idle_{case}")
         before = place.process.memory_info().rss
 
@@ -195,16 +195,16 @@ async def _one_flood(url: str, seconds: float, on_joined: Callable[[], None]) ->
 
 async def _drip(session: SimulatedSession, size_bytes: int) -> None:
     """Hand in for ever, as slowly as is borne, and again when that ends."""
-    lease_id = await _joined(session)
+    grant = await _joined(session)
     header = pb.SubmitHeader(
         protocol_version=PROTOCOL_VERSION,
-        lease_id=lease_id,
-        sha256=hashlib.sha256(str(lease_id).encode()).hexdigest(),
+        lease_id=grant.lease_id,
+        sha256=hashlib.sha256(str(grant.lease_id).encode()).hexdigest(),
         size_bytes=size_bytes,
         images=_BATCH,
     )
-    header.signature = session.signature(header)
-    asked = pb.SubmitOffsetRequest(protocol_version=PROTOCOL_VERSION, lease_id=lease_id, sha256=header.sha256)
+    session.sign(header, grant)
+    asked = pb.SubmitOffsetRequest(protocol_version=PROTOCOL_VERSION, lease_id=grant.lease_id, sha256=header.sha256)
     while True:
         try:
             header.offset = await session.submit_offset(asked)
@@ -242,7 +242,7 @@ async def _one_hand_in(session: SimulatedSession, deltas: Deltas) -> bool:
         size_bytes=delta.size_bytes,
         images=reply.grant.quota_images,
     )
-    header.signature = session.signature(header)
+    session.sign(header, reply.grant)
 
     async def parts() -> AsyncIterator[pb.SubmitRequest]:
         yield pb.SubmitRequest(header=header)
@@ -258,12 +258,12 @@ async def _one_hand_in(session: SimulatedSession, deltas: Deltas) -> bool:
             return True
 
 
-async def _joined(session: SimulatedSession) -> int:
+async def _joined(session: SimulatedSession) -> pb.LeaseGrant:
     """The lease of a worker that has just joined."""
     await session.join()
     reply = await session.lease(pb.LeaseRequest(protocol_version=PROTOCOL_VERSION, wait_ms=10_000))
     assert reply.WhichOneof("outcome") == "grant", reply
-    return int(reply.grant.lease_id)
+    return reply.grant
 
 
 async def _lines(run: FoundRun, count: int, stack: AsyncExitStack, host: str = "127.0.0.1") -> Lines:
