@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from coordinator import tables
 from coordinator.data_pool import DataPool
-from coordinator.ledger_file import LedgerFile
+from coordinator.open_ledger import OpenLedger
 from coordinator.records import Action, Evaluation, Fault, LeaseId, LeaseState, Version
 from diffusion_at_home.data.order import ShardRange
 from diffusion_at_home.identity import WorkerId
@@ -94,7 +94,7 @@ class LeftOutRow:
     fault: Fault
 
 
-class PageQueries(LedgerFile):
+class PageQueries(OpenLedger):
     """The part of the ledger that is asked for the pages."""
 
     def created_at_ms(self) -> int:
@@ -192,6 +192,8 @@ class PageQueries(LedgerFile):
 
     def workers_named(self, name: str, most: int) -> list[WorkerRow]:
         """At most so many that give this name, the first to come first."""
+        if not name.isprintable():
+            return []  # nobody's is not, and PostgreSQL cannot even be asked for some of them
         rows = tables.workers.c
         return self._records(
             WorkerRow, _worker_rows().where(rows.display_name == name).order_by(rows.joined_at_ms).limit(most)
