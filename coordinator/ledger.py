@@ -162,13 +162,15 @@ class Ledger(LeaseQueries, PageQueries):
 
     def active_leases(self) -> list[Lease]:
         """All that are neither handed in nor given up."""
-        return self._records(Lease, sa.select(tables.leases).where(tables.leases.c.state == LeaseState.ACTIVE))
+        rows = tables.leases.c
+        query = sa.select(tables.leases).where(rows.state == LeaseState.ACTIVE)
+        return self._records(Lease, query.order_by(rows.lease_id))
 
     def missed_leases(self, base_version: int) -> list[Lease]:
         """All from `base_version` that their round closed without."""
         rows = tables.leases.c
         query = sa.select(tables.leases).where(rows.state == LeaseState.MISSED, rows.base_version == base_version)
-        return self._records(Lease, query)
+        return self._records(Lease, query.order_by(rows.lease_id))
 
     def contribution_of(self, lease_id: LeaseId) -> Contribution | None:
         """What was accepted for a lease."""
@@ -369,7 +371,8 @@ class Ledger(LeaseQueries, PageQueries):
 
     def evaluations(self) -> list[Evaluation]:
         """All held-out losses, oldest first."""
-        return self._records(Evaluation, sa.select(tables.evaluations).order_by(tables.evaluations.c.version))
+        rows = tables.evaluations
+        return self._records(Evaluation, sa.select(rows).order_by(rows.c.version, rows.c.weights))
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store that a checkpoint is complete."""

@@ -132,7 +132,9 @@ class PageQueries(OpenLedger):
         found: list[Evaluated] = []
         with self._begin() as tx:
             for start in range(0, len(wanted), _AT_ONCE):
-                part = query.where(rows.c.version.in_(wanted[start : start + _AT_ONCE])).order_by(rows.c.version)
+                part = query.where(rows.c.version.in_(wanted[start : start + _AT_ONCE])).order_by(
+                    rows.c.version, rows.c.weights
+                )
                 for row in tx.execute(part).mappings():
                     facts = dict(row)
                     at_ms = facts.pop("at_ms")

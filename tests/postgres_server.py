@@ -9,10 +9,16 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
+
+from coordinator.ledger_move import move_to_server
+from coordinator.run_folder import RunFolder
+
+EachEngine = Callable[[RunFolder], RunFolder]
 
 _PROGRAMS: Final = Path("/usr/lib/postgresql")
 """Debian's, one folder a version."""
@@ -88,6 +94,11 @@ class PostgresServer:
         schema = f"run_{next(self._schemas)}"
         self.execute(f"CREATE SCHEMA {schema}")
         return self.address(schema).render_as_string(hide_password=False)
+
+    def take_in(self, folder: RunFolder) -> RunFolder:
+        """Move the ledger of the run in `folder` to a place of its own."""
+        move_to_server(folder, self.new_place())
+        return folder
 
     def execute(self, statement: str) -> None:
         """As the server's owner."""
