@@ -125,9 +125,10 @@ class Coordinator:
     def __init__(self, folder: RunFolder, quota_gib: float | None = None) -> None:
         """Open everything that is on disk, and mend what a crash has left; `quota_gib` goes before storage.quota_gib.
 
-        Raises `IntegrityError`, `StorageError`, `ConfigError` if the run's own key is missing.
+        Raises `IntegrityError`, `StorageError`, `ConfigError` if the run's own key is missing, or its ledger has a coordinator.
         """
         ledger = Ledger(folder.ledger)
+        ledger.take_seat()  # before anything is changed, and the folder's lock need not reach another machine
         ledger.check()
         history = ledger.versions()
         self._blobs = blobs = BlobStore(folder.blobs, folder.staging)
@@ -365,6 +366,7 @@ class Coordinator:
         _log.info("coordinator_started", url=url, grpc_port=grpc_port, version=self._versions.newest.version)
         tasks = {
             "attention": asyncio.create_task(self._attention.run()),
+            "ledger": asyncio.create_task(self._ledger.keep_seat()),
             "web": asyncio.create_task(web.serve(sockets=[listener])),
             "operator": asyncio.create_task(self._operator.run()),
             "gate": asyncio.create_task(self._gate.run()),

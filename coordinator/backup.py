@@ -27,9 +27,9 @@ import torch
 from pydantic import Field, ValidationError
 
 from coordinator.blobs import file_sha256
+from coordinator.database.opening import copy_ledger
 from coordinator.file_copy import copy_file, sync_tree
 from coordinator.ledger import Ledger
-from coordinator.ledger_file import copy_ledger
 from coordinator.parts import FOLDERS, Gone, Part, damaged, parts, spec_of, state_version, states
 from coordinator.records import Version, now_ms
 from coordinator.run_folder import RunFolder

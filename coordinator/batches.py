@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Final, Generic, TypeVar
 
 from diffusion_at_home import events
-from diffusion_at_home.errors import StorageError
+from diffusion_at_home.errors import SeatLost, StorageError
 
 MAX_BATCH: Final = 256
 """Requests in one transaction: at under half a millisecond each, the next batch waits a tenth of a second at most."""
@@ -36,8 +36,8 @@ class Batches(Generic[RequestT, ResultT]):
     """Runs `store` on one batch after the other, in the order of asking. For one loop.
 
     `store` returns an outcome for each request: a result, an exception of that request's own, or AGAIN. If it raises, nothing
-    is stored: a `StorageError` is everybody's, anything else is found out by storing each request by itself, so that none
-    fails its neighbours.
+    is stored: a `StorageError` or `SeatLost` is everybody's, anything else is found out by storing each request by itself, so
+    that none fails its neighbours.
     """
 
     def __init__(self, store: Callable[[Sequence[RequestT]], Awaitable[Sequence[ResultT | Exception | Again]]]) -> None:
@@ -79,7 +79,7 @@ class Batches(Generic[RequestT, ResultT]):
         except Exception as error:  # noqa: BLE001 -- raised again by whoever asked
             if not batch:
                 _log.error("batch_failed", error=str(error))
-            if len(batch) > 1 and not isinstance(error, StorageError):
+            if len(batch) > 1 and not isinstance(error, (StorageError, SeatLost)):
                 return [again for asked in batch for again in await self._settle([asked])]
             outcomes = [error] * len(batch)
         again = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from coordinator import tables
-from coordinator.ledger_file import LedgerFile
+from coordinator.open_ledger import OpenLedger
 from coordinator.records import Fault, LeaseId
 from diffusion_at_home.data.order import ShardRange
 from diffusion_at_home.identity import WorkerId
@@ -43,7 +43,7 @@ class HandedIn:
     """As of `Lease`."""
 
 
-class LeaseQueries(LedgerFile):
+class LeaseQueries(OpenLedger):
     """The part of the ledger that is asked for leases."""
 
     def handed_in(self, round_number: int, after: int, most: int) -> list[HandedIn]:

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from coordinator import tables
 from coordinator.books import Changes
 from coordinator.data_pool import DataPool
 from coordinator.lease_queries import LeaseQueries
-from coordinator.ledger_file import empty_ledger
+from coordinator.open_ledger import new_tables
 from coordinator.opinion_queries import OpinionQueries
 from coordinator.page_queries import PageQueries
 from coordinator.records import (
@@ -60,7 +59,7 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
     def create(cls, path: Path, *, run_id: str, spec_sha256: str, pool: DataPool) -> Ledger:
         """A new ledger with nothing in it but the run."""
         values = {"run_id": run_id, "spec_sha256": spec_sha256, "pool": pool.to_json()}
-        with empty_ledger(path) as tx:
+        with new_tables(path) as tx:
             tx.execute(sa.insert(tables.run).values(id=1, created_at_ms=now_ms(), **values))
         return cls(path)
 
@@ -81,13 +80,11 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
     def skip_numbers(self, count: int) -> None:
         """Never give the next `count` numbers to a lease or a contribution."""
         with self._begin() as tx:
+            counted = self._database.counted(tx)
             for table in (tables.leases, tables.contributions):
                 (key,) = table.primary_key
                 highest = tx.execute(sa.select(sa.func.max(key))).scalar_one() or 0
-                (used,) = tx.exec_driver_sql("SELECT max(seq) FROM sqlite_sequence WHERE name = ?", (table.name,)).one()
-                tx.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (table.name,))
-                number = max(highest, used or 0) + count
-                tx.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table.name, number))
+                self._database.count_on(tx, table.name, max(highest, counted.get(table.name, 0)) + count)
 
     # -- workers ------------------------------------------------------------------------------------------------
 
@@ -97,7 +94,7 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
             for worker in workers:
                 row = dataclasses.asdict(worker)
                 changed = {name: value for name, value in row.items() if name not in ("worker_id", "joined_at_ms")}
-                statement = upsert(tables.workers).values(row)
+                statement = self._insert(tables.workers).values(row)
                 tx.execute(statement.on_conflict_do_update(index_elements=["worker_id"], set_=changed))
 
     def workers(self) -> list[Worker]:
@@ -161,7 +158,7 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
         return Changes(changes.ended, accepted, granted)
 
     def lease(self, lease_id: LeaseId) -> Lease | None:
-        """A lease by its number, which may be any that travels: those beyond SQLite's integers are of nobody."""
+        """A lease by its number, which may be any that travels: those beyond a database's integers are of nobody."""
         if lease_id.bit_length() > 63:
             return None
         found = self._records(Lease, sa.select(tables.leases).where(tables.leases.c.lease_id == lease_id))
@@ -169,13 +166,15 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
 
     def active_leases(self) -> list[Lease]:
         """All that are neither handed in nor given up."""
-        return self._records(Lease, sa.select(tables.leases).where(tables.leases.c.state == LeaseState.ACTIVE))
+        rows = tables.leases.c
+        query = sa.select(tables.leases).where(rows.state == LeaseState.ACTIVE)
+        return self._records(Lease, query.order_by(rows.lease_id))
 
     def missed_leases(self, base_version: int) -> list[Lease]:
         """All from `base_version` that their round closed without."""
         rows = tables.leases.c
         query = sa.select(tables.leases).where(rows.state == LeaseState.MISSED, rows.base_version == base_version)
-        return self._records(Lease, query)
+        return self._records(Lease, query.order_by(rows.lease_id))
 
     def contribution_of(self, lease_id: LeaseId) -> Contribution | None:
         """What was accepted for a lease."""
@@ -241,7 +240,7 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
         """Store how deltas count, and the pool that has the data again of those that do not; one for a lease, for ever."""
         with self._begin() as tx:
             for verdict in verdicts:
-                tx.execute(upsert(tables.verdicts).values(dataclasses.asdict(verdict)).on_conflict_do_nothing())
+                tx.execute(self._insert(tables.verdicts).values(dataclasses.asdict(verdict)).on_conflict_do_nothing())
             if pool is not None:
                 self._set_pool(tx, pool)
 
@@ -304,7 +303,7 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
     def add_audit(self, audited: Audited) -> None:
         """Store that one was; once for a lease."""
         with self._begin() as tx:
-            tx.execute(upsert(tables.audits).values(dataclasses.asdict(audited)).on_conflict_do_nothing())
+            tx.execute(self._insert(tables.audits).values(dataclasses.asdict(audited)).on_conflict_do_nothing())
 
     def count_refusals(self, counts: Sequence[RefusedCalls], forget_before: int | None) -> None:
         """Add to what is counted of refused calls, and forget days before that one, if one is named.
@@ -314,7 +313,7 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
         rows = tables.refusals
         with self._begin() as tx:
             for counted in counts:
-                statement = upsert(rows).values(dataclasses.asdict(counted))
+                statement = self._insert(rows).values(dataclasses.asdict(counted))
                 more = {"calls": rows.c.calls + statement.excluded.calls}
                 tx.execute(statement.on_conflict_do_update(index_elements=["worker_id", "day", "reason"], set_=more))
             if forget_before is not None:
@@ -343,7 +342,7 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
     def open_round(self, opened: Round) -> None:
         """Store a new round; the same one twice is stored once."""
         with self._begin() as tx:
-            tx.execute(upsert(tables.rounds).values(dataclasses.asdict(opened)).on_conflict_do_nothing())
+            tx.execute(self._insert(tables.rounds).values(dataclasses.asdict(opened)).on_conflict_do_nothing())
 
     def latest_round(self) -> Round | None:
         """The round with the highest number."""
@@ -399,16 +398,17 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
         with self._begin() as tx:
             for evaluation in evaluations:
                 row = {field.name: getattr(evaluation, field.name) for field in dataclasses.fields(evaluation)}
-                tx.execute(upsert(tables.evaluations).values(row).on_conflict_do_nothing())
+                tx.execute(self._insert(tables.evaluations).values(row).on_conflict_do_nothing())
 
     def evaluations(self) -> list[Evaluation]:
         """All held-out losses, oldest first."""
-        return self._records(Evaluation, sa.select(tables.evaluations).order_by(tables.evaluations.c.version))
+        rows = tables.evaluations
+        return self._records(Evaluation, sa.select(rows).order_by(rows.c.version, rows.c.weights))
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store that a checkpoint is complete."""
         with self._begin() as tx:
-            tx.execute(upsert(tables.checkpoints).values(dataclasses.asdict(checkpoint)).on_conflict_do_nothing())
+            tx.execute(self._insert(tables.checkpoints).values(dataclasses.asdict(checkpoint)).on_conflict_do_nothing())
 
     def checkpoints(self) -> list[Checkpoint]:
         """All checkpoints that are offered, oldest first."""
@@ -424,14 +424,14 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
         """Store that a checkpoint is no longer offered; its files may go from here on."""
         row = {"name": name, "reason": reason, "withdrawn_at_ms": now_ms()}
         with self._begin() as tx:
-            tx.execute(upsert(tables.withdrawn).values(row).on_conflict_do_nothing())
+            tx.execute(self._insert(tables.withdrawn).values(row).on_conflict_do_nothing())
 
     # -- judgements ---------------------------------------------------------------------------------------------
 
     def add_judgement(self, judgement: Judgement, files: Mapping[str, str]) -> None:
         """Store what a checkpoint was judged to be, and sha256 by path of what it was judged by that is not stored yet."""
         with self._begin() as tx:
-            tx.execute(upsert(tables.judgements).values(dataclasses.asdict(judgement)).on_conflict_do_nothing())
+            tx.execute(self._insert(tables.judgements).values(dataclasses.asdict(judgement)).on_conflict_do_nothing())
             self._add_judging_files(tx, files)
 
     def judgements(self) -> list[Judgement]:
@@ -487,7 +487,7 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
     def set_anchor(self, anchor: Anchor) -> None:
         """Move the anchor: the contributions to its version and before it may go from here on."""
         with self._begin() as tx:
-            tx.execute(upsert(tables.anchors).values(dataclasses.asdict(anchor)).on_conflict_do_nothing())
+            tx.execute(self._insert(tables.anchors).values(dataclasses.asdict(anchor)).on_conflict_do_nothing())
 
     def held_deltas(self) -> list[HeldDelta]:
         """The blobs of the contributions since the anchor, each once, oldest first."""
@@ -524,17 +524,15 @@ class Ledger(LeaseQueries, PageQueries, OpinionQueries):
     def _end(tx: sa.Connection, lease_id: LeaseId, state: LeaseState) -> None:
         tx.execute(sa.update(tables.leases).where(tables.leases.c.lease_id == lease_id).values(state=state))
 
-    @staticmethod
-    def _copy_evaluations(tx: sa.Connection, source: int, target: int) -> None:
+    def _copy_evaluations(self, tx: sa.Connection, source: int, target: int) -> None:
         rows = tx.execute(sa.select(tables.evaluations).where(tables.evaluations.c.version == source)).mappings().all()
         for row in rows:
-            tx.execute(upsert(tables.evaluations).values({**row, "version": target}).on_conflict_do_nothing())
+            tx.execute(self._insert(tables.evaluations).values({**row, "version": target}).on_conflict_do_nothing())
 
-    @staticmethod
-    def _add_judging_files(tx: sa.Connection, files: Mapping[str, str]) -> None:
+    def _add_judging_files(self, tx: sa.Connection, files: Mapping[str, str]) -> None:
         for path, sha256 in files.items():
             row = {"path": path, "sha256": sha256}
-            tx.execute(upsert(tables.judging_files).values(row).on_conflict_do_nothing())
+            tx.execute(self._insert(tables.judging_files).values(row).on_conflict_do_nothing())
 
     @staticmethod
     def _set_pool(tx: sa.Connection, pool: DataPool) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Concatenate, ParamSpec, TypeVar
+from contextlib import suppress
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from coordinator.ledger import Ledger
 from coordinator.problems import Problems
+from diffusion_at_home.errors import StorageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_SEAT_SECONDS: Final = 1.0
+"""Between two looks at a ledger that nobody asks for anything."""
 
 
 class LedgerThread:
@@ -28,6 +33,14 @@ class LedgerThread:
         future = loop.run_in_executor(self._executor, lambda: method(self._ledger, *args, **kwargs))
         with self._problems.writing("ledger", method.__name__):
             return await asyncio.shield(future)
+
+    async def keep_seat(self) -> None:
+        """As long as nobody else can be this ledger's coordinator; raises `SeatLost` soon after that."""
+        while True:
+            with suppress(StorageError):  # it is busy, and the problems name it
+                if not await self.run(Ledger.hold_seat):
+                    return
+            await asyncio.sleep(_SEAT_SECONDS)
 
     def close(self) -> None:
         """Finish what was begun, then close the ledger."""

@@ -6,10 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from coordinator import tables
-from coordinator.ledger_file import LedgerFile
+from coordinator.open_ledger import OpenLedger
 from coordinator.records import Contribution, Lease, LeaseState, SecondOpinion
 
 
@@ -23,7 +22,7 @@ class TrainedTwice:
     second: Contribution
 
 
-class OpinionQueries(LedgerFile):
+class OpinionQueries(OpenLedger):
     """The part of the ledger that is asked for them."""
 
     def trained_twice(self, newest_round: int) -> list[TrainedTwice]:
@@ -52,4 +51,4 @@ class OpinionQueries(LedgerFile):
         """Store what one came to; once for a lease."""
         with self._begin() as tx:
             row = dataclasses.asdict(opinion)
-            tx.execute(upsert(tables.second_opinions).values(row).on_conflict_do_nothing())
+            tx.execute(self._insert(tables.second_opinions).values(row).on_conflict_do_nothing())

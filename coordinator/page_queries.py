@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from coordinator import tables
 from coordinator.data_pool import DataPool
-from coordinator.ledger_file import LedgerFile
+from coordinator.open_ledger import OpenLedger
 from coordinator.records import DAY_MS, Action, Evaluation, Fault, LeaseId, LeaseState, Version
 from diffusion_at_home.data.order import ShardRange
 from diffusion_at_home.identity import WorkerId
@@ -111,7 +111,7 @@ class TeamRow:
     """When the first of them joined."""
 
 
-class PageQueries(LedgerFile):
+class PageQueries(OpenLedger):
     """The part of the ledger that is asked for the pages."""
 
     def created_at_ms(self) -> int:
@@ -152,7 +152,9 @@ class PageQueries(LedgerFile):
         found: list[Evaluated] = []
         with self._begin() as tx:
             for start in range(0, len(wanted), _AT_ONCE):
-                part = query.where(rows.c.version.in_(wanted[start : start + _AT_ONCE])).order_by(rows.c.version)
+                part = query.where(rows.c.version.in_(wanted[start : start + _AT_ONCE])).order_by(
+                    rows.c.version, rows.c.weights
+                )
                 for row in tx.execute(part).mappings():
                     facts = dict(row)
                     at_ms = facts.pop("at_ms")
@@ -212,6 +214,8 @@ class PageQueries(LedgerFile):
 
     def workers_named(self, name: str, most: int) -> list[WorkerRow]:
         """At most so many that give this name, the first to come first."""
+        if not name.isprintable():
+            return []  # nobody's is not, and PostgreSQL cannot even be asked for some of them
         rows = tables.workers.c
         return self._records(
             WorkerRow, _worker_rows().where(rows.display_name == name).order_by(rows.joined_at_ms).limit(most)

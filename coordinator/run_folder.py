@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,18 @@ class RunFolder:
 
     @property
     def ledger(self) -> Path:
-        """SQLite."""
+        """The file that the ledger is, or that names the server which has it."""
+        return self.ledger_url if self.ledger_url.is_file() else self.ledger_file
+
+    @property
+    def ledger_file(self) -> Path:
+        """SQLite: where the ledger is unless a server has it."""
         return self.root / "ledger.sqlite"
+
+    @property
+    def ledger_url(self) -> Path:
+        """Address of the ledger in a server; readable by its owner alone, and there once the operator has moved it."""
+        return self.root / "ledger.url"
 
     @property
     def blobs(self) -> Path:
@@ -153,8 +163,11 @@ class RunFolder:
             )
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder alone. Raises `ConfigError` if there is no run, or a backup, or another process holds it."""
+    def locked(self, *, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Hold the folder alone. Raises `ConfigError` if there is no run, or a backup, or another process holds it.
+
+        With `wait`, that is told once who holds it, and then waited until nobody does.
+        """
         self.check()
         if self.backup_mark.exists():
             raise ConfigError(
@@ -163,7 +176,12 @@ class RunFolder:
         with storage_errors(self.root), (self.root / "lock").open("a+") as file:
             if not _lock(file.fileno()):
                 file.seek(0)
-                raise ConfigError(f"{self.root} is in use by process {file.read().strip() or '?'}: stop it first")
+                used = f"{self.root} is in use by process {file.read().strip() or '?'}"
+                if wait is None:
+                    raise ConfigError(f"{used}: stop it first")
+                wait(used)
+                while not _try_lock(file.fileno()):
+                    time.sleep(_LOCK_PAUSE_SECONDS)
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()

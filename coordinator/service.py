@@ -27,7 +27,7 @@ from coordinator.registry import Registry, check_version
 from coordinator.uploads import MAX_CHUNK_BYTES
 from coordinator.versions import Versions
 from diffusion_at_home import PROTOCOL_VERSION, events
-from diffusion_at_home.errors import StorageError
+from diffusion_at_home.errors import SeatLost, StorageError
 from diffusion_at_home.identity import WorkerId
 from diffusion_at_home.lease_terms import LeaseTerms
 from diffusion_at_home.refusals import MEANINGS, REFUSAL_METADATA, RETRY_AFTER_METADATA
@@ -43,6 +43,7 @@ _IDLE_RETRY: Final = timedelta(seconds=1)
 """Between two calls of a worker that waits, at least."""
 
 _QUARANTINE_RETRY: Final = timedelta(minutes=1)
+_SEAT_RETRY: Final = timedelta(seconds=2)
 """Of a worker that gets no leases for some rounds."""
 
 _ASKS_PER_SECOND: Final = 200
@@ -306,6 +307,9 @@ class CoordinatorService(CoordinatorServicer):
             _log.error("storage_error", call=call.name, error=str(error))
             sentence = "the coordinator cannot store anything now: come back later"
             refusal = Refused(pb.REFUSAL_STORAGE_FULL, sentence, timedelta(seconds=30))
+        except SeatLost as error:
+            _log.error("seat_lost", call=call, error=str(error))
+            refusal = Refused(pb.REFUSAL_SHUTTING_DOWN, "another coordinator takes over", _SEAT_RETRY)
         except Exception:  # noqa: BLE001 -- the RPC boundary
             _log.exception("call_failed", call=call.name)
             context.set_code(grpc.StatusCode.INTERNAL)

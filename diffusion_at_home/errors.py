@@ -20,6 +20,7 @@
         |-- StorageError       the disk is full or not writable
         |-- PortInUse          another process listens there
         |-- NotRunning         no worker runs that could be told anything
+        |-- SeatLost           another process may be the run's coordinator by now
         `-- HardwareError      this machine cannot run what was asked
 
 A message is one sentence for a person; it names the field, file or address and what to do. `exit_code` is what the
@@ -145,6 +146,12 @@ class NotRunning(StopProcess):
     """No worker runs that could be told anything."""
 
     exit_code: ClassVar[int] = 14
+
+
+class SeatLost(StopProcess):
+    """This process is the run's coordinator no longer: what it wrote last may be stored or not, which the next one finds out."""
+
+    exit_code: ClassVar[int] = 15
 
 
 class IntegrityError(StopProcess):

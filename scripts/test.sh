@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh
-./scripts/packages.sh fonts-noto-color-emoji unicode-data libfribidi0
+./scripts/packages.sh fonts-noto-color-emoji unicode-data libfribidi0 postgresql
 unset PYTHONDONTWRITEBYTECODE  # hundreds of processes are started: each would compile this project anew
 bin=.venv/bin
 $bin/ruff format --check .

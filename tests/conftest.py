@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.postgres_server import EachEngine, PostgresServer, why_not
 
 # Before anything loads torch, and for the processes that tests start: small tensors gain nothing from more threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -43,3 +46,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def goldens(request: pytest.FixtureRequest) -> Goldens:
     return Goldens(rewrite=request.config.getoption("--rewrite-goldens"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server for all tests of this process."""
+    if reason := why_not():
+        pytest.skip(reason)
+    server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def each_engine(request: pytest.FixtureRequest) -> EachEngine:
+    """Brings a new run's ledger to where this test has it: once for each engine."""
+    if request.param == "sqlite":
+        return lambda folder: folder
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.take_in
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Where a ledger may be made: once for each engine."""
+    if request.param == "sqlite":
+        return tmp_path / "ledger.sqlite"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    path = tmp_path / "ledger.url"
+    path.write_text(server.new_place())
+    return path

@@ -93,4 +93,4 @@ def _look_at_address(folder: RunFolder, server: ServerSection, run_id: str) -> l
 
 def _secrets(folder: RunFolder, server: ServerSection) -> list[Path]:
     named = [Path(server.key)] if server.key else []
-    return [folder.receipt_key, folder.tls / "key.pem", folder.alerts, folder.login, *named]
+    return [folder.receipt_key, folder.ledger_url, folder.tls / "key.pem", folder.alerts, folder.login, *named]

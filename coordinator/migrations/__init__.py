@@ -17,8 +17,6 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 
-from diffusion_at_home.errors import IntegrityError
-
 _HERE: Final = Path(__file__).parent
 
 
@@ -36,44 +34,18 @@ class Migrations:
         """Whether it is one of these."""
         return any(script.revision == revision for script in self._scripts.walk_revisions())
 
-    def run(self, tx: sa.Connection) -> None:
-        """Bring the database, also an empty one, to the newest revision within the caller's transaction.
+    def run(self, tx: sa.Connection, revision: str = "head") -> None:
+        """Bring the database, also an empty one, to `revision` within the caller's transaction (`changing_schema`)."""
 
-        Foreign keys must be off, or rebuilding a table would take the rows that refer to it along; they are checked at the
-        end (`IntegrityError`). A number that a table has counted to is never counted to again.
-        """
-        context = MigrationContext.configure(tx, opts={"fn": self._steps})
-        counted = _counted(tx)
-        with Operations.context(context):
+        def steps(found: str, context: MigrationContext) -> list[RevisionStep]:  # noqa: ARG001 -- Alembic's signature
+            # As in Alembic's own `upgrade` command, which would want an env.py and a Config around it.
+            return self._scripts._upgrade_revs(revision, found)
+
+        with Operations.context(context := MigrationContext.configure(tx, opts={"fn": steps})):
             context.run_migrations()
-        _count_on(tx, counted)
-        if tx.dialect.name == "sqlite" and (broken := tx.exec_driver_sql("PRAGMA foreign_key_check").first()):
-            raise IntegrityError(
-                f"revision {self.newest} leaves a row of {broken[0]} that refers to nothing: use other software"
-            )
-
-    def _steps(self, revision: str, context: MigrationContext) -> list[RevisionStep]:  # noqa: ARG002 -- Alembic's signature
-        # As in Alembic's own `upgrade` command, which would want an env.py and a Config around it.
-        return self._scripts._upgrade_revs("head", revision)
 
 
 @cache
 def our_migrations() -> Migrations:
     """Those of this software."""
     return Migrations()
-
-
-def _counted(tx: sa.Connection) -> dict[str, int]:
-    """How far each AUTOINCREMENT table of SQLite has counted: rebuilding one would forget what lies above its rows."""
-    if tx.dialect.name != "sqlite" or not sa.inspect(tx).has_table("sqlite_sequence"):
-        return {}
-    return {str(name): int(number) for name, number in tx.exec_driver_sql("SELECT name, seq FROM sqlite_sequence")}
-
-
-def _count_on(tx: sa.Connection, counted: dict[str, int]) -> None:
-    tables = set(sa.inspect(tx).get_table_names())
-    now = _counted(tx)
-    for name, number in counted.items():
-        if name in tables and now.get(name, 0) < number:
-            tx.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (name,))
-            tx.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, number))

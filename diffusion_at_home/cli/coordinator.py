@@ -65,12 +65,15 @@ def run(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Serve the run in DIR until Ctrl-C; start it again and it goes on where it was."""
+    """Serve the run in DIR until Ctrl-C; start it again and it goes on where it was.
+
+    If a server has the run's ledger, and another process serves the run, this one stands by and takes over when that is gone.
+    """
     from coordinator.run_folder import RunFolder
     from diffusion_at_home import events
 
     place = RunFolder(folder.absolute())
-    with place.locked():
+    with place.locked(wait=_stand_by if place.ledger_url.is_file() else None):
         events.configure(place.log)
         changes = {"host": host, "http_port": http_port, "grpc_port": grpc_port, "threads": threads}
         given = {key: value for key, value in changes.items() if value is not None}
@@ -183,6 +186,38 @@ def restore(
     from coordinator.run_folder import RunFolder
 
     emit(dataclasses.asdict(restored(RunFolder(backup.absolute()), RunFolder(folder.absolute()))), as_json)
+
+
+@app.command("move-ledger")
+def move_ledger(
+    folder: Folder,
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="[URL]",
+            envvar="DAH_LEDGER_URL",
+            help="An empty database of a PostgreSQL server: postgresql://USER@HOST/DATABASE; a password is best in ~/.pgpass.",
+        ),
+    ] = "",
+    back: Annotated[bool, typer.Option("--back", help="From the server to a file in DIR instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Move the ledger of the run in DIR, which nobody may serve meanwhile, to a PostgreSQL server, or back."""
+    from coordinator.ledger_move import move_back, move_to_server
+    from coordinator.run_folder import RunFolder
+    from diffusion_at_home.errors import ConfigError
+
+    place = RunFolder(folder.absolute())
+    if not back and not url:
+        raise ConfigError("name the server's database as URL, or --back")
+    emit(dataclasses.asdict(move_back(place) if back else move_to_server(place, url)), as_json)
+
+
+def _stand_by(why: str) -> None:
+    """Be ready: what takes long is loaded now."""
+    import coordinator.app  # noqa: F401
+
+    typer.echo(f"{why}: standing by, to take over when that is gone", err=True)
 
 
 async def _serve(

@@ -1,7 +1,12 @@
-"""The coordinator is killed between rounds, inside one, and between fixing its contributions and publishing."""
+"""The coordinator is killed between rounds, inside one, and between fixing its contributions and publishing.
+
+The one that goes on is started afterwards; or, where a server has the ledger, it has stood by.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +18,11 @@ from coordinator.ledger import Ledger
 from coordinator.records import RoundState
 from coordinator.replay import replay
 from coordinator.run_folder import RunFolder
+from diffusion_at_home.errors import SeatLost
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from tests.faults.processes import House, Process, house, wait_until
 from tests.integration.live_run import LiveRun, Volunteer, encoded, volunteers
+from tests.postgres_server import PostgresServer
 from tests.unit.tiny_data import tiny_run_folder
 
 EQUAL_LEASES = (
@@ -41,6 +48,7 @@ class Play:
     run: LiveRun
     anna: Volunteer
     bert: Volunteer
+    standby: Process | None = None
 
     def grants(self) -> list[pb.LeaseGrant]:
         return [self.anna.lease(), self.bert.lease()]
@@ -56,7 +64,16 @@ class Play:
 
     def kill_and_restart(self) -> None:
         self.process.kill()
-        self.process, _ = self.home.coordinator(self.folder)
+        if self.standby is None:
+            self.process, _ = self.home.coordinator(self.folder)
+        else:
+            self.take_over()
+
+    def take_over(self) -> None:
+        """The standby does, as nobody else is there."""
+        assert self.standby is not None
+        self.process, standby = self.standby, self.standby
+        wait_until(lambda: "is open" in standby.output, standby)
 
 
 def between_rounds(play: Play) -> None:
@@ -107,14 +124,20 @@ def undisturbed(play: Play) -> None:
     play.run.wait_for_version(1)
 
 
-def digests(root: Path, first_round: Callable[[Play], None]) -> list[str]:
-    """Of every version, when the first round goes as told and the others without a fault."""
+def digests(root: Path, first_round: Callable[[Play], None], server: PostgresServer | None = None) -> list[str]:
+    """Of every version, when the first round goes as told and the others without a fault.
+
+    A `server` has the ledger, and a second coordinator stands by.
+    """
     root.mkdir()
     folder = tiny_run_folder(root, *EQUAL_LEASES)
+    if server is not None:
+        server.take_in(folder)
     with house(root) as home:
         process, run = home.coordinator(folder)
+        standby = None if server is None else standing_by(home, folder)
         with volunteers(run, 2) as (anna, bert):
-            play = Play(folder, home, process, run, anna, bert)
+            play = Play(folder, home, process, run, anna, bert, standby)
             first_round(play)
             for number in range(2, ROUNDS + 1):
                 play.hand_in(play.grants())
@@ -125,6 +148,14 @@ def digests(root: Path, first_round: Callable[[Play], None]) -> list[str]:
     found = [version.weights_digest for version in ledger.versions()]
     ledger.close()
     return found
+
+
+def standing_by(home: House, folder: RunFolder) -> Process:
+    """A second coordinator of the run, of the same ports."""
+    ports = ("--http-port", str(home.ports[0]), "--grpc-port", str(home.ports[1]))
+    standby = home.start("standby", "coordinator", "run", str(folder.root), *ports, "--json")
+    wait_until(lambda: "standing by" in standby.output, standby)
+    return standby
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +169,32 @@ def test_versions_are_the_same_bits_as_without_the_fault(
 ) -> None:
     assert digests(tmp_path / "root", killed) == expected
     assert len(set(expected)) == ROUNDS + 1
+
+
+@pytest.mark.parametrize("killed", [inside_a_round, while_closing], ids=lambda killed: killed.__name__)
+def test_standby_goes_on_with_the_same_bits(
+    tmp_path: Path, expected: list[str], postgres: PostgresServer, killed: Callable[[Play], None]
+) -> None:
+    assert digests(tmp_path / "root", killed, postgres) == expected
+
+
+def test_coordinator_that_loses_its_seat_stops_and_the_standby_goes_on_with_the_same_bits(
+    tmp_path: Path, expected: list[str], postgres: PostgresServer
+) -> None:
+    def cut_off_while_it_stands_still(play: Play) -> None:
+        grants = play.grants()
+        receipt = play.submit(play.anna, grants[0])
+        os.kill(play.process.pid, signal.SIGSTOP)
+        assert postgres.break_line() > 0
+        os.kill(play.process.pid, signal.SIGCONT)
+        assert play.process.wait() == SeatLost.exit_code
+        assert "no longer the one that may write" in play.process.output
+        play.take_over()
+        assert play.submit(play.anna, grants[0]) == receipt
+        play.submit(play.bert, grants[1])
+        play.run.wait_for_version(1)
+
+    assert digests(tmp_path / "root", cut_off_while_it_stands_still, postgres) == expected
 
 
 def test_round_whose_contributions_are_fixed_takes_no_more(tmp_path: Path) -> None:

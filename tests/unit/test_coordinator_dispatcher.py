@@ -16,15 +16,17 @@ from coordinator.hand_in import Work
 from coordinator.records import Contribution, Lease, LeaseState
 from coordinator.refused import Refused
 from diffusion_at_home.rpc.coordinator_pb2 import Refusal
-from tests.unit.desk import ANNA, BERT, CARL, Desk, work
+from tests.unit.desk import ANNA, BERT, CARL, Desk, new_ledger, work
 
 TIMEOUT = 100.0  # lease.timeout_seconds
 LATE = "round.late_weight=0.25"
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    with Desk(tmp_path / "ledger.sqlite") as desk:
+def desk(ledger_path: Path) -> Iterator[Desk]:
+    if ledger_path.exists():  # a server's address
+        new_ledger(ledger_path).close()
+    with Desk(ledger_path) as desk:
         desk.open()
         yield desk
 

@@ -20,8 +20,8 @@ POOL = DataPool(DataCursor(0, 1, 4))
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with closing(new_ledger(tmp_path / "ledger.sqlite")) as ledger:
+def ledger(ledger_path: Path) -> Iterator[Ledger]:
+    with closing(new_ledger(ledger_path)) as ledger:
         ledger.open_round(a_round(1))
         yield ledger
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -12,8 +13,11 @@ import pytest
 from benchmarks.pages.made_up import Extent, MadeUp, make, worker_id
 
 from coordinator.ledger import Ledger
+from coordinator.ledger_move import move_to_server
 from coordinator.records import Evaluation, Fault, Version, Weights
+from coordinator.run_folder import RunFolder
 from coordinator.web.views.contributors import Period, contributors
+from tests.postgres_server import PostgresServer
 
 EXTENT = Extent(workers=40, rounds=60, contributions=1500, live=4, shards=20, checkpoints=3, actions=30)
 DAY_MS = 86_400_000
@@ -135,6 +139,41 @@ def test_a_workers_days_leases_and_faults_equal_its_rows(made: MadeUp, ledger: L
     latest = ledger.latest_left_out(worker, 2)
     assert [one.lease_id for one in latest] == sorted((one.lease_id for one in latest), reverse=True)
     assert len(latest) == min(2, sum(faults.values()))
+
+
+READS: tuple[Callable[[Ledger], object], ...] = (
+    lambda ledger: {credit.worker_id: credit for credit in ledger.credits(month_since_ms=0, day_since_ms=2**60)},
+    lambda ledger: [ledger.worker_row(worker_id(0)), ledger.workers_named("volunteer 1", 5)],
+    lambda ledger: [ledger.days_of(worker_id(0)), ledger.lease_ends(worker_id(0)), ledger.audits_of(worker_id(0))],
+    lambda ledger: [ledger.left_out_of(worker_id(0)), ledger.latest_left_out(worker_id(0), 5), ledger.left_out()],
+    lambda ledger: [ledger.created_at_ms(), ledger.pool(), ledger.under_way(), ledger.totals(), ledger.num_actions()],
+    lambda ledger: [ledger.latest_versions(3), ledger.versions(), ledger.rollbacks(0), ledger.latest_round()],
+    lambda ledger: [ledger.evaluated_versions(), ledger.evaluations_of(ledger.evaluated_versions())],
+    lambda ledger: [ledger.judgements(), ledger.judged(), ledger.sheets(), ledger.judging_files()],
+    lambda ledger: [ledger.checkpoints(), ledger.exported(), ledger.failed_judgements(), ledger.anchor()],
+    lambda ledger: [ledger.track_records(), ledger.audits(), ledger.images_by_worker(EXTENT.rounds)],
+    lambda ledger: [ledger.contributions(1), ledger.counted(1), ledger.verdicts(1), ledger.seen_before(1)],
+    lambda ledger: [ledger.closed_contributions(0, 9), ledger.handed_in(1, 0, 9), ledger.newest_residual(worker_id(0))],
+    lambda ledger: [sorted(ledger.blob_names()), ledger.held_deltas()],
+    lambda ledger: [ledger.actions(), ledger.latest_actions(20, 5), ledger.pending_rollback(), set(ledger.workers())],
+)
+
+
+def test_a_server_says_the_same(made: MadeUp, ledger: Ledger, postgres: PostgresServer, tmp_path: Path) -> None:
+    folder = RunFolder(shutil.copytree(made.folder.root, tmp_path / "run"))
+    move_to_server(folder, postgres.new_place())
+    with closing(Ledger(folder.ledger, read_only=True)) as there:
+        for read in READS:
+            assert plain(read(there)) == plain(read(ledger))
+
+
+def plain(found: object) -> object:
+    """With types, as a sum must be a whole number in both; without an order where there is none."""
+    if isinstance(found, Mapping):
+        return sorted((repr(key), plain(value)) for key, value in found.items())
+    if isinstance(found, set):
+        return sorted(map(repr, found))
+    return [plain(one) for one in found] if isinstance(found, list) else repr(found)
 
 
 def test_nobody_and_nothing_are_answered_too(ledger: Ledger) -> None:
