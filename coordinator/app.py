@@ -48,7 +48,7 @@ from coordinator.parsing import LenientParser
 from coordinator.public_leases import PublicLeases
 from coordinator.receipts import ReceiptSigner
 from coordinator.records import now_ms
-from coordinator.recovery import name_what_is_missing, report, set_damaged_aside, sweep
+from coordinator.recovery import look_for_losses, report, sweep
 from coordinator.refusal_book import RefusalBook
 from coordinator.registry import Registry
 from coordinator.round_screening import RoundScreening
@@ -191,8 +191,7 @@ class Coordinator:
             counted_of=ledger.counted,
         )
         self._recovery = report(ledger, self._versions.loaded, swept)
-        set_damaged_aside(folder, ledger=ledger, blobs=blobs)
-        name_what_is_missing(folder, ledger=ledger, blobs=blobs, spec=spec, problems=self._metrics.problems)
+        look_for_losses(folder, ledger=ledger, blobs=blobs, spec=spec, problems=self._metrics.problems)
         self._checkpoints = Checkpoints(
             folder=folder.checkpoints,
             spec=spec,

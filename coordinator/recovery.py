@@ -110,7 +110,13 @@ def report(ledger: Ledger, loaded: Loaded, swept: Swept) -> Recovery:
     )
 
 
-def set_damaged_aside(folder: RunFolder, *, ledger: Ledger, blobs: BlobStore) -> None:
+def look_for_losses(folder: RunFolder, *, ledger: Ledger, blobs: BlobStore, spec: RunSpec, problems: Problems) -> None:
+    """Set aside what the round under way cannot use, and name what is not there."""
+    _set_damaged_aside(folder, ledger=ledger, blobs=blobs)
+    name_what_is_missing(folder, ledger=ledger, blobs=blobs, spec=spec, problems=problems)
+
+
+def _set_damaged_aside(folder: RunFolder, *, ledger: Ledger, blobs: BlobStore) -> None:
     """Read the contributions of the round under way once: what arrived in this process was hashed then, these were not."""
     latest = ledger.latest_round()
     if latest is None or latest.state is RoundState.CLOSED:
