@@ -20,7 +20,8 @@ from typing import Final
 import torch
 
 from benchmarks.byzantine.attacks import ATTACKS
-from benchmarks.byzantine.training import Outcome, fleet
+from benchmarks.byzantine.guard import Auditor, Guard
+from benchmarks.byzantine.training import Cast, Fleet
 from benchmarks.figures import Figure
 from benchmarks.fleets import FLEETS
 from benchmarks.parity import CONFIG, Examiner, shortened
@@ -38,6 +39,11 @@ _UNITS: Final = {
     "val_loss": "mean squared velocity error",
     "refused": "share of contributions",
     "rounds": "rounds",
+    "banned": "workers",
+    "leases_before_ban": "leases",
+    "rollbacks": "times",
+    "recomputed": "share of the run's images",
+    "rise": "share of the least held-out loss before",
 }
 
 
@@ -60,6 +66,10 @@ class ByzantineSection(Section):
     """Rules of aggregation with the defence on."""
     off: bool = True
     """Whether each attack is tried with the defence off as well."""
+    honest_first: Count = 0
+    """Leases that an attacker trains as asked before it attacks."""
+    audited: bool = False
+    """Whether an auditor recomputes leases, and the gate watches the held-out loss, where the defence is on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +77,9 @@ class Trial:
     """One training to be examined: everything that its process needs."""
 
     case: str
-    attack: str
-    """Empty for none."""
     config: RunConfig
-    workers: int
-    attackers: int
+    cast: Cast
+    audited: bool
 
     def figures(self) -> dict[str, float]:
         """Train and examine."""
@@ -79,8 +87,8 @@ class Trial:
         task = DigitsTask.load(self.config.model.text)
         examiner = Examiner(self.config, task, samples=0)
         started = time.monotonic()
-        attack = ATTACKS[self.attack] if self.attack else None
-        outcome: Outcome = fleet(self.config, task, workers=self.workers, attackers=self.attackers, attack=attack)
+        guard = Guard(self.config, Auditor(self.config, task), examiner.loss) if self.audited else None
+        outcome = Fleet(self.config, task, self.cast, guard).train()
         loss = min(examiner.loss(outcome.published), examiner.loss(outcome.ema))
         seconds = time.monotonic() - started
         refused = (
@@ -96,7 +104,20 @@ class Trial:
             f"refused_honest_{self.case}": outcome.refused_honest,
             f"refused_attackers_{self.case}": outcome.refused_attackers,
             f"rounds_{self.case}": float(outcome.rounds),
+            **(self._of_guard(guard) if guard else {}),
         }
+
+    def _of_guard(self, guard: Guard) -> dict[str, float]:
+        bad = {worker: leases for worker, leases in guard.bans.items() if worker < self.cast.attackers}
+        print(f"{self.case}: leases before the ban {bad}, {guard.rollbacks} rollbacks", file=sys.stderr, flush=True)
+        found = {
+            f"banned_honest_{self.case}": float(len(guard.bans) - len(bad)),
+            f"banned_attackers_{self.case}": float(len(bad)),
+            f"rollbacks_{self.case}": float(guard.rollbacks),
+            f"recomputed_{self.case}": guard.auditor.images / self.config.run.total_images,
+            f"rise_{self.case}": guard.greatest_rise(),
+        }
+        return found | ({f"leases_before_ban_{self.case}": float(max(bad.values()))} if bad else {})
 
 
 def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
@@ -119,12 +140,14 @@ def run(*, quick: bool, overrides: Sequence[str]) -> dict[str, Figure]:
 def _of_seed(section: ByzantineSection, changes: Sequence[str], seed: int) -> Iterator[Trial]:
     """The clean run with the defence off, then on by each rule without attackers, then each attack."""
 
-    def trial(case: str, attack: str, *overrides: str) -> Trial:
+    def trial(case: str, attack: str, *overrides: str, guarded: bool = section.audited) -> Trial:
         settings = [*FLEETS[section.codec], *changes, *overrides, f"run.seed={seed}"]
         config = shortened(load_toml(CONFIG, RunConfig, settings), section.images)
-        return Trial(case, attack, config, section.workers, section.attackers)
+        attackers = section.attackers if attack else 0
+        cast = Cast(section.workers, attackers, attack, section.honest_first)
+        return Trial(case, config, cast, guarded)
 
-    yield trial("clean", "", *_OFF)
+    yield trial("clean", "", *_OFF, guarded=False)
     for rule in section.rules:
         word = "" if len(section.rules) == 1 else f"_{rule}"
         yield trial(f"guarded{word}", "", f"aggregation.rule='{rule}'")
@@ -132,7 +155,7 @@ def _of_seed(section: ByzantineSection, changes: Sequence[str], seed: int) -> It
             yield trial(f"{attack}{word}", attack, f"aggregation.rule='{rule}'")
     if section.off:
         for attack in section.attacks:
-            yield trial(f"{attack}_off", attack, *_OFF)
+            yield trial(f"{attack}_off", attack, *_OFF, guarded=False)
 
 
 def _unit(metric: str) -> str:

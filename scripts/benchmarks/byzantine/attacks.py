@@ -1,6 +1,6 @@
 """What attackers hand in instead of what they were asked for.
 
-An attack sees everything: its own honest delta, those of the honest workers of the round, and what it handed in before.
+An attack sees everything: its own delta, those of the honest workers of the round, and what it handed in before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Scene:
     """What one attacker knows when it hands in; deltas are fp32 (n,)."""
 
     own: Tensor
-    """What honest training gave."""
+    """What training its lease gave, or what it made of that."""
     honest: Sequence[Tensor]
     """Of the honest workers in this round."""
     before: Sequence[Tensor]
@@ -30,10 +30,10 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """Changes the data before training, the delta after it, or both."""
+    """Changes the lease before training, the delta after it, or both."""
 
     hand_in: Callable[[Scene], Tensor] = lambda scene: scene.own
-    data: Callable[[Batch, int], Batch] = lambda batch, _: batch
+    lease: Callable[[Sequence[Batch], int], Sequence[Batch]] = lambda batches, _: batches
     """With a seed."""
 
 
@@ -49,15 +49,31 @@ def _little_is_enough(scene: Scene) -> Tensor:
     return honest.mean(dim=0) - honest.std(dim=0)
 
 
-def _shuffled(batch: Batch, seed: int) -> Batch:
-    order = torch.randperm(len(batch.captions), generator=torch.Generator().manual_seed(seed)).tolist()
-    return replace(batch, captions=[batch.captions[index] for index in order])
+def _shuffled(batches: Sequence[Batch], seed: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = []
+    for batch in batches:
+        order = torch.randperm(len(batch.captions), generator=generator).tolist()
+        shuffled.append(replace(batch, captions=[batch.captions[index] for index in order]))
+    return shuffled
 
 
-def _other_pictures(batch: Batch, seed: int) -> Batch:
-    """A shard of something else: the same picture of noise for every caption."""
-    noise = torch.rand(batch.images_BCHW.shape[1:], generator=torch.Generator().manual_seed(seed % 7))
-    return replace(batch, images_BCHW=(2 * noise - 1).expand_as(batch.images_BCHW).contiguous())
+def _other_pictures(batches: Sequence[Batch], seed: int) -> list[Batch]:
+    """A shard of something else: one picture of noise for every caption of a batch."""
+    generator = torch.Generator().manual_seed(seed % 7)
+    return [
+        replace(
+            batch,
+            images_BCHW=(2 * torch.rand(batch.images_BCHW.shape[1:], generator=generator) - 1)
+            .expand_as(batch.images_BCHW)
+            .contiguous(),
+        )
+        for batch in batches
+    ]
+
+
+def _half(batches: Sequence[Batch], _seed: int) -> Sequence[Batch]:
+    return batches[: max(1, len(batches) // 2)]
 
 
 ATTACKS: Final[dict[str, Attack]] = {
@@ -69,8 +85,10 @@ ATTACKS: Final[dict[str, Attack]] = {
     "zeros": Attack(lambda scene: torch.zeros_like(scene.own)),
     "replay": Attack(lambda scene: scene.before[0] if scene.before else scene.own),
     "copy": Attack(lambda scene: scene.honest[0]),
-    "wrong_shard": Attack(data=_other_pictures),
-    "shuffled_captions": Attack(data=_shuffled),
+    "wrong_shard": Attack(lease=_other_pictures),
+    "shuffled_captions": Attack(lease=_shuffled),
     "inner_product": Attack(lambda scene: -torch.stack(tuple(scene.honest)).mean(dim=0)),
     "little_is_enough": Attack(_little_is_enough),
+    # Twice the images make a delta about 2^0.75 times as long.
+    "lazy": Attack(lambda scene: 2**0.75 * scene.own, lease=_half),
 }
