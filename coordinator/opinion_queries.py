@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from coordinator import tables
 from coordinator.ledger_file import LedgerFile
@@ -49,7 +48,6 @@ class OpinionQueries(LedgerFile):
         return self._records(SecondOpinion, sa.select(rows).where(rows.c.lease_id > since).order_by(rows.c.lease_id))
 
     def add_second_opinion(self, opinion: SecondOpinion) -> None:
-        """Store what one came to; once for a lease."""
+        """Store what one came to, which is not yet known of its lease."""
         with self._begin() as tx:
-            row = dataclasses.asdict(opinion)
-            tx.execute(upsert(tables.second_opinions).values(row).on_conflict_do_nothing())
+            tx.execute(sa.insert(tables.second_opinions).values(dataclasses.asdict(opinion)))
