@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
 from coordinator import tables
 from coordinator.ledger_file import LedgerFile
 from coordinator.records import Contribution, Lease, LeaseState, SecondOpinion
+
+_NONE: Final[sa.ColumnElement[int]] = sa.literal_column("0")
+"""Written out, so that SQLite sees that the index of leases that are trained again will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class OpinionQueries(LedgerFile):
         leases, given = tables.leases, tables.contributions
         handed_in, known = sa.select(given.c.lease_id), sa.select(tables.second_opinions.c.lease_id)
         due = sa.select(leases).where(
-            leases.c.second_of != 0,
+            leases.c.second_of != _NONE,
             leases.c.state == LeaseState.SUBMITTED,
             leases.c.base_version < newest_round,
             leases.c.second_of.in_(handed_in),
