@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
 from coordinator import tables
 from coordinator.open_ledger import OpenLedger
 from coordinator.records import Contribution, Lease, LeaseState, SecondOpinion
+
+_NONE: Final[sa.ColumnElement[int]] = sa.literal_column("0")
+"""Written out, so that SQLite sees that the index of leases that are trained again will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +34,7 @@ class OpinionQueries(OpenLedger):
         leases, given = tables.leases, tables.contributions
         handed_in, known = sa.select(given.c.lease_id), sa.select(tables.second_opinions.c.lease_id)
         due = sa.select(leases).where(
-            leases.c.second_of != 0,
+            leases.c.second_of != _NONE,
             leases.c.state == LeaseState.SUBMITTED,
             leases.c.base_version < newest_round,
             leases.c.second_of.in_(handed_in),
@@ -48,7 +52,6 @@ class OpinionQueries(OpenLedger):
         return self._records(SecondOpinion, sa.select(rows).where(rows.c.lease_id > since).order_by(rows.c.lease_id))
 
     def add_second_opinion(self, opinion: SecondOpinion) -> None:
-        """Store what one came to; once for a lease."""
+        """Store what one came to, which is not yet known of its lease."""
         with self._begin() as tx:
-            row = dataclasses.asdict(opinion)
-            tx.execute(self._insert(tables.second_opinions).values(row).on_conflict_do_nothing())
+            tx.execute(sa.insert(tables.second_opinions).values(dataclasses.asdict(opinion)))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from diffusion_at_home.errors import ConfigError, RetryCall
 from diffusion_at_home.identity import WorkerId
+from diffusion_at_home.kept_weights import KeptWeights
 from diffusion_at_home.receipt import Receipt, Received, read_receipts
 from diffusion_at_home.rpc.coordinator_pb2 import SubmitReply
 from diffusion_at_home.signing_key import public_bytes
@@ -25,7 +26,14 @@ PUBLIC = public_bytes(RUN_KEY).hex()
 ME = WorkerId("0123456789abcdef")
 RECEIVED = Received(run_id="tiny-0", contribution_id=7, worker_id=ME, lease_id=5, sha256="a" * 64, images=64, round=3)
 CONTRIBUTION = Contribution(
-    lease_id=LeaseId(5), sha256="a" * 64, size_bytes=100, images=64, train_ms=1500, mean_loss=0.25
+    lease_id=LeaseId(5),
+    sha256="a" * 64,
+    size_bytes=100,
+    images=64,
+    train_ms=1500,
+    mean_loss=0.25,
+    lease_sha256="b" * 64,
+    weights=KeptWeights.EXACT,
 )
 
 

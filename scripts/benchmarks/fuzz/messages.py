@@ -192,7 +192,14 @@ def _beat(grant: Grant, data: bytes) -> None:
 
 
 _CONTRIBUTION: Final = Contribution(
-    lease_id=LeaseId(3), sha256="a" * 64, size_bytes=1016, images=32, train_ms=10, mean_loss=0.5
+    lease_id=LeaseId(3),
+    sha256="a" * 64,
+    size_bytes=1016,
+    images=32,
+    train_ms=10,
+    mean_loss=0.5,
+    lease_sha256="b" * 64,
+    weights=KeptWeights.EXACT,
 )
 
 
