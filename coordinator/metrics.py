@@ -23,7 +23,10 @@ class Metrics:
         self.contributions = Counter("dah_contributions", "Contributions accepted.", registry=self.registry)
         self.uplink = Counter("dah_uplink_bytes", "Bytes of accepted contributions.", registry=self.registry)
         self.sent = Counter(
-            "dah_sent_bytes", "Bytes of answers to who wants a file, headers included, by kind.", ["kind"], registry=self.registry
+            "dah_sent_bytes",
+            "Bytes of answers to who wants a file, headers included, by kind.",
+            ["kind"],
+            registry=self.registry,
         )
         self.redirects = Counter("dah_redirects", "Downloads led on to the bucket.", registry=self.registry)
         self.bucket_files = Gauge("dah_bucket_files", "Files that are in the bucket.", registry=self.registry)
