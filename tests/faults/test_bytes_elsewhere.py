@@ -86,6 +86,7 @@ def test_training_goes_on_whoever_of_those_with_the_bytes_lies_or_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_run_folder(tmp_path, *ENDLESS)
+    files = len(list(folder.blobs.iterdir()))  # the specification, shards, version 0
     port, dead = free_port(), free_port()
     with s3_server(tmp_path / "s3", monkeypatch) as store, liar() as (lies, asked), house(tmp_path) as home:
         urls = [lies, f"http://127.0.0.1:{dead}", f"http://127.0.0.1:{port}"]
