@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import httpx2
@@ -64,15 +64,19 @@ class Reader:
     def __init__(self, run: LiveRun, cache: Path) -> None:
         self.bytes = 0
         self.mirrors = Mirrors((), run.url)
+        self._http = open_http()
         self._blobs = BlobFetcher(
             address=RunAddress.parse(run.url),
-            http=open_http(),
+            http=self._http,
             cache=BlobCache(cache, 10**9),
             patience=Patience(Backoff(1, 300), fail_instead_of_waiting),
             pacer=no_limit(),
             on_bytes=self._received,
             mirrors=self.mirrors,
         )
+
+    def close(self) -> None:
+        self._http.close()
 
     def fetch(self, blob: pb.Blob) -> None:
         self._blobs.fetch(BlobRef(blob.sha256, blob.size_bytes), NEVER)
@@ -88,7 +92,7 @@ def test_what_is_in_the_bucket_comes_from_there_and_from_here_while_the_store_is
     files = len(list(folder.blobs.iterdir()))  # the specification, shards, version 0
     with s3_server(tmp_path / "s3", monkeypatch) as store:
         folder.elsewhere.write_text(store.settings('mirrors = ["https://mirror.example/some"]'))
-        with serving(folder) as run, volunteers(run, 1) as (anna,):
+        with serving(folder) as run, volunteers(run, 1) as (anna,), ExitStack() as stack:
             assert run.get("/run.json").json()["mirrors"] == ["https://mirror.example/some"]
             until(lambda: counted(run, "dah_bucket_files") == files)
             anna.submit(anna.lease(), encoded(run, 0.5))
@@ -96,7 +100,8 @@ def test_what_is_in_the_bucket_comes_from_there_and_from_here_while_the_store_is
             snapshot, update = anna.lease().catch_up
             assert {snapshot.sha256, update.sha256} <= store.files().keys()  # at once: before it was announced
 
-            readers = [Reader(run, tmp_path / f"cache-{number}") for number in range(4)]
+            caches = [tmp_path / f"cache-{number}" for number in range(4)]
+            readers = [stack.enter_context(closing(Reader(run, cache))) for cache in caches]
             for reader in readers:
                 reader.fetch(snapshot)
                 reader.fetch(update)
@@ -116,7 +121,7 @@ def test_what_is_in_the_bucket_comes_from_there_and_from_here_while_the_store_is
             assert KEYS["AWS_SECRET_ACCESS_KEY"] not in led.headers["Location"]
 
             store.kill()
-            late = Reader(run, tmp_path / "late")
+            late = stack.enter_context(closing(Reader(run, tmp_path / "late")))
             late.fetch(snapshot)
             assert late.bytes == snapshot.size_bytes
             assert late.mirrors.rests(STORE)
