@@ -507,6 +507,7 @@ class Coordinator:
             look=lambda: public_files(folder, self._spec, list(versions.history)),
             blobs=folder.blobs,
             metrics=self._metrics,
+            stays_here=self._spec.sha256,  # small, and asked for by who has pinned the run's certificate and knows no other
         )
 
     def _desk(self, site: Site, certificate: Certificate | None) -> Desk:

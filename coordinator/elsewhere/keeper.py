@@ -73,8 +73,10 @@ class Keeper:
         look: Callable[[], PublicFiles],
         blobs: Path,
         metrics: Metrics,
+        stays_here: str = "",
     ) -> None:
-        """`look` blocks; `blobs` is where what is announced lies."""
+        """`look` blocks; `blobs` is where what is announced lies; nobody is led on from the file `stays_here`."""
+        self._stays_here = stays_here
         self._bucket = bucket
         self._leads_on = leads_on
         self._look = look
@@ -133,7 +135,7 @@ class Keeper:
 
     async def leads_to(self, sha256: str) -> str:
         """A URL from which anybody may have that file; empty if it has to come from here."""
-        if not self._leads_on or sha256 not in self._there or self._is_down:
+        if not self._leads_on or sha256 == self._stays_here or sha256 not in self._there or self._is_down:
             return ""
         made_at, url = self._urls.get(sha256, (0.0, ""))
         if not url or time.monotonic() - made_at > _REUSED.total_seconds():

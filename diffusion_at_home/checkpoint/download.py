@@ -37,6 +37,7 @@ from diffusion_at_home.checkpoint.rounds import check_rounds
 from diffusion_at_home.checkpoint.signature import MAX_SIGNATURE_BYTES, Trust, Vouched, check_folder, check_signature
 from diffusion_at_home.checkpoint.verify import check_file, verify_files
 from diffusion_at_home.errors import ConfigError, IntegrityError, Unreachable, storage_errors
+from diffusion_at_home.strangers import FROM_HERE
 from diffusion_at_home.tls import pinned_context, split_pin
 
 _ATTEMPTS: Final = 6
@@ -196,8 +197,10 @@ def _client(url: str) -> Iterator[httpx2.Client]:
         if not httpx2.URL(plain).host:
             raise httpx2.InvalidURL("it names no host")
         tls = pinned_context(pin) if pin else True
+        # With a pin this client knows one certificate, and a store to which the run may lead on has another.
+        asked = FROM_HERE if pin else ""
         with httpx2.Client(
-            base_url=plain, timeout=_TIMEOUT_SECONDS, headers=headers, follow_redirects=True, verify=tls
+            base_url=plain, timeout=_TIMEOUT_SECONDS, headers=headers, params=asked, follow_redirects=True, verify=tls
         ) as client:
             yield client
     except (httpx2.InvalidURL, httpx2.UnsupportedProtocol):

@@ -86,14 +86,13 @@ def test_training_goes_on_whoever_of_those_with_the_bytes_lies_or_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_run_folder(tmp_path, *ENDLESS)
+    files = len(list(folder.blobs.iterdir()))  # the specification, shards, version 0
     port, dead = free_port(), free_port()
     with s3_server(tmp_path / "s3", monkeypatch) as store, liar() as (lies, asked), house(tmp_path) as home:
         urls = [lies, f"http://127.0.0.1:{dead}", f"http://127.0.0.1:{port}"]
         folder.elsewhere.write_text(store.settings(f"mirrors = {urls}"))
         coordinator, run = home.coordinator(folder, environment=KEYS)
-        wait_until(
-            lambda: counted(run, "dah_bucket_files") == 4, coordinator, patience_seconds=PATIENCE
-        )  # specification, two shards, version 0
+        wait_until(lambda: counted(run, "dah_bucket_files") == files, coordinator, patience_seconds=PATIENCE)
         mirror = home.start("mirror", "mirror", run.url, str(tmp_path / "mirror"), "--port", str(port), "--json")
         wait_until(lambda: f"127.0.0.1:{port} mirrors" in mirror.output, mirror, patience_seconds=PATIENCE)
         before = sent(run)

@@ -100,7 +100,7 @@ def test_the_source_distribution_has_what_is_needed_to_change_and_test_it(releas
 
 def test_the_command_works_without_a_checkout(release: Release) -> None:
     assert done(release.dah, "--version", cwd=release.elsewhere) == f"{__version__}\n"
-    for page in ([], ["demo"], ["coordinator"], ["worker"], ["checkpoint"]):
+    for page in ([], ["demo"], ["coordinator"], ["worker"], ["checkpoint"], ["mirror"]):
         assert done(release.dah, *page, "--help", cwd=release.elsewhere).startswith("Usage: dah")
 
 
