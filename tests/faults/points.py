@@ -36,6 +36,8 @@ class Under(StrEnum):
     """That it is restored, to a folder `restored`."""
     JUDGING = "judging"
     """That its checkpoints are judged, each after seconds."""
+    ORDERS = "orders"
+    """That its operator gives orders, besides."""
 
 
 class Operation(StrEnum):
@@ -174,6 +176,10 @@ _HEALING: Final[dict[str, Seam]] = {
     **_around("damaged state is set aside", Operation.RENAME, r"damaged/state-\d+\.safetensors"),
 }
 
+_ORDERS: Final[dict[str, Seam]] = {
+    "order: heard": Event("operator_acted"),
+}
+
 _INIT: Final[dict[str, Seam]] = {
     "init: half": File(Operation.RENAME, rf"\.run\.new/blobs/{_SHA256}", after=True),
     **_around("init: its folder is renamed", Operation.RENAME, r"\.run\.new"),
@@ -216,6 +222,7 @@ _TABLES: Final = (
     (Who.COORDINATOR, Under.BACKUP, _BACKUP),
     (Who.COORDINATOR, Under.RESTORE, _RESTORE),
     (Who.COORDINATOR, Under.JUDGING, _JUDGING),
+    (Who.COORDINATOR, Under.ORDERS, _ORDERS),
     (Who.WORKER, Under.TRAFFIC, _WORKER),
 )
 
