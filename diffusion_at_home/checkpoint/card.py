@@ -113,7 +113,7 @@ def model_card(manifest: CheckpointManifest, prompt: str, single_file: str, *, c
         parameters=manifest.parameters,
         text_encoder=_text_encoder(manifest),
         software=", ".join(f"{name} {version}" for name, version in sorted(manifest.software.items())),
-        contributors=_contributors(manifest),
+        contributors=contributor_rows(manifest),
         config=json.dumps(manifest.config, indent=1, sort_keys=True).replace("```", "` ` `"),
     )
 
@@ -129,7 +129,8 @@ def _text_encoder(manifest: CheckpointManifest) -> str:
     return f"pretrained elsewhere and left as it was: {escape(name)}" if name else "trained with the rest"
 
 
-def _contributors(manifest: CheckpointManifest) -> str:
+def contributor_rows(manifest: CheckpointManifest) -> str:
+    """The rows of the table of who has trained what, the most first, as many as a page bears."""
     shown = manifest.contributors[:_MOST_CONTRIBUTORS]
     rows = [f"| {escape(c.display_name) or '-'} | `{c.worker_id}` | {c.images:,} |" for c in shown]
     rest = manifest.contributors[_MOST_CONTRIBUTORS:]

@@ -11,7 +11,7 @@ from PIL import Image
 from diffusion_at_home.checkpoint.manifest import weights_named
 from diffusion_at_home.checkpoint.stock import load_pipeline
 from diffusion_at_home.checkpoint.verify import verify
-from diffusion_at_home.errors import storage_errors
+from diffusion_at_home.errors import ConfigError, storage_errors
 
 _SMALLEST_SIDE: Final = 256
 """Smaller pictures are enlarged, unsmoothed, so that a person can see them."""
@@ -22,6 +22,8 @@ def draw(
 ) -> tuple[int, int]:
     """Draw `prompt` into `out`; returns the picture's own size. Raises `IntegrityError`, `ConfigError`, `StorageError`."""
     manifest = verify(folder)
+    if variant is not None and weights_named(variant) not in manifest.variants:
+        raise ConfigError(f"{folder} holds {manifest.default_weights} weights alone: leave --variant out")
     chosen = None if weights_named(variant) == manifest.default_weights else variant
     pipeline = load_pipeline(folder, chosen)
     changes = {"num_inference_steps": steps, "guidance_scale": guidance}

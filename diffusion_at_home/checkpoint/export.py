@@ -108,7 +108,7 @@ def export(
         manifest = _manifest(model, layout, facts)
         prompt = next(iter(facts.spec.config.checkpoint.grid_prompts), "a picture")
         (draft / "README.md").write_text(model_card(manifest, prompt, single_file, curve=curve), encoding="utf-8")
-        manifest = manifest.model_copy(update={"files": _files(draft)})
+        manifest = manifest.model_copy(update={"files": file_entries(draft)})
         (draft / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         sync_all(draft)
         draft.rename(out)
@@ -165,10 +165,7 @@ def _manifest(model: DiffusionModel, layout: Layout, facts: CheckpointFacts) -> 
         ),
         contributors=facts.contributors,
         config=json.loads(config.model_dump_json()),
-        software={
-            "diffusion-at-home": __version__,
-            **{name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")},
-        },
+        software=software_versions(),
         call={
             **model.pipeline_call(),
             "num_inference_steps": config.checkpoint.sampling_steps,
@@ -178,7 +175,14 @@ def _manifest(model: DiffusionModel, layout: Layout, facts: CheckpointFacts) -> 
     )
 
 
-def _files(folder: Path) -> dict[str, FileEntry]:
+def software_versions() -> dict[str, str]:
+    """Of what writes a checkpoint."""
+    others = {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")}
+    return {"diffusion-at-home": __version__, **others}
+
+
+def file_entries(folder: Path) -> dict[str, FileEntry]:
+    """Every file below `folder` by its path."""
     files: dict[str, FileEntry] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:

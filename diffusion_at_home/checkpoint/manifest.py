@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import from_json
 
 from diffusion_at_home.config.toml import Section, first_mistake
 from diffusion_at_home.config.values import Name
@@ -19,6 +20,8 @@ from diffusion_at_home.errors import ConfigError, IntegrityError
 MANIFEST_NAME: Final = "manifest.json"
 SIGNATURE_NAME: Final = "signature.json"
 """Beside it, once somebody has signed it: see `diffusion_at_home.checkpoint.signature`."""
+PIPELINE_NAME: Final = "pipeline.py"
+"""The one file of code: of a checkpoint that is made of cohorts' experts, and always ours, byte for byte."""
 ROUNDS_NAME: Final = "rounds.json"
 """One of the files: see `diffusion_at_home.checkpoint.rounds`."""
 MAX_MANIFEST_BYTES: Final = 16 * 2**20
@@ -50,6 +53,10 @@ def _a_tree(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
             if str(parent) in files:
                 raise ValueError(f"{str(parent)!r} is listed as a file and as a folder")
     return files
+
+
+def _plain_path_or_pipeline(path: str) -> str:
+    return path if path == PIPELINE_NAME else _plain_path(path)
 
 
 FilePath = Annotated[str, AfterValidator(_plain_path)]
@@ -143,17 +150,66 @@ class CheckpointManifest(Section):
         """Of all files."""
         return sum(entry.size_bytes for entry in self.files.values())
 
+    @property
+    def variants(self) -> tuple[Weights, ...]:
+        """The sets of weights that are in it."""
+        return ("raw", "ema")
+
+
+class CohortOrigin(Section):
+    """The checkpoint of one cohort's run, which is one expert of a `CohortsManifest`."""
+
+    run_id: RunId
+    """`RunSpec.run_id` of its run."""
+    name: CheckpointName
+    """Unique in its run."""
+    manifest_sha256: Sha256
+    """Of that checkpoint's manifest.json, which lies beside this one as `experts/<number>.json`, numbered from 1."""
+    weights_digest: Sha256
+    """As its manifest has it."""
+    images: int
+    """Images trained."""
+
+
+class CohortsManifest(CheckpointManifest):
+    """Of a checkpoint that is made of several: a mixture of experts, each from a run of its own.
+
+    `images` and `version` are sums over the runs, `weights_digest` is the sha256 of theirs, and there is no `rounds.json`.
+    """
+
+    cohorts: Annotated[tuple[CohortOrigin, ...], Field(min_length=2, max_length=8)]
+    """In the order of the router's numbers."""
+    files: Annotated[
+        dict[Annotated[str, AfterValidator(_plain_path_or_pipeline)], FileEntry],
+        Field(max_length=_MAX_FILES),
+        AfterValidator(_a_tree),
+    ]
+    """Every file of the folder but this one; one of them is `PIPELINE_NAME`."""
+
+    @property
+    def variants(self) -> tuple[Weights, ...]:
+        """The sets of weights that are in it: of each expert its default ones alone."""
+        return (self.default_weights,)
+
 
 def parse_manifest(data: bytes, source: str) -> CheckpointManifest:
-    """Parse what came from `source`. Raises `IntegrityError`."""
+    """Parse what came from `source`: a `CohortsManifest` if it names cohorts. Raises `IntegrityError`."""
     if len(data) > MAX_MANIFEST_BYTES:
         raise IntegrityError(f"{source} is larger than any manifest: do not use this checkpoint")
     try:
-        return CheckpointManifest.model_validate_json(data)
+        return (CohortsManifest if _names_cohorts(data) else CheckpointManifest).model_validate_json(data)
     except ValidationError as error:
         raise IntegrityError(
             f"{source} is not a checkpoint's manifest ({first_mistake(error)}): do not use this checkpoint"
         ) from None
+
+
+def _names_cohorts(data: bytes) -> bool:
+    try:
+        found = from_json(data)
+    except ValueError:
+        return False  # the parser says what is wrong with it
+    return isinstance(found, dict) and "cohorts" in found
 
 
 def load_manifest(folder: Path) -> CheckpointManifest:

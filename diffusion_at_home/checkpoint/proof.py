@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusion_at_home.checkpoint.manifest import CheckpointManifest
+from diffusion_at_home.checkpoint.manifest import CheckpointManifest, CohortsManifest
 from diffusion_at_home.checkpoint.signature import Trust, Vouched, check_folder
 from diffusion_at_home.checkpoint.verify import verify_files
 
@@ -25,6 +25,12 @@ class Proof:
         files = (
             f"Its {len(manifest.files)} files are as manifest.json lists them, byte for byte, and there is no other."
         )
+        made_of_experts = isinstance(manifest, CohortsManifest)
+        if made_of_experts:
+            files += (
+                " One is code, pipeline.py, the same that this version of diffusion-at-home writes; the weights of each expert "
+                "are those of the checkpoint whose manifest lies in experts/."
+            )
         if signed is None:
             return (files,)
         if not signed.trusted:
@@ -32,9 +38,14 @@ class Proof:
             return (files, whose)
         name = f"checkpoint {manifest.name} of the run {manifest.run_id}"
         by = f"The release key {signed.public_key} has signed that manifest as {name}: it is the key that was given, or its heir."
+        origin = (
+            "checkpoints in experts/"
+            if made_of_experts
+            else f"{manifest.version} rounds in rounds.json, of these digests,"
+        )
         word = (
-            f"So it is the operator's word that it comes from the {manifest.version} rounds in rounds.json, of these digests, on "
-            f"the data set {manifest.data.name} ({manifest.data.digest[:16]}...), by these contributors."
+            f"So it is the operator's word that it comes from the {origin} on the data set "
+            f"{manifest.data.name} ({manifest.data.digest[:16]}...), by these contributors."
         )
         return (files, by, word)
 

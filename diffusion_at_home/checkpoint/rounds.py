@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from diffusion_at_home.checkpoint.manifest import ROUNDS_NAME, CheckpointManifest, RunId, Sha256
+from diffusion_at_home.checkpoint.manifest import ROUNDS_NAME, CheckpointManifest, CohortsManifest, RunId, Sha256
 from diffusion_at_home.config.toml import Section, first_mistake
 from diffusion_at_home.errors import ConfigError, IntegrityError
 
@@ -60,6 +60,8 @@ def find(rounds: Rounds, digest: str) -> Found | None:
 
 def look_up(folder: Path, manifest: CheckpointManifest, what: str) -> Found:
     """What `what` is, a file or a digest in hex, to the checkpoint in `folder`. Raises `IntegrityError` if it is nothing."""
+    if isinstance(manifest, CohortsManifest):
+        raise IntegrityError(f"{folder} is made of several runs' checkpoints, which experts/ names: ask one of those")
     path, digest = Path(what), what.lower()
     if path.is_file():
         with path.open("rb") as file:

@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import Final
 
+from diffusion_at_home.checkpoint.experts import check_experts
 from diffusion_at_home.checkpoint.manifest import (
     MANIFEST_NAME,
     SIGNATURE_NAME,
     CheckpointManifest,
+    CohortsManifest,
     FileEntry,
     load_manifest,
 )
@@ -48,7 +50,10 @@ def verify_files(folder: Path) -> CheckpointManifest:
         if found.is_symlink() or (not found.is_dir() and found not in known):
             name = os.fsencode(found.relative_to(folder)).decode(errors="backslashreplace")  # any bytes are a name
             raise IntegrityError(f"{name} is not in the manifest of {folder}: delete it")
-    check_rounds(folder, manifest)
+    if isinstance(manifest, CohortsManifest):
+        check_experts(folder, manifest)
+    else:
+        check_rounds(folder, manifest)
     return manifest
 
 

@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "data": "Build and look at data sets.",
     "coordinator": "Launch and watch a training run.",
     "worker": "Train for a run on this machine.",
+    "cohorts": "Train several models on parts of one data set, and make one of them.",
     "checkpoint": "Download, verify and use what a run has made.",
     "mirror": "Pass a run's bytes on to its volunteers.",
 }

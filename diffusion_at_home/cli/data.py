@@ -89,6 +89,42 @@ def inspect(
     emit(found, as_json)
 
 
+@app.command()
+def cluster(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set of pictures.")],
+    out: Annotated[Path, typer.Argument(metavar="CUT", help="New folder for the cohorts' data sets.")],
+    cohorts: Annotated[int, typer.Option(min=2, max=8, help="How many.")] = 4,
+    encoder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of an encoder of pictures, such as one that `dah checkpoint evaluate` has trained; captions are "
+            "compared if it is left out."
+        ),
+    ] = None,
+    most_ratio: Annotated[float, typer.Option(min=1.0, help="The largest may be so many times the smallest.")] = 1.25,
+    seed: Annotated[int, typer.Option(min=0, help="The same one makes the same cohorts.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Cut DATA into cohorts of like pictures and nearly one size: a data set for each, for `dah cohorts`."""
+    from diffusion_at_home.cohorts.cut import CutPlan, cut
+
+    with shown_progress("clustering") as tell:
+        made = cut(
+            CutPlan(data, out, cohorts, encoder=encoder, seed=seed, most_ratio=most_ratio),
+            lambda what, done, total: tell(done, total, what),
+        )
+    emit(
+        {
+            "folder": str(out),
+            "by": made.by,
+            "size_ratio": made.size_ratio,
+            "cohorts": [one.model_dump(mode="json") for one in made.cohorts] if as_json else len(made.cohorts),
+        }
+        | ({} if as_json else {one.name: f"{one.train_images:,}: {', '.join(one.examples)}" for one in made.cohorts}),
+        as_json,
+    )
+
+
 @app.command("train-autoencoder")
 def train_autoencoder(
     pictures: Annotated[Path, typer.Argument(metavar="PICTURES", help="Folder of a data set of pictures.")],

@@ -21,7 +21,7 @@ from diffusion_at_home.config.run import RunConfig
 from diffusion_at_home.config.toml import first_mistake
 from diffusion_at_home.data.manifest import ShardEntry
 from diffusion_at_home.data.shards import decode_images, read_shard
-from diffusion_at_home.errors import IntegrityError
+from diffusion_at_home.errors import ConfigError, IntegrityError
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
 from diffusion_at_home.model.evaluation import HeldOutLoss, Pictures, held_out_loss
@@ -58,13 +58,17 @@ class Artist:
 
     @classmethod
     def load(cls, folder: Path, manifest: CheckpointManifest, weights: Weights) -> Self:
-        """The weights of that name in `folder`, which the caller has verified. Raises `IntegrityError`."""
+        """The weights of that name in `folder`, which the caller has verified. Raises `IntegrityError`, `ConfigError`."""
         try:
             config = RunConfig.model_validate(manifest.config)
         except ValidationError as error:
             raise IntegrityError(
                 f"the config of the checkpoint {folder} is none ({first_mistake(error)}): upgrade, or download it again"
             ) from None
+        if weights not in manifest.variants:
+            raise ConfigError(
+                f"the checkpoint {folder} holds {manifest.default_weights} weights alone: leave --variant out"
+            )
         pipeline = load_pipeline(folder, None if weights == manifest.default_weights else weights)
         tokenizer = (folder / "tokenizer" / "tokenizer.json").read_bytes()
         model = build_model(config.model, config.objective, tokenizer, config.run.seed)

@@ -177,16 +177,16 @@ def _encoder(plan: EvaluationPlan, data: DataManifest, training: RealPictures, t
 def _losses(
     plan: EvaluationPlan, manifest: CheckpointManifest, data: DataManifest, artist: Artist, tell: Tell
 ) -> dict[Weights, HeldOutLoss]:
-    """Of both sets of weights; `artist` has one of them."""
+    """Of all sets of weights; `artist` has one of them."""
     found = dict[Weights, HeldOutLoss]()
-    both: tuple[Weights, Weights] = ("raw", "ema")
-    for place, weights in enumerate(both):
-        tell("held-out loss", place, len(both))
+    there = manifest.variants
+    for place, weights in enumerate(there):
+        tell("held-out loss", place, len(there))
         judged = artist if weights == artist.weights else Artist.load(plan.checkpoint, manifest, weights)
         loss = judged.held_out_loss(plan.data, data.held_out)
         if loss is not None:
             found[weights] = loss
-    tell("held-out loss", len(both), len(both))
+    tell("held-out loss", len(there), len(there))
     return found
 
 

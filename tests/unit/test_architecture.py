@@ -36,6 +36,7 @@ OWNERS = {
     ),
     "diffusers": (
         "diffusion_at_home/model/",
+        "diffusion_at_home/cohorts/pipeline.py",
         "diffusion_at_home/checkpoint/single_file.py",
         "diffusion_at_home/checkpoint/stock.py",
         "diffusion_at_home/demo/score.py",
@@ -76,7 +77,11 @@ OWNERS = {
     "pyarrow": ("diffusion_at_home/data/sources/parquet.py",),
     "pynvml": ("worker/conditions/cards.py", "worker/nvidia.py"),
     "rich": ("diffusion_at_home/cli/", "worker/daemon.py", "worker/live_line.py"),
-    "sklearn": ("diffusion_at_home/data/digits.py", "diffusion_at_home/evaluation/digits_judge.py"),
+    "sklearn": (
+        "diffusion_at_home/cohorts/captions.py",
+        "diffusion_at_home/data/digits.py",
+        "diffusion_at_home/evaluation/digits_judge.py",
+    ),
     "sqlalchemy": (
         "coordinator/database/",
         "coordinator/lease_queries.py",
@@ -94,6 +99,7 @@ OWNERS = {
     "tomlkit": ("worker/control/settings_file.py",),
     "transformers": (
         "diffusion_at_home/model/",
+        "diffusion_at_home/cohorts/pipeline.py",
         "diffusion_at_home/checkpoint/single_file.py",
         "diffusion_at_home/checkpoint/stock.py",
         "diffusion_at_home/evaluation/vision_encoder.py",
@@ -171,7 +177,7 @@ def test_nothing_is_ever_unpickled() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [[], ["--version"], *([name] for name in ("data", "worker", "checkpoint", "coordinator"))]
+    "page", [[], ["--version"], *([name] for name in ("data", "worker", "checkpoint", "cohorts", "coordinator"))]
 )
 def test_help_loads_nothing_heavy(page: list[str]) -> None:
     code = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,17 @@ from diffusion_at_home.data.order import sample_order
 from diffusion_at_home.data.shards import decode_images
 from diffusion_at_home.model.text import train_tokenizer
 from worker.trainer import Batch
+
+
+class Task(Protocol):
+    """What one model is trained on."""
+
+    @property
+    def tokenizer(self) -> bytes:
+        """Its tokenizer.json."""
+
+    def batches(self, seed: int, batch_images: int) -> Iterator[Batch]:
+        """Epoch after epoch without end, in the order that a run with `seed` leases them."""
 
 
 @dataclass(frozen=True, slots=True)

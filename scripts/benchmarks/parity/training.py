@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.parity.task import DigitsTask
+from benchmarks.parity.task import Task
 from diffusion_at_home.config.run import Codec, RunConfig
 from diffusion_at_home.model.base import DiffusionModel
 from diffusion_at_home.model.build import build_model
@@ -85,7 +85,7 @@ class KeptAdamW:
         """See `Stepper.close`."""
 
 
-def one_node(config: RunConfig, task: DigitsTask) -> Outcome:
+def one_node(config: RunConfig, task: Task) -> Outcome:
     """Plain AdamW over the run's images, with the run's schedule of the rate and its EMA."""
     model, layout = new_model(config, task)
     trainer = LeaseTrainer(config, KeptAdamW(config, model, layout))
@@ -103,7 +103,7 @@ def one_node(config: RunConfig, task: DigitsTask) -> Outcome:
     return Outcome(weights, ema, 0.0, 0.0)
 
 
-def fleet(config: RunConfig, task: DigitsTask, *, workers: int, keep_state: bool) -> Outcome:
+def fleet(config: RunConfig, task: Task, *, workers: int, keep_state: bool) -> Outcome:
     """Rounds of `workers` equal leases, round.images together.
 
     `keep_state` lets each worker keep its AdamW, which the product does not.
@@ -151,7 +151,7 @@ def encoded(config: RunConfig, delta: Tensor, left: Tensor) -> Iterator[bytes]:
     return encode_chunks(config.codec.delta, delta)
 
 
-def new_model(config: RunConfig, task: DigitsTask) -> tuple[DiffusionModel, Layout]:
+def new_model(config: RunConfig, task: Task) -> tuple[DiffusionModel, Layout]:
     """The run's, with the weights of its seed."""
     model = build_model(config.model, config.objective, task.tokenizer, config.run.seed)
     return model, Layout.of(model)
