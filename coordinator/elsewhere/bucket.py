@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -38,13 +37,14 @@ class Bucket:
         self._stopping = threading.Event()
         self._signs = urlsplit(elsewhere.bucket).scheme in SIGNING
         try:
-            self._library: Any = import_module("obstore")
-            from_url = import_module("obstore.store").from_url
-            self._base_error: type[Exception] = import_module("obstore.exceptions").BaseError
+            import obstore  # noqa: PLC0415 -- an extra
+            from obstore import exceptions, store  # noqa: PLC0415
         except ModuleNotFoundError:
             raise ConfigError("a bucket needs more: pip install 'diffusion-at-home[s3]'") from None
+        self._library: Any = obstore
+        self._base_error: type[Exception] = exceptions.BaseError
         try:
-            self._store: Any = from_url(f"{self.url}/blobs", **_options(elsewhere))
+            self._store: Any = store.from_url(f"{self.url}/blobs", **_options(elsewhere))
         except (self._base_error, ValueError) as error:
             raise ConfigError(f"{elsewhere.bucket} cannot be opened: {_first_line(error)}") from None
 
