@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres_server import EachEngine, PostgresServer, why_not
+from tests.postgres_server import PostgresServer, why_not
 
 # Before anything loads torch, and for the processes that tests start: small tensors gain nothing from more threads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -56,15 +56,6 @@ def postgres() -> Iterator[PostgresServer]:
     server = PostgresServer()
     yield server
     server.close()
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def each_engine(request: pytest.FixtureRequest) -> EachEngine:
-    """Brings a new run's ledger to where this test has it: once for each engine."""
-    if request.param == "sqlite":
-        return lambda folder: folder
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return server.take_in
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

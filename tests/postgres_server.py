@@ -9,7 +9,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +16,6 @@ import sqlalchemy as sa
 
 from coordinator.ledger_move import move_to_server
 from coordinator.run_folder import RunFolder
-
-EachEngine = Callable[[RunFolder], RunFolder]
 
 _PROGRAMS: Final = Path("/usr/lib/postgresql")
 """Debian's, one folder a version."""

@@ -26,6 +26,7 @@ from diffusion_at_home.errors import ConfigError, IntegrityError, StorageError
 from diffusion_at_home.rpc import coordinator_pb2 as pb
 from tests.integration.command_line import dah
 from tests.integration.live_run import LiveRun, Volunteer, encoded, refusal, serving, volunteers
+from tests.postgres_server import PostgresServer
 from tests.unit.tiny_data import tiny_run_folder
 
 EQUAL_LEASES = ("round.images=32", "lease.min_steps=2", "lease.probe_steps=2", "lease.max_steps=2")
@@ -111,6 +112,18 @@ def test_backup_is_the_run_and_may_be_looked_at_as_one(stopped: RunFolder, taken
     assert verify(taken.checkpoints / checkpoint).images == 64
     assert files(taken) == before, "looking at it has changed it"
     assert not list(taken.root.glob("ledger.sqlite-*")), "a ledger that needs a log beside it is not one file"
+
+
+def test_backup_of_a_run_whose_ledger_a_server_has_needs_none(tmp_path: Path, postgres: PostgresServer) -> None:
+    folder = postgres.take_in(tiny_run_folder(tmp_path, *EQUAL_LEASES))
+    out, restored = RunFolder(tmp_path / "out"), RunFolder(tmp_path / "restored")
+    back_up(folder, out)
+    restore(out, restored)
+    assert restored.ledger == restored.ledger_file
+    assert not out.ledger_url.exists()
+    with closing(Ledger(restored.ledger)) as copied, closing(Ledger(folder.ledger)) as ledger:
+        assert copied.versions() == ledger.versions()
+        assert copied.pool() == ledger.pool()
 
 
 def test_live_run_is_backed_up_in_mid_round(tmp_path: Path) -> None:
