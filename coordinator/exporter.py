@@ -228,10 +228,12 @@ class Exporter:
             yield _Due(self._versions.history[int(number)], path, kind == Kind.CHECKPOINT)
 
     def _do_if_sound(self, due: _Due, known: _Known) -> tuple[list[Evaluation], Checkpoint | None] | None:
-        """What is due, or None if its state is damaged: later versions are more worth than this one."""
+        """What is due, or None if its state is damaged, or was let go of: later versions are more worth than this one."""
         try:
             return self._do(due, known)
         except IntegrityError as error:
+            if self._versions.is_undone(due.version.version):
+                return None  # the run went back meanwhile, and `forget_undone` has deleted what was to be read
             name = due.state.name
             with storage_errors(self._folder.damaged):
                 self._folder.damaged.mkdir(exist_ok=True)
