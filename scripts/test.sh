@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Format, lint, types, proto drift, tests: what CI runs and what a person runs. Arguments go to pytest.
-# Five processes on two cores, for tests of several processes mostly wait, and those first, in the order of collection; -n 0 for one.
+# Four processes on two cores, for tests of several processes mostly wait, and those first, in the order of collection; -n 0 for one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/setup.sh
@@ -12,4 +12,4 @@ $bin/ruff check .
 $bin/mypy
 MYPYPATH=scripts $bin/mypy scripts/bench.py scripts/fleet.py scripts/benchmarks
 $bin/python scripts/gen_protos.py --check
-$bin/pytest --quiet --numprocesses 5 --dist loadfile --no-loadscope-reorder "$@"
+$bin/pytest --quiet --numprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

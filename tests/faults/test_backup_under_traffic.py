@@ -7,6 +7,8 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from coordinator.backup import back_up
 from coordinator.ledger import Ledger
 from coordinator.replay import replay
@@ -21,6 +23,7 @@ from tests.unit.tiny_data import tiny_run_folder
 BACKUPS = 10
 
 
+@pytest.mark.slow
 def test_every_backup_restores_to_a_run_that_holds_every_receipt_given_before(tmp_path: Path) -> None:
     folder = tiny_run_folder(
         tmp_path,

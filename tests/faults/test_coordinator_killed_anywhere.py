@@ -6,6 +6,8 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.faults.points import Who, points_of
 from tests.faults.processes import house
 from tests.faults.supervisor import BUSY, Supervisor, assert_nothing_is_lost, settle
@@ -36,14 +38,19 @@ def test_every_receipt_counts_once_wherever_it_is_killed(tmp_path: Path) -> None
     assert_nothing_is_lost(folder, volunteers.receipts)
 
 
-def test_every_receipt_counts_once_at_whatever_point_it_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "first",
+    [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)],
+    ids="{}, of 3".format,
+)
+def test_every_receipt_counts_once_at_whatever_point_it_is_killed(tmp_path: Path, first: int) -> None:
     folder = tiny_run_folder(tmp_path, *BUSY)
     with house(tmp_path) as home:
         supervisor = Supervisor(home, folder, tmp_path / "passed")
         run = supervisor.start()
         with traffic(run, 2) as volunteers:
             supervisor.process.kill()
-            for point in points_of(Who.COORDINATOR):
+            for point in points_of(Who.COORDINATOR)[first::3]:
                 supervisor.begin(point.name)
                 supervisor.await_death_at(point.name)
             supervisor.start()

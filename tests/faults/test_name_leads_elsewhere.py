@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from coordinator.replay import replay
 from tests.faults.names import Names
 from tests.faults.processes import Fresh, house, wait_until
@@ -12,6 +14,7 @@ from tests.unit.tiny_data import tiny_run_folder
 NAME = "run.example"
 
 
+@pytest.mark.slow
 def test_worker_follows_the_runs_name_to_another_address_in_the_same_process(tmp_path: Path) -> None:
     folder = tiny_run_folder(
         tmp_path,

@@ -54,6 +54,7 @@ def test_killed_rank_s_lease_is_given_back_and_trained_again_by_new_ranks(tmp_pa
     assert replay(folder).images == 1280
 
 
+@pytest.mark.slow
 def test_ranks_do_not_outlive_a_killed_worker(tmp_path: Path) -> None:
     """Not even where they wait for each other: one is stopped, so that the exchange never ends."""
     folder = tiny_run_folder(tmp_path, *ONE_LONG_LEASE)

@@ -36,6 +36,7 @@ def test_sd_unet_has_the_shape_it_is_named_after() -> None:
     assert found.num_parameters == 859_520_964 + 123_060_480  # the U-Net's and the text encoder's in the original
 
 
+@pytest.mark.slow
 def test_860_million_parameters_train_within_4_gib_with_weights_that_keep_quality() -> None:
     assert need("sd-unet", SMALL).device_bytes <= 4.0 * GIB
 

@@ -139,6 +139,7 @@ def test_what_lies_on_the_host_hands_in_what_lies_on_the_device_bit_for_bit(
     assert torch.equal(eight_bits.delta(far), eight_bits.delta(near))
 
 
+@pytest.mark.slow
 def test_stochastic_weights_hand_in_nearly_what_exact_ones_do(eight_bits: Digits) -> None:
     exact = eight_bits.delta(StepPlan(WeightKind.SPLIT, release=True))
     rounded = eight_bits.delta(StepPlan(WeightKind.STOCHASTIC, release=True))

@@ -170,6 +170,7 @@ def test_it_is_drawn_with_and_judged_as_one_model(root: Path) -> None:
         Artist.load(root / "bundle", manifest, "raw")
 
 
+@pytest.mark.slow
 def test_stock_diffusers_draws_with_it_in_a_process_that_cannot_import_us(root: Path, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
