@@ -6,6 +6,8 @@ import random
 import threading
 from pathlib import Path
 
+import pytest
+
 from coordinator.backup import back_up
 from coordinator.replay import replay
 from coordinator.restore import restore
@@ -17,6 +19,7 @@ from tests.unit.tiny_data import tiny_run_folder
 KILLS = 8
 
 
+@pytest.mark.slow
 def test_former_or_new_backup_is_whole_wherever_the_next_one_is_killed(tmp_path: Path) -> None:
     folder = tiny_run_folder(
         tmp_path,

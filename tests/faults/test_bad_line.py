@@ -78,6 +78,7 @@ def play(root: Path, *overrides: str, seed: int = 0) -> Iterator[Play]:
             yield Play(folder, home, run, line, coordinator)
 
 
+@pytest.mark.slow
 def test_black_hole_costs_no_lease(tmp_path: Path) -> None:
     """It lasts until the calls of the worker have run into their deadlines, and is of no other kind if it lasts longer."""
     with play(tmp_path, *LONG_LEASES) as here:
@@ -143,6 +144,7 @@ def test_worker_that_has_joined_before_starts_although_something_else_answers(tm
         here.end(worker)
 
 
+@pytest.mark.slow
 def test_something_else_that_answers_in_mid_lease_is_waited_out(tmp_path: Path) -> None:
     with play(tmp_path, *LONG_LEASES) as here:
         worker = here.worker_in_mid_lease()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from coordinator.replay import replay
 from tests.faults.coverage import assert_every_sample_once
 from tests.faults.processes import free_ports, house, wait_until
@@ -22,6 +24,7 @@ ENDLESS = (
 )
 
 
+@pytest.mark.slow
 def test_workers_follow_a_run_that_moves_and_remember_where_it_was_last(tmp_path: Path) -> None:
     folder = tiny_run_folder(tmp_path, *ENDLESS)
     with house(tmp_path) as home:

@@ -249,6 +249,7 @@ def problems(run: LiveRun) -> list[str]:
     return [problem["name"] for problem in run.status()["live"]["problems"]]
 
 
+@pytest.mark.slow
 def test_coordinator_serves_what_the_operator_has_signed_elsewhere_and_keeps_its_own_key_in_backups(
     tmp_path: Path, key: ReleaseKey
 ) -> None:

@@ -25,7 +25,7 @@ SMALL = (*RUN, "model.prx.hidden_size=512", "model.prx.depth=6", "model.prx.head
 @pytest.mark.parametrize(
     ("plan", "overrides"),
     [
-        (StepPlan(), SMALL),
+        pytest.param(StepPlan(), SMALL, marks=pytest.mark.slow),
         pytest.param(StepPlan(), LARGE, marks=pytest.mark.slow),
         pytest.param(StepPlan(release=True, checkpointing=True), LARGE, marks=pytest.mark.slow),
     ],

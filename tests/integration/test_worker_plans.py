@@ -150,7 +150,7 @@ def test_stochastic_weights_hand_in_nearly_what_exact_ones_do(eight_bits: Digits
 @pytest.mark.parametrize(
     "plan",
     [
-        StepPlan(micro_batch_images=5),
+        pytest.param(StepPlan(micro_batch_images=5), marks=pytest.mark.slow),
         pytest.param(StepPlan(release=True, devices=2), marks=pytest.mark.slow),
         pytest.param(StepPlan(checkpointing=True, devices=3), marks=pytest.mark.slow),
     ],
