@@ -42,7 +42,7 @@ def a_round(run: LiveRun, number: int, workers: list[Volunteer], liar: Volunteer
     granted: list[pb.LeaseGrant] = []
     for turn in range(3 * len(workers)):
         worker = workers[(turn + number) % len(workers)]
-        reply = worker.ask(wait_ms=0)
+        reply = worker.ask(wait_ms=0 if granted else 5000)  # the round may not be open yet
         if reply.WhichOneof("outcome") != "grant":
             break
         if reply.grant.round != number:  # the next one is open already
